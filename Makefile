@@ -1,0 +1,30 @@
+# Only Python >= 3.11 and make are assumed; the environment is created when it is missing or out of date.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[log,data]" --group dev
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/rgbdseg demo --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf demo .mypy_cache .ruff_cache .pytest_cache

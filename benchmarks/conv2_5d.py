@@ -1,0 +1,223 @@
+"""Time and memory of `rgbdseg.nn.conv2_5d.MalleableConv2_5d` beside the plain unfold formulation and beside the floor.
+
+    python benchmarks/conv2_5d.py [--device cpu] [--size 480] [--batches 1 4] [--repeats 7] [--threads 2] [--no-memory]
+
+Forward and backward, to every input and parameter, of the four layers that ResNet-101 replaces.  The unfold formulation
+does what the published operator does: it unfolds the input and keeps one masked copy per depth kernel.  The floor is
+what no formulation of the same products can avoid: three plain convolutions of the same size.
+Times are medians of rounds in which the three take turns.  Memory is the growth of the process's peak over what it held
+before, each in a process of its own (on a GPU: of the allocator's peak), gradients included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbdseg.nn.conv2_5d import DepthConv2d, MalleableConv2_5d
+
+
+def unfold_windows(depth: Tensor, side: int, stride: int, padding: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the depths (B, T, Q) in the windows, at their centres (B, 1, Q), and where both have a reading."""
+    near = functional.unfold(depth, side, dilation, padding, stride)
+    centre = near[:, side * side // 2, None]
+    return near, centre, (near != 0) & (centre != 0)
+
+
+def unfold_malleable_masks(conv: MalleableConv2_5d, depth: Tensor, focal_px: Tensor) -> Tensor:
+    """Return the masks (B, K, T, Q) of the released rule, unweighted."""
+    window = conv.window
+    near, centre, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
+    grid = conv.pixel_size * window.dilation * centre / focal_px[:, None, None]
+    difference = near - centre
+    cells = 100 * difference / (1e-5 + 100 * grid)
+    anchors = conv.depth_anchor.view(1, -1, 1, 1)
+    if conv.fix_center:
+        keep = torch.ones_like(anchors)
+        keep[:, anchors.shape[1] // 2] = 0
+        anchors = anchors * keep
+    logits = -((cells[:, None] - anchors) ** 2) / (1e-5 + conv.temperature.clamp(min=0))
+    beyond = difference if conv.compat == "released" else cells
+    signs = torch.ones_like(logits)
+    signs[:, 0] = torch.where(beyond < anchors[:, 0], -1.0, 1.0)
+    signs[:, -1] = torch.where(beyond > anchors[:, -1], -1.0, 1.0)
+    shares = torch.softmax(logits * signs, dim=1)[:, 1:-1]
+    return torch.where(valid[:, None], shares, torch.full_like(shares, 1 / anchors.shape[1]))
+
+
+def unfold_slab_masks(conv: DepthConv2d, depth: Tensor, focal_px: Tensor) -> Tensor:
+    """Return the masks (B, K, T, Q) of the plain 2.5D convolution's released rule."""
+    window = conv.window
+    near, centre, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
+    near = near * valid
+    cell = conv.pixel_size * window.dilation * centre / focal_px[:, None, None]
+    far = ((near - centre - cell).abs() <= cell / 2).to(depth.dtype)
+    same = ((near - centre).abs() <= cell / 2).to(depth.dtype) + (~valid).to(depth.dtype)
+    close = ((near - centre + cell).abs() <= cell / 2).to(depth.dtype)
+    return torch.stack((far, same.clamp(max=1), close), dim=1)
+
+
+def unfold_forward(conv: DepthConv2d, x: Tensor, depth: Tensor, focal_px: Tensor) -> Tensor:
+    """Return what ``conv`` returns, by unfolding the whole input."""
+    window = conv.window
+    size = window.output_size(x.shape[-2], x.shape[-1])
+    columns = functional.unfold(x, window.kernel, window.dilation, window.padding, window.stride)
+    columns = columns.view(x.shape[0], x.shape[1], -1, columns.shape[-1])
+    if isinstance(conv, MalleableConv2_5d):
+        masks = unfold_malleable_masks(conv, depth, focal_px)
+        balance = conv.depth_kernels * torch.softmax(conv.kernel_weight, dim=0)
+    else:
+        masks, balance = unfold_slab_masks(conv, depth, focal_px), torch.ones(conv.depth_kernels, device=x.device)
+    y = torch.zeros((), dtype=x.dtype, device=x.device)
+    for index, weight in enumerate(conv.weights):
+        masked = (columns * masks[:, index, None]).flatten(1, 2)
+        y = y + balance[index] * torch.matmul(weight.flatten(1), masked)
+    if conv.bias is not None:
+        y = y + conv.bias[:, None]
+    return y.unflatten(-1, size)
+
+
+class Layer(NamedTuple):
+    """One replaced layer: channels, input side over the image's, stride, dilation, pixel size."""
+
+    name: str
+    channels: int
+    reduction: int
+    stride: int
+    dilation: int
+    pixel_size: int
+
+
+LAYERS = (
+    Layer("layer1", 64, 4, 1, 1, 4),
+    Layer("layer2", 128, 4, 2, 1, 8),
+    Layer("layer3", 256, 8, 2, 1, 16),
+    Layer("layer4", 512, 16, 1, 2, 16),
+)
+FORMULATIONS = ("lean", "unfold", "floor")
+Step = Callable[[], object]
+
+
+def make_steps(layer: Layer, size: int, batch: int, device: str) -> dict[str, Step]:
+    """Return a function per formulation that runs forward and backward once."""
+    torch.manual_seed(0)
+    side = size // layer.reduction
+    conv = MalleableConv2_5d(
+        layer.channels, layer.channels, 3, layer.stride, layer.dilation, layer.dilation, pixel_size=layer.pixel_size
+    ).to(device)
+    x = torch.randn(batch, layer.channels, side, side, device=device, requires_grad=True)
+    depth = 1 + 3 * torch.rand(batch, 1, side, side, device=device)
+    depth[:, :, : side // 8] = 0
+    focal_px = torch.full((batch,), 518.857901, device=device)
+    grad_y = torch.randn(batch, layer.channels, *conv.window.output_size(side, side), device=device)
+
+    def floor() -> Tensor:
+        outputs = [functional.conv2d(x, w, None, layer.stride, layer.dilation, layer.dilation) for w in conv.weights]
+        return outputs[0] + outputs[1] + outputs[2]
+
+    def step(forward: Callable[[], Tensor]) -> Step:
+        def run() -> None:
+            conv.zero_grad(set_to_none=True)
+            x.grad = None
+            forward().backward(grad_y)
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        return run
+
+    forwards = (lambda: conv(x, depth, focal_px), lambda: unfold_forward(conv, x, depth, focal_px), floor)
+    return {name: step(forward) for name, forward in zip(FORMULATIONS, forwards, strict=True)}
+
+
+def median_seconds(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+    """Time the steps in turns."""
+    durations: dict[str, list[float]] = {name: [] for name in steps}
+    for round_index in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if round_index:  # the first round warms up
+                durations[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in durations.items()}
+
+
+def status_kilobytes(field: str) -> int:
+    """Return VmRSS or VmHWM (its peak) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def measure_memory(layer: Layer, size: int, batch: int, formulation: str, device: str) -> float:
+    """Return the peak growth of one step in MiB."""
+    nn.Conv2d(2, 2, 3, device=device)(torch.ones(1, 2, 8, 8, device=device)).sum().backward()  # loads the libraries
+    make_steps(layer, 32, 1, device)[formulation]()
+    step = make_steps(layer, size, batch, device)[formulation]
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present
+    before_kilobytes = status_kilobytes("VmRSS")
+    step()
+    return (status_kilobytes("VmHWM") - before_kilobytes) / 1024
+
+
+def memory_in_new_process(layer: Layer, size: int, batch: int, formulation: str, device: str, threads: int) -> float:
+    arguments = ["--device", device, "--size", str(size), "--threads", str(threads)]
+    one = ["--memory-of", layer.name, formulation, str(batch)]
+    command = [sys.executable, __file__, *arguments, *one]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time and memory of 2.5D convolution beside unfold and the floor.")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--size", type=int, default=480, help="side of the image")
+    parser.add_argument("--batches", type=int, nargs="+", default=(1, 4))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        name, formulation, batch = arguments.memory_of
+        layer = next(layer for layer in LAYERS if layer.name == name)
+        print(measure_memory(layer, arguments.size, int(batch), formulation, arguments.device))
+        return
+    print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), image side {arguments.size}")
+    print("forward + backward   milliseconds                        times as long as        MiB at the peak")
+    print("layer  batch       lean    unfold     floor      floor  unfold/lean       lean   unfold    ratio")
+    total = dict.fromkeys(FORMULATIONS, 0.0)
+    for batch in arguments.batches:
+        for layer in LAYERS:
+            steps = make_steps(layer, arguments.size, batch, arguments.device)
+            seconds = median_seconds(steps, arguments.repeats)
+            for name in FORMULATIONS:
+                total[name] += seconds[name]
+            row = f"{layer.name} {batch:4d} " + "".join(f"{1000 * seconds[n]:10.1f}" for n in FORMULATIONS)
+            row += f"{seconds['lean'] / seconds['floor']:11.2f}{seconds['unfold'] / seconds['lean']:13.2f}"
+            if not arguments.no_memory:
+                lean, unfold = (
+                    memory_in_new_process(layer, arguments.size, batch, n, arguments.device, arguments.threads)
+                    for n in ("lean", "unfold")
+                )
+                row += f"{lean:11.1f}{unfold:9.1f}{unfold / lean:9.2f}"
+            print(row, flush=True)
+    row = "total       " + "".join(f"{1000 * total[n]:10.1f}" for n in FORMULATIONS)
+    print(row + f"{total['lean'] / total['floor']:11.2f}{total['unfold'] / total['lean']:13.2f}")
+
+
+if __name__ == "__main__":
+    main()

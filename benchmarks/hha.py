@@ -1,0 +1,188 @@
+"""Speed and agreement of `rgbdseg.geometry.hha.encode_hha` beside a plain NumPy/SciPy formulation of the encoding.
+
+    python benchmarks/hha.py [--depth FILE.npy] [--size 480 640] [--repeats 20]
+
+The plain formulation does what the published Python encoder does: nine product images for each of the two window
+radii, each summed by `scipy.signal.convolve2d` with a full (2R+1) x (2R+1) kernel, and one `math.acos` for every
+pixel.  Both are timed in the same run, the fastest of several calls each, by the clock and by processor time (which a
+busy machine disturbs less); the ratios are per frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import signal
+
+from rgbdseg.geometry.hha import INDOOR, encode_hha
+
+Array = NDArray[np.float64]
+
+# Focal length over width of the NYU Depth V2 colour camera, so that other sizes see the same scene.
+FOCAL_LENGTH_PER_WIDTH = 518.857901 / 640
+
+
+def plain_normals(xyz: Array, missing: NDArray[np.bool_], radius: int) -> Array:
+    """Return normals (H, W, 3), NaN where no reading is near."""
+    x, y, z = (np.where(missing, np.nan, xyz[..., k]) for k in range(3))
+    products = (
+        (x / z) ** 2,
+        (x / z) * (y / z),
+        x / z,
+        (y / z) ** 2,
+        y / z,
+        np.where(missing, np.nan, 1.0),
+        x / (z * z),
+        y / (z * z),
+        1 / z,
+    )
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1))
+    sums = []
+    for product in products:
+        turned = np.nan_to_num(product, nan=0.0)[::-1, ::-1]  # sums each window from its top left corner
+        sums.append(signal.convolve2d(turned, kernel, mode="same")[::-1, ::-1])
+    xx, xy, x1, yy, y1, one, xw, yw, w = sums
+    normals = np.stack(
+        (
+            (yy * one - y1 * y1) * xw + (x1 * y1 - xy * one) * yw + (xy * y1 - x1 * yy) * w,
+            (x1 * y1 - xy * one) * xw + (xx * one - x1 * x1) * yw + (xy * x1 - xx * y1) * w,
+            (xy * y1 - x1 * yy) * xw + (xy * x1 - xx * y1) * yw + (xx * yy - xy * xy) * w,
+        ),
+        axis=-1,
+    )
+    normals /= np.sqrt((normals**2).sum(axis=-1, keepdims=True))
+    normals *= np.where(normals[..., 2:] < 0, -1.0, 1.0)
+    return normals * np.where((normals * xyz).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
+
+
+def plain_gravity(normals: Array) -> Array:
+    """Return the direction of gravity (3,)."""
+    defined = normals.reshape(-1, 3)
+    defined = defined[~np.isnan(defined[:, 0])]
+    gravity = np.array([0.0, 1.0, 0.0])
+    for threshold_deg, iterations in ((45, 5), (15, 5)):
+        threshold = math.radians(threshold_deg)
+        for _ in range(iterations):
+            cosine = np.abs(defined @ gravity)
+            floors, walls = defined[cosine > math.cos(threshold)], defined[cosine < math.sin(threshold)]
+            values, vectors = np.linalg.eig(walls.T @ walls - floors.T @ floors)
+            direction = vectors[:, np.argmin(values)]
+            gravity = direction * np.sign(direction @ gravity)
+    return gravity
+
+
+def plain_hha(depth_m: Array, camera: Array, raw_depth_m: Array) -> NDArray[np.uint8]:
+    """Return (3, H, W) as (disparity, height, angle)."""
+    fx, fy, cx, cy = camera
+    z = depth_m * 100
+    columns, rows = np.meshgrid(np.arange(z.shape[1]), np.arange(z.shape[0]))
+    xyz = np.stack(((columns - cx) * z / fx, (rows - cy) * z / fy, z), axis=-1)
+    missing = raw_depth_m == 0
+    normals, broad = plain_normals(xyz, missing, 3), plain_normals(xyz, missing, 10)
+    gravity = plain_gravity(broad)
+    height = -(xyz @ gravity)
+    floor = height.min()
+    height -= floor if floor <= -90 else -130
+    cosine = np.clip((normals * gravity).sum(axis=-1), -1, 1)
+    angle = np.array([math.degrees(math.acos(value)) for value in cosine.ravel()]).reshape(z.shape)
+    angle[np.isnan(angle)] = 180
+    channels = np.stack((31000 / np.maximum(z, 100), height, angle + 128 - 90))
+    return np.minimum(np.rint(channels), 255).astype(np.uint8)
+
+
+def room(height: int, width: int) -> tuple[Array, Array]:
+    """Return depth in metres and the camera of a box-shaped room seen from 1.4 m by a camera that looks 12 deg down."""
+    fx = FOCAL_LENGTH_PER_WIDTH * width
+    camera = np.array([fx, fx, 0.507 * width, 0.527 * height])
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    rays = np.stack(((columns - camera[2]) / fx, (rows - camera[3]) / fx, np.ones((height, width))), axis=-1)
+    tilt = math.radians(12)
+    down = np.array([0.03, math.cos(tilt), math.sin(tilt)])
+    forward = np.array([0.4, -math.sin(tilt), math.cos(tilt)])
+    side = np.cross(down, forward)
+    depth = np.full((height, width), np.inf)
+    # (direction, distance): floor, table, ceiling, three walls
+    for normal, distance_m in ((down, 1.4), (-down, 1.1), (forward, 3.5), (side, 1.6), (-side, 2.2)):
+        along = rays @ normal
+        depth = np.minimum(depth, np.where(along > 1e-6, distance_m / np.maximum(along, 1e-6), np.inf))
+    box = (np.abs(columns - 0.55 * width) < 0.12 * width) & (np.abs(rows - 0.75 * height) < 0.15 * height)
+    depth = np.where(box, np.minimum(depth, 1.9 + 0.1 * columns / width), depth)
+    noise = np.random.default_rng(0).normal(size=depth.shape)
+    return (depth + 0.0015 * depth**2 * noise).astype(np.float32).astype(np.float64), camera
+
+
+def with_holes(depth_m: Array) -> Array:
+    """Return the depth with a frame and scattered discs of missing readings."""
+    height, width = depth_m.shape
+    generator = np.random.default_rng(1)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    raw = depth_m.copy()
+    raw[: height // 60] = raw[:, : width // 80] = 0
+    for _ in range(40):
+        x, y, r = generator.uniform(0, width), generator.uniform(0, height), generator.uniform(0.005, 0.04) * width
+        raw[(columns - x) ** 2 + (rows - y) ** 2 < r * r] = 0
+    return raw
+
+
+def fastest_ms(call: Callable[[], object], repeats: int) -> NDArray[np.float64]:
+    """Return clock and processor time of the fastest of ``repeats`` calls after one to warm up, in milliseconds."""
+    call()
+    durations = []
+    for _ in range(repeats):
+        start = np.array([time.perf_counter(), time.process_time()])
+        call()
+        durations.append(np.array([time.perf_counter(), time.process_time()]) - start)
+    return 1000 * np.min(durations, axis=0)
+
+
+def compare(name: str, depth_m: Array, raw_depth_m: Array, camera: Array, repeats: int) -> None:
+    """Print agreement and timings of one depth map."""
+    depth, raw = (torch.from_numpy(a).float()[None, None] for a in (depth_m, raw_depth_m))
+    cameras = torch.from_numpy(camera)[None]
+    ours = encode_hha(depth, cameras, raw, INDOOR)[0].numpy().astype(int)
+    difference = np.abs(ours - plain_hha(depth_m, camera, raw_depth_m))
+    print(f"\n{name}: {(raw_depth_m == 0).mean():.1%} missing")
+    print(f"  agreement: {(difference == 0).mean():.3%} equal, {(difference <= 1).mean():.3%} within one grey level")
+    plain = fastest_ms(lambda: plain_hha(depth_m, camera, raw_depth_m), 2)
+    print(f"  {'per frame':24}{'clock ms':>10}{'ratio':>8}{'CPU ms':>10}{'ratio':>8}")
+    print(f"  {'plain, 1 thread':24}{plain[0]:10.1f}{1:8}{plain[1]:10.1f}{1:8}")
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for batch in (1, 4):
+            many, many_raw = depth.repeat(batch, 1, 1, 1), raw.repeat(batch, 1, 1, 1)
+
+            def call(many: torch.Tensor = many, many_raw: torch.Tensor = many_raw) -> object:
+                return encode_hha(many, cameras, many_raw, INDOOR)
+
+            clock, processor = fastest_ms(call, max(5, repeats // batch)) / batch
+            ratios = plain / (clock, processor)
+            row = f"rgbdseg, {threads} thread{'s' * (threads > 1)}, batch {batch}"
+            print(f"  {row:24}{clock:10.1f}{ratios[0]:8.1f}{processor:10.1f}{ratios[1]:8.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time HHA against a plain NumPy/SciPy formulation.")
+    parser.add_argument("--depth", type=Path, help="NumPy file, (H, W) metres with 0 = missing; default: a made room")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of the made room")
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls; the fastest counts")
+    arguments = parser.parse_args()
+    depth_m, camera = room(*arguments.size)
+    if arguments.depth:
+        depth_m = np.load(arguments.depth, allow_pickle=False).astype(np.float64)
+        fx = FOCAL_LENGTH_PER_WIDTH * depth_m.shape[1]
+        camera = np.array([fx, fx, (depth_m.shape[1] - 1) / 2, (depth_m.shape[0] - 1) / 2])
+    np.seterr(divide="ignore", invalid="ignore")
+    print(f"torch {torch.__version__}, {depth_m.shape[0]}x{depth_m.shape[1]} pixels, CPU")
+    compare("as it is", depth_m, depth_m, camera, arguments.repeats)
+    compare("with holes", depth_m, with_holes(depth_m), camera, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""``rgbdseg check``: examine a prepared dataset and report what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.files import write_text
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; exits with 1 when something is wrong."""
+    parser = Parser("check", "Examine a prepared dataset: counts, sizes, labels, depth, missing or damaged files.")
+    parser.add_argument("dataset", help="folder of the prepared dataset")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits")
+    parser.add_argument("--limit", type=int, metavar="N", help="read only N frames, spread over the splits")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--report", metavar="FILE", help="also write the report as HTML, with pictures and histograms")
+    options = parser.parse_args(arguments)
+    from rgbdseg.data.check import check_dataset
+
+    with progress_bar("checking") as move:
+        report = check_dataset(options.dataset, options.splits, options.limit, workers=options.workers, progress=move)
+    for line in report.lines():
+        say(line)
+    if options.json:
+        write_text(Path(options.json), json.dumps(report.to_dict(), indent=1) + "\n")
+    if options.report:
+        from rgbdseg.data.check_html import write_html
+
+        write_html(report, options.report)
+    return 0 if report.ok else 1

@@ -1,0 +1,81 @@
+"""A typed config as command-line options: ``--group.field value``, YAML in and out, errors that name the key."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from rgbdseg.config import TrainConfig
+from rgbdseg.errors import UsageError
+
+
+def config_parser(command: str, defaults: TrainConfig | dict[str, Any]) -> ArgumentParser:
+    """Return a parser with every field of `TrainConfig` as an option."""
+    parser = ArgumentParser(prog=f"rgbdseg {command}", exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(TrainConfig)
+    values = defaults if isinstance(defaults, dict) else defaults.to_dict()
+    known = set(parser.get_defaults().keys())
+    flat = dict(_flatten(values, known))
+    for key in flat:
+        if key not in known:
+            raise _unknown_key(key, known)
+    parser.set_defaults(flat)
+    return parser
+
+
+def parse_config(parser: ArgumentParser, arguments: Sequence[str]) -> TrainConfig:
+    """Parse the options; raises UsageError naming the key."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            namespace = parser.instantiate(parser.parse_args(list(arguments)))
+    except argparse.ArgumentError as error:
+        raise UsageError(_readable(str(error), parser)) from None
+    values = {key: getattr(namespace, key) for key in TrainConfig.__dataclass_fields__}
+    return TrainConfig(**values)
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML config; raises UsageError when it is not one."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"config {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"config {path} is not a mapping of options; print one with rgbdseg recipes NAME")
+    return values
+
+
+def _flatten(values: dict[str, Any], known: set[str], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in known:
+            pairs += _flatten(value, known, f"{name}.")
+        else:
+            pairs.append((name, value))
+    return pairs
+
+
+def _unknown_key(key: str, known: set[str]) -> UsageError:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return UsageError(f"unknown config key '{key}'{hint}")
+
+
+def _readable(message: str, parser: ArgumentParser) -> str:
+    marker = "unrecognized arguments: "
+    _, found, rest = message.partition(marker)
+    if found:
+        option = rest.split()[0].split("=")[0]
+        if option.startswith("--"):
+            return str(_unknown_key(option.removeprefix("--"), set(parser.get_defaults().keys())))
+        return f"unexpected argument '{option}'; see {parser.prog} --help"
+    return " ".join(message.split())

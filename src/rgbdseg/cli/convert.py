@@ -1,0 +1,40 @@
+"""``rgbdseg convert``: a published checkpoint becomes one that evaluate and predict take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rgbdseg.cli.common import Parser, say
+from rgbdseg.errors import UsageError
+from rgbdseg.labels import LABEL_SETS, get_label_set
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    parser = Parser("convert", "Turn a published checkpoint into a .safetensors that evaluate and predict take.")
+    parser.add_argument("model", help="a model from 'rgbdseg models'")
+    parser.add_argument("published", help="the published file, .pth or .safetensors")
+    parser.add_argument("out", help="file to write, .safetensors")
+    parser.add_argument(
+        "--label-set", default="nyu40", help=f"classes in the order of the logits: {', '.join(LABEL_SETS)}"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    options = parser.parse_args(arguments)
+    out = Path(options.out)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out} does not end in .safetensors, the format that convert writes")
+    if out.exists() and not options.force:
+        raise UsageError(f"{out} exists; choose another name or add --force")
+    label_set = get_label_set(options.label_set)
+    from rgbdseg.engine.checkpoint import ModelFacts, save_bundle
+    from rgbdseg.geometry.hha import INDOOR
+    from rgbdseg.models.catalog import create_model
+    from rgbdseg.models.published import load_published
+
+    model = create_model(options.model, len(label_set))
+    load_published(model, options.published)
+    hha = INDOOR.to_dict() if model.input_spec.geometry == "hha" else None
+    facts = ModelFacts(options.model, {}, model.input_spec, label_set, hha=hha)
+    save_bundle(facts, model.state_dict(), out)
+    say(f"wrote {out}: {options.model}, {len(label_set)} classes of {label_set.name}")
+    return 0

@@ -1,0 +1,105 @@
+"""``rgbdseg evaluate``: score checkpoints on a split."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
+from rgbdseg.cli.protocol_args import add_protocol_options, chosen_protocol, stored_protocol
+from rgbdseg.config import HardwareConfig
+from rgbdseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from rgbdseg.engine.evaluate import EvaluationResult
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    options = _parser().parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit} leaves no image; expected at least 1")
+    from rgbdseg.engine.run_folder import RunFolder, find_checkpoints
+    from rgbdseg.engine.train import is_main_process, quiet_lightning
+
+    quiet_lightning()
+    paths = find_checkpoints(options.checkpoint, options.epochs)
+    place = Path(options.checkpoint)
+    out = (
+        Path(options.out) if options.out else (RunFolder(place).root if place.is_dir() else place.parent) / "evaluation"
+    )
+    for path in paths:
+        start = time.monotonic()
+        result = _evaluate(path, options)
+        stem = f"{path.stem}-{options.split}" if options.name is None else options.name
+        if len(paths) > 1 and options.name is not None:
+            stem = f"{options.name}-{path.stem}"
+        if is_main_process():
+            files = result.write(out, stem)
+            _show(result, files, time.monotonic() - start)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", "Score checkpoints on a split of a prepared dataset.")
+    parser.add_argument("checkpoint", help="a checkpoint file, or a run folder (its last.ckpt)")
+    parser.add_argument("--data", metavar="DATASET", help="prepared dataset; default: the one it was trained on")
+    parser.add_argument("--split", default="test", help="split to score")
+    parser.add_argument("--epochs", metavar="A-B", help="every numbered checkpoint of the run in this range")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
+    add_protocol_options(parser)
+    parser.add_argument("--save", metavar="DIR", help="write raw and coloured predictions there")
+    parser.add_argument("--out", metavar="DIR", help="folder of the result files; default: evaluation/ beside it")
+    parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT")
+    parser.add_argument("--hha-cache", metavar="DIR", help="folder where computed HHA images are kept")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes per device")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute")
+    parser.add_argument("--devices", type=int, default=1, help="number of devices, -1 for all")
+    parser.add_argument(
+        "--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true", help="of the network"
+    )
+    return parser
+
+
+def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
+    from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+    from rgbdseg.engine.checkpoint import load_bundle
+    from rgbdseg.engine.evaluate import evaluate
+
+    bundle = load_bundle(path)
+    config = bundle.facts.config or {}
+    data = options.data or config.get("data")
+    if not data:
+        raise UsageError(f"{path} does not say what it was trained on; add --data DATASET")
+    dataset = RGBDDataset(
+        data,
+        options.split,
+        needs=rasters_needed(bundle.facts.input_spec, label=True),
+        hha_cache=options.hha_cache,
+        limit=options.limit,
+    )
+    return evaluate(
+        bundle,
+        dataset,
+        chosen_protocol(options, stored_protocol(config)),
+        hardware=HardwareConfig(accelerator=options.accelerator, devices=options.devices, precision=options.precision),
+        workers=options.workers,
+        save=Path(options.save) if options.save else None,
+        console=CONSOLE,
+    )
+
+
+def _show(result: EvaluationResult, files: list[Path], seconds: float) -> None:
+    scores = result.scores
+    title = f"{result.model}, {result.checkpoint}" + (f" (epoch {result.epoch})" if result.epoch is not None else "")
+    print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], scores.table())
+    say(f"dataset    {result.dataset}, split {result.split}, {scores.images} images")
+    say(f"protocol   {result.protocol.describe()}")
+    say(
+        f"mIoU {100 * scores.mean_iou:.2f}   pixel accuracy {100 * scores.pixel_accuracy:.2f}   "
+        f"mean accuracy {100 * scores.mean_accuracy:.2f}   "
+        f"frequency-weighted IoU {100 * scores.frequency_weighted_iou:.2f}"
+    )
+    say(f"{scores.images / seconds:.2f} images/s; wrote {', '.join(str(f) for f in files)}")

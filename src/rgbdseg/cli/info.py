@@ -1,0 +1,37 @@
+"""``rgbdseg info``: say what a checkpoint is."""
+
+from __future__ import annotations
+
+import yaml
+
+from rgbdseg.cli.common import Parser, say
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    parser = Parser("info", "Say what a checkpoint is: model, input, classes, progress.")
+    parser.add_argument("checkpoint", help="a checkpoint file or a run folder")
+    parser.add_argument("--config", action="store_true", help="also print the training configuration as YAML")
+    options = parser.parse_args(arguments)
+    from rgbdseg.engine.checkpoint import load_bundle
+    from rgbdseg.engine.run_folder import find_checkpoints
+
+    bundle = load_bundle(find_checkpoints(options.checkpoint)[0])
+    facts = bundle.facts
+    count = sum(parameter.numel() for parameter in bundle.model.parameters())
+    lines = {
+        "checkpoint": str(bundle.path),
+        "model": facts.model_name + "".join(f" {k}={v}" for k, v in facts.model_options.items()),
+        "parameters": f"{count:,}",
+        "geometry": facts.input_spec.geometry,
+        "classes": f"{len(facts.label_set)} of {facts.label_set.name}: {', '.join(facts.label_set.classes)}",
+        "trained on": facts.dataset or "unknown",
+        "recipe": (facts.config or {}).get("recipe") or "none",
+        "progress": "unknown" if bundle.epoch is None else f"epoch {bundle.epoch}, iteration {bundle.iteration}",
+    }
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        say(f"{key:<{width}}  {value}")
+    if options.config and facts.config:
+        print(yaml.safe_dump(facts.config, sort_keys=False), end="")
+    return 0

@@ -1,0 +1,98 @@
+"""Entry point: finds the command, and turns errors into one line and an exit status.
+
+Nothing here imports torch, so that ``rgbdseg --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rgbdseg import __version__
+from rgbdseg.errors import RGBDSegError, unknown_name
+
+COMMANDS: dict[str, str] = {
+    "demo": "make rooms, train, evaluate and write pictures, in a few minutes",
+    "prepare": "write a dataset as a prepared tree",
+    "check": "examine a prepared dataset and report what is wrong",
+    "hha": "compute the HHA images of a dataset once",
+    "train": "train a recipe, or continue a run",
+    "evaluate": "score checkpoints on a split",
+    "predict": "label your own images",
+    "models": "list the models",
+    "recipes": "list the recipes, or print one",
+    "info": "say what a checkpoint is",
+    "convert": "turn a published checkpoint into one of this library",
+}
+
+EXIT_USER_ERROR = 1
+EXIT_BUG = 70  # EX_SOFTWARE
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"rgbdseg {__version__}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except RGBDSegError as error:
+        return _fail(plain_message(error), EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody to tell, and Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if os.environ.get("RGBDSEG_TRACEBACK"):
+            raise
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", EXIT_USER_ERROR)
+    except Exception as error:
+        if os.environ.get("RGBDSEG_TRACEBACK"):
+            raise
+        text = f"{type(error).__name__}: {plain_message(error)}"
+        return _fail(f"this is a bug in rgbdseg: {text}; set RGBDSEG_TRACEBACK=1 to see where", EXIT_BUG)
+
+
+def plain_message(error: BaseException) -> str:
+    """Return the message in one line, also when it comes from a loader process with its traceback around it."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1]
+        text = text.partition(": ")[2] or text
+    return " ".join(text.split())
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise unknown_name("command", command, COMMANDS)
+    module = importlib.import_module(f"rgbdseg.cli.{command}")
+    status: int = module.run(arguments)
+    return status
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "rgbdseg: RGB-D semantic segmentation in PyTorch",
+            "",
+            "usage: rgbdseg COMMAND ...        rgbdseg COMMAND --help says more",
+            "",
+            *lines,
+        ]
+    )

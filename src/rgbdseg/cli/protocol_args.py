@@ -1,0 +1,50 @@
+"""Options that choose how an image is looked at; shared by evaluate and predict."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any, get_args
+
+from rgbdseg.errors import UsageError
+from rgbdseg.protocol import Combination, EvaluationProtocol, Mode
+
+
+def add_protocol_options(parser: argparse.ArgumentParser) -> None:
+    """Add --mode, --crop, --scales, --flip, --protocol and --window-batch; unset ones keep the recipe's value."""
+    group = parser.add_argument_group("how images are looked at (default: as the checkpoint's recipe says)")
+    group.add_argument("--mode", choices=get_args(Mode), help="one piece, or windows over the image")
+    group.add_argument("--crop", type=int, nargs="+", metavar="PIXELS", help="window: one side, or height and width")
+    group.add_argument("--scales", type=float, nargs="+", metavar="SCALE", help="e.g. 0.75 1 1.25")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="also the mirror image")
+    group.add_argument("--protocol", choices=get_args(Combination), help="how views become one score map")
+    group.add_argument("--window-batch", type=int, metavar="N", help="views that go through the model at once")
+
+
+def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) -> EvaluationProtocol:
+    """Return ``default`` with the options that were given."""
+    changes: dict[str, object] = {}
+    if options.crop is not None:
+        if len(options.crop) > 2:
+            raise UsageError(f"--crop {' '.join(map(str, options.crop))} is not a window; expected one or two numbers")
+        changes["crop_size"] = (options.crop[0], options.crop[-1])
+        changes["mode"] = "sliding"
+    for field, value in (
+        ("mode", options.mode),
+        ("scales", None if options.scales is None else tuple(options.scales)),
+        ("flip", options.flip),
+        ("combination", options.protocol),
+        ("window_batch", options.window_batch),
+    ):
+        if value is not None:
+            changes[field] = value
+    return dataclasses.replace(default, **changes)  # type: ignore[arg-type]
+
+
+def stored_protocol(config: dict[str, object] | None) -> EvaluationProtocol:
+    """Return the evaluation protocol of a checkpoint's config, or the plain default when it has none."""
+    values = (config or {}).get("evaluation")
+    if not isinstance(values, dict):
+        return EvaluationProtocol()
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return EvaluationProtocol(**fields)

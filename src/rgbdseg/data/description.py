@@ -1,0 +1,314 @@
+"""The description of a prepared tree: what its numbers mean, as stored in ``dataset.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.fields import FieldReader, load_json
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.files import write_text
+from rgbdseg.geometry.hha import HHA_PRESETS, INDOOR, HHAParameters
+from rgbdseg.labels import LABEL_SETS, LabelSet, generic_palette, get_label_set
+
+DESCRIPTION_FILE = "dataset.json"
+FORMAT = 1
+ALL = "all"
+"""The split of every image in the RGB folder, listed or not."""
+DEFAULT_FOLDERS: Mapping[str, str] = {
+    "rgb": "RGB",
+    "depth_m": "Depth",
+    "raw_depth_m": "RawDepth",
+    "hha": "HHA",
+    "label": "Label",
+}
+"""Folder of each raster; the keys are those of `rgbdseg.sample.RASTERS`."""
+
+EXAMPLE = (
+    '{"format": 1, "name": "mine", "label_set": "nyu40", "void_label": 0, "first_label": 1, '
+    '"depth": {"metres_per_unit": 0.001, "missing": 0}, "camera": {"fx": 525, "fy": 525, "cx": 319.5, "cy": 239.5}, '
+    '"splits": {"train": "train.txt", "test": "test.txt"}}'
+)
+"""A minimal ``dataset.json``, for error messages: 16-bit depth in millimetres."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DepthUnit:
+    """How a stored depth value becomes metres: (value + offset_units) * metres_per_unit where value != missing.
+
+    ``missing`` is the stored value that means "no reading"; None when there is none.  The rule is the same for every
+    file format, so floating-point files in metres have ``metres_per_unit`` 1.
+    """
+
+    metres_per_unit: float
+    offset_units: float = 0.0
+    missing: float | None = 0.0
+
+    def to_metres(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return float32 metres of the same shape; missing, negative and non-finite readings become 0."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            metres = ((values.astype(np.float64) + self.offset_units) * self.metres_per_unit).astype(np.float32)
+        valid = (metres > 0) & np.isfinite(metres)
+        if self.missing is not None:
+            valid &= values != self.missing
+        return np.where(valid, metres, np.float32(0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of ``dataset.json``."""
+        return {
+            "metres_per_unit": self.metres_per_unit,
+            "offset_units": self.offset_units,
+            "missing": self.missing,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetDescription:
+    """What the files of a prepared tree mean.
+
+    name, source: for people and reports.
+    label_set: classes, or None for a tree without labels.  first_label: stored value of class 0.  void_labels: stored
+    values that mean "not labelled".
+    depth, raw_depth: units of the depth folders, or None where there is none.
+    camera: the intrinsics of all images; cameras_file instead names a JSON file id -> {fx, fy, cx, cy}.
+    sensors_file: JSON file id -> name of the sensor.
+    size: (height, width) of all images, None when they differ.
+    splits: name -> list file.  folders: raster -> folder, where it differs from `DEFAULT_FOLDERS`; "*/rgb" stands for
+    a folder rgb in each subfolder, whose name then begins the ids: train/rgb/7.png is the frame "train/7".
+    hha: the parameters that HHA is computed with.
+    no_depth: why a recognised tree that has a depth folder has no depth in metres, for messages; never stored.
+    """
+
+    name: str
+    source: str = ""
+    label_set: LabelSet | None = None
+    first_label: int = 0
+    void_labels: tuple[int, ...] = ()
+    depth: DepthUnit | None = None
+    raw_depth: DepthUnit | None = None
+    camera: PinholeCamera | None = None
+    cameras_file: str | None = None
+    sensors_file: str | None = None
+    size: tuple[int, int] | None = None
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hha: HHAParameters = INDOOR
+    no_depth: str = ""
+
+    def folder(self, raster: str) -> str:
+        """Return the folder of a raster, relative to the tree."""
+        return self.folders.get(raster, DEFAULT_FOLDERS[raster])
+
+    def depth_unit(self, raster: str) -> DepthUnit | None:
+        """Return the unit of ``depth_m`` or ``raw_depth_m``."""
+        return {"depth_m": self.depth, "raw_depth_m": self.raw_depth}[raster]
+
+    def class_of_value(self) -> dict[int, int | None]:
+        """Return stored label value -> class index, None for void; every other value is unknown."""
+        count = len(self.label_set) if self.label_set is not None else 0
+        table: dict[int, int | None] = {self.first_label + index: index for index in range(count)}
+        table.update(dict.fromkeys(self.void_labels))
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``dataset.json``; optional keys only where they say something."""
+        values: dict[str, Any] = {"format": FORMAT, "name": self.name}
+        if self.source:
+            values["source"] = self.source
+        if self.label_set is not None:
+            values["label_set"] = _label_set_to_json(self.label_set)
+            values["void_label"] = self.void_labels[0] if len(self.void_labels) == 1 else list(self.void_labels)
+            values["first_label"] = self.first_label
+        optional = {
+            "depth": self.depth and self.depth.to_dict(),
+            "raw_depth": self.raw_depth and self.raw_depth.to_dict(),
+            "camera": self.camera and self.camera.to_dict(),
+            "cameras": self.cameras_file,
+            "sensors": self.sensors_file,
+            "size": self.size and list(self.size),
+            "splits": dict(self.splits),
+            "folders": dict(self.folders),
+            "hha": None if self.hha == INDOOR else self.hha.to_dict(),
+        }
+        values.update({key: value for key, value in optional.items() if value})
+        return values
+
+    def write(self, root: str | Path) -> Path:
+        """Write ``dataset.json`` into ``root`` atomically and return its path."""
+        path = Path(root) / DESCRIPTION_FILE
+        lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in self.to_dict().items()]
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        return path
+
+    @classmethod
+    def read(cls, root: str | Path) -> DatasetDescription:
+        """Read ``dataset.json`` of ``root``; raises DataError naming file, key, value found and value expected."""
+        path = Path(root) / DESCRIPTION_FILE
+        return cls.from_dict(load_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, values: object, file: str = DESCRIPTION_FILE) -> DatasetDescription:
+        """Build from parsed JSON; ``file`` is named in errors."""
+        if isinstance(values, dict):  # before the keys: a newer format may well have others
+            _check_format(FieldReader(file, {"format": values.get("format", FORMAT)}, known={"format"}))
+        reader = FieldReader(file, values, known=_KEYS)
+        label_set = _read_label_set(reader)
+        first_label, void_labels = _read_label_values(reader, label_set)
+        if "camera" in reader and "cameras" in reader:
+            raise reader.wrong("cameras", "one of camera (for all images) and cameras (a file), not both")
+        return cls(
+            name=reader.text("name"),
+            source=reader.text("source", ""),
+            label_set=label_set,
+            first_label=first_label,
+            void_labels=void_labels,
+            depth=_read_unit(reader, "depth"),
+            raw_depth=_read_unit(reader, "raw_depth"),
+            camera=_read_camera(reader),
+            cameras_file=reader.optional_text("cameras"),
+            sensors_file=reader.optional_text("sensors"),
+            size=_read_size(reader),
+            splits=_read_splits(reader),
+            folders=reader.text_mapping("folders", known=DEFAULT_FOLDERS),
+            hha=_read_hha(reader),
+        )
+
+
+_KEYS = {
+    "format", "name", "source", "label_set", "void_label", "first_label", "depth", "raw_depth", "camera", "cameras",
+    "sensors", "size", "splits", "folders", "hha",
+}  # fmt: skip
+
+
+def _check_format(reader: FieldReader) -> None:
+    version = reader.integer("format", FORMAT)
+    if version > FORMAT:
+        raise reader.wrong("format", f"at most {FORMAT}; this tree was written by a newer rgbdseg: update rgbdseg")
+    if version < 1:
+        raise reader.wrong("format", f"{FORMAT}")
+
+
+def _label_set_to_json(label_set: LabelSet) -> str | dict[str, Any]:
+    if LABEL_SETS.get(label_set.name) == label_set:
+        return label_set.name
+    return {key: value for key, value in label_set.to_dict().items() if value}
+
+
+def _read_label_set(reader: FieldReader) -> LabelSet | None:
+    if "label_set" not in reader:
+        return None
+    value = reader["label_set"]
+    if isinstance(value, str):
+        try:
+            return get_label_set(value)
+        except UsageError as error:
+            raise DataError(f"{reader.file}: key 'label_set': {error}") from None
+    inline = reader.section("label_set", known={"name", "classes", "palette", "aliases"})
+    classes = inline.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
+        raise inline.wrong("classes", "a list of class names")
+    palette = inline.get("palette", [list(colour) for colour in generic_palette(len(classes))])
+    if not isinstance(palette, list) or len(palette) != len(classes) or not all(_is_colour(c) for c in palette):
+        raise inline.wrong("palette", f"{len(classes)} colours [red, green, blue] of 0..255, one for each class")
+    aliases = inline.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(a, list) and len(a) == 2 for a in aliases):
+        raise inline.wrong("aliases", "a list of pairs [other spelling, class name]")
+    try:
+        return LabelSet(
+            inline.text("name"),
+            tuple(classes),
+            tuple((r, g, b) for r, g, b in palette),
+            tuple((str(a), str(b)) for a, b in aliases),
+        )
+    except ValueError as error:
+        raise DataError(f"{reader.file}: key 'label_set': {error}") from None
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
+
+
+def _read_label_values(reader: FieldReader, label_set: LabelSet | None) -> tuple[int, tuple[int, ...]]:
+    if label_set is None:
+        return 0, ()
+    first = reader.integer("first_label")
+    if not 0 <= first <= 65535 - len(label_set):
+        raise reader.wrong("first_label", "the stored value of class 0, usually 0 or 1")
+    expected = "the stored value of unlabelled pixels (0..65535), a list of such values, or null when there are none"
+    if "void_label" not in reader:
+        raise reader.wrong("void_label", expected)
+    value = reader["void_label"]
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(v) is int and 0 <= v <= 65535 for v in values):
+        raise reader.wrong("void_label", expected)
+    clash = [v for v in values if first <= v < first + len(label_set)]
+    if clash:
+        raise reader.wrong(
+            "void_label",
+            f"a value outside {first}..{first + len(label_set) - 1}, which first_label and the {len(label_set)} "
+            f"classes of '{label_set.name}' take",
+        )
+    return first, tuple(values)
+
+
+def _read_unit(reader: FieldReader, key: str) -> DepthUnit | None:
+    if key not in reader:
+        return None
+    section = reader.section(key, known={"metres_per_unit", "offset_units", "missing"})
+    metres_per_unit = section.number("metres_per_unit")
+    if metres_per_unit <= 0:
+        raise section.wrong("metres_per_unit", "a positive number, e.g. 0.001 for millimetres or 1 for metres")
+    missing = None if "missing" in section and section["missing"] is None else section.number("missing", 0.0)
+    return DepthUnit(metres_per_unit, section.number("offset_units", 0.0), missing)
+
+
+def _read_camera(reader: FieldReader) -> PinholeCamera | None:
+    if "camera" not in reader:
+        return None
+    return read_camera(reader.section("camera", known={"fx", "fy", "cx", "cy"}))
+
+
+def read_camera(section: FieldReader) -> PinholeCamera:
+    """Build a camera from the numbers fx, fy, cx and cy of a JSON object."""
+    fx, fy, cx, cy = (section.number(key) for key in ("fx", "fy", "cx", "cy"))
+    for key, focal in (("fx", fx), ("fy", fy)):
+        if focal <= 0:
+            raise section.wrong(key, "a positive focal length in pixels")
+    return PinholeCamera(fx, fy, cx, cy)
+
+
+def _read_size(reader: FieldReader) -> tuple[int, int] | None:
+    if "size" not in reader:
+        return None
+    value = reader["size"]
+    if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise reader.wrong("size", "[height, width] in pixels")
+    return (value[0], value[1])
+
+
+def _read_splits(reader: FieldReader) -> dict[str, str]:
+    splits = reader.text_mapping("splits")
+    if ALL in splits:
+        raise reader.wrong("splits", f"other names: '{ALL}' is every image of the tree")
+    return splits
+
+
+def _read_hha(reader: FieldReader) -> HHAParameters:
+    if "hha" not in reader:
+        return INDOOR
+    value = reader["hha"]
+    if isinstance(value, str) and value in HHA_PRESETS:
+        return HHA_PRESETS[value]
+    if not isinstance(value, dict):
+        raise reader.wrong("hha", f"one of {', '.join(HHA_PRESETS)}, or an object with the parameters")
+    try:
+        return HHAParameters.from_dict(value)
+    except (KeyError, TypeError, ValueError, DataError, UsageError) as error:
+        raise DataError(f"{reader.file}: key 'hha': {error}") from None

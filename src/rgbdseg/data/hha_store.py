@@ -1,0 +1,125 @@
+"""A folder of computed HHA images, with a record of what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rgbdseg.data.fields import FieldReader, load_json
+from rgbdseg.data.images import read_hha, write_hha
+from rgbdseg.data.tree import PreparedTree
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.files import write_text
+from rgbdseg.geometry.hha import HHAParameters
+
+RECORD_FILE = "hha.json"
+FORMAT = 1
+
+
+class HHAStore:
+    """HHA of one tree as ``FOLDER/<id>.png``; ``FOLDER/hha.json`` records parameters, depth unit and camera.
+
+    Opening a folder whose record differs is refused, so that images computed differently are never mixed.
+    """
+
+    def __init__(self, folder: Path, tree: PreparedTree, parameters: HHAParameters, *, check: bool = True) -> None:
+        self.folder = folder
+        self.in_tree = folder.resolve() == (tree.root / tree.description.folder("hha")).resolve()
+        self._record = _record(tree, parameters, None if self.in_tree else str(tree.root.resolve()))
+        if check:
+            self._check_record()
+
+    def path(self, sample_id: str) -> Path:
+        """Return where the HHA of a frame belongs."""
+        return self.folder / f"{sample_id}.png"
+
+    def read(self, sample_id: str) -> Tensor | None:
+        """Return the stored HHA, uint8 (3, H, W), or None when it has not been computed yet."""
+        path = self.path(sample_id)
+        return read_hha(path) if path.exists() else None
+
+    def write(self, sample_id: str, hha: Tensor) -> None:
+        """Store HHA, uint8 (3, H, W), atomically; several processes may do so at once."""
+        if not (self.folder / RECORD_FILE).exists():
+            self.write_record()
+        write_hha(self.path(sample_id), hha)
+
+    def write_record(self) -> None:
+        """Write ``hha.json``: before the first image, so that no image is ever without its record."""
+        write_text(self.folder / RECORD_FILE, json.dumps(self._record, indent=2) + "\n")
+
+    def remove_others(self, ids: Iterable[str]) -> None:
+        """Remove the images of these frames, and the record, if they were computed otherwise.
+
+        Without it, an interrupted run would leave old images under a new record.
+        """
+        file = self.folder / RECORD_FILE
+        if not file.exists() or load_json(file) == self._record:
+            return
+        for sample_id in ids:
+            self.path(sample_id).unlink(missing_ok=True)
+        file.unlink()
+
+    def _check_record(self) -> None:
+        file = self.folder / RECORD_FILE
+        if file.exists():
+            found = FieldReader(str(file), load_json(file))
+            for key, expected in self._record.items():
+                value = _completed(found.get(key)) if key == "parameters" else found.get(key)
+                if value != expected:
+                    raise DataError(
+                        f"{file}: these HHA images were computed with {_difference(key, value, expected)}; remove the "
+                        "folder to compute them anew, or choose another one"
+                    )
+        elif not self.in_tree and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise DataError(
+                f"{self.folder} holds files but no {RECORD_FILE}, so it is not an HHA cache; choose an empty folder"
+            )
+
+
+def is_complete_png(path: Path) -> bool:
+    """Tell whether a PNG exists and ends as one does; a copy that was cut off does not."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-12, 2)
+            return file.read(12) == b"\x00\x00\x00\x00IEND\xaeB`\x82"
+    except OSError:
+        return False
+
+
+def _record(tree: PreparedTree, parameters: HHAParameters, owner: str | None) -> dict[str, Any]:
+    description = tree.description
+    camera: object = description.camera and description.camera.to_dict()
+    if tree.cameras:
+        rows = sorted((key, camera.as_tuple()) for key, camera in tree.cameras.items())
+        camera = "sha256 " + hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return {
+        "format": FORMAT,
+        # An outside folder says whose it is: two trees of equal description may hold different depth.
+        "tree": owner,
+        "parameters": parameters.to_dict(),
+        "depth": description.depth and description.depth.to_dict(),
+        "raw_depth": description.raw_depth and description.raw_depth.to_dict(),
+        "camera": camera,
+    }
+
+
+def _completed(parameters: object) -> object:
+    """Return recorded parameters with those that later versions added, at their defaults."""
+    try:
+        return HHAParameters.from_dict(parameters).to_dict() if isinstance(parameters, dict) else parameters
+    except UsageError:
+        return parameters
+
+
+def _difference(key: str, found: object, expected: object) -> str:
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for name in expected:
+            if found.get(name) != expected[name]:
+                return f"{key}.{name} {found.get(name)!r}, expected {expected[name]!r}"
+    return f"{key} {found!r}, expected {expected!r}"

@@ -1,0 +1,77 @@
+"""Doing one thing to many frames in several processes, in order and with bounded memory."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import multiprocessing.context
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import torch
+
+from rgbdseg.errors import RGBDSegError
+
+Context = TypeVar("Context")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PENDING_PER_WORKER = 4
+
+_worker: dict[str, Any] = {}
+
+
+class WorkerError(RGBDSegError):
+    """A worker process that was killed."""
+
+
+def parallel_map(
+    function: Callable[[Context, Item], Result], context: Context, items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Yield ``function(context, item)`` for each item, in order.
+
+    workers: processes; 0 works in this one.  ``context`` is sent to each process once, so it may be large; function,
+    context and items must be picklable.  Only a few results are in flight at a time.  When the caller stops early, or
+    an item raises, items that have not begun are dropped.
+    """
+    if workers <= 0 or len(items) <= 1:
+        for item in items:
+            yield function(context, item)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(items)), process_context(), _set_up_worker, (function, context))
+    pending: collections.deque[Future[Result]] = collections.deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(_work, item))
+            if len(pending) >= workers * _PENDING_PER_WORKER:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise WorkerError(
+            "a worker process died, most often for lack of memory; use fewer workers (0 works in one process)"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def process_context() -> multiprocessing.context.BaseContext:
+    """Return a way to start processes other than fork, which can deadlock once torch has started threads."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rgbdseg.data.dataset"])  # importing torch takes seconds: once, not per worker
+    return context
+
+
+def _set_up_worker(function: object, context: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    _worker["function"], _worker["context"] = function, context
+
+
+def _work(item: object) -> Any:
+    return _worker["function"](_worker["context"], item)

@@ -1,0 +1,56 @@
+"""What every encoder offers: running as a whole, or stage by stage so that two streams can exchange in between."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+State = TypeVar("State")
+"""What passes from stage to stage: one feature map (B, C, H, W) for most families, a tuple of maps for families that
+keep several resolutions side by side."""
+
+
+class StagedEncoder(nn.Module, Generic[State]):
+    """Base of all encoders.
+
+    ``stage(i, state)`` must be called for i = 0 .. num_stages - 1 in order, starting from ``stem(image)``.  A caller
+    may replace the state between two stages by another one of the same shape.
+    """
+
+    name: str
+    """Name of the timm model, without the tag of its weights."""
+    in_chans: int
+    """Channels of the input image."""
+    channels: tuple[int, ...]
+    """Channels of each feature that `forward` returns, finest first."""
+    reductions: tuple[int, ...]
+    """Input size divided by feature size for each feature; sizes that do not divide are rounded up."""
+    num_stages: int
+    """Number of calls to `stage`."""
+    input_conv: str
+    """Name of the convolution that reads the image: its weight is adapted when ``in_chans`` is not 3."""
+    classifier: str
+    """Prefix of the classifier in published weights of the whole network, which an encoder drops."""
+
+    def stem(self, image: Tensor) -> State:
+        """Return the state before the first stage for an image (B, in_chans, H, W)."""
+        raise NotImplementedError
+
+    def stage(self, index: int, state: State) -> State:
+        """Run stage ``index`` (counted from 0)."""
+        raise NotImplementedError
+
+    def share_projections(self, other: StagedEncoder[State]) -> None:
+        """Use the shortcut projections of ``other``, an encoder of the same name, from now on: its modules, not copies.
+
+        Does nothing for families without such projections.
+        """
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return all features of an image (B, in_chans, H, W), finest first: (B, channels[i], H_i, W_i)."""
+        raise NotImplementedError
+
+
+AnyEncoder = StagedEncoder[Any]
+"""An encoder of any family."""

@@ -1,0 +1,211 @@
+"""Evaluation of a checkpoint on a split: every image once, over any number of devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
+
+from rgbdseg.config import HardwareConfig
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.data.parallel import process_context
+from rgbdseg.engine.checkpoint import ModelBundle
+from rgbdseg.engine.sampling import EveryNth
+from rgbdseg.engine.task import AUTOCAST
+from rgbdseg.errors import DataError
+from rgbdseg.files import write_text
+from rgbdseg.inference import segment
+from rgbdseg.labels import LabelSet
+from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
+from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.sample import RGBDSample
+from rgbdseg.visualize import colourise, save_png
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """The scores of one checkpoint with everything needed to repeat them."""
+
+    checkpoint: str
+    model: str
+    epoch: int | None
+    iteration: int | None
+    dataset: str
+    split: str
+    protocol: EvaluationProtocol
+    scores: SegmentationScores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            "checkpoint": self.checkpoint,
+            "model": self.model,
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "dataset": self.dataset,
+            "split": self.split,
+            "protocol": self.protocol.to_dict(),
+            "protocol_text": self.protocol.describe(),
+            **self.scores.to_dict(),
+        }
+
+    def write(self, folder: Path, stem: str) -> list[Path]:
+        """Write STEM.json, STEM.csv (per class) and STEM-confusion.csv; return the paths."""
+        texts = {
+            f"{stem}.json": json.dumps(self.to_dict(), indent=1) + "\n",
+            f"{stem}.csv": self.scores.to_csv(),
+            f"{stem}-confusion.csv": self.scores.confusion_csv(),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
+
+
+class EvaluationTask(LightningModule):
+    """Segments and counts; optionally saves each prediction."""
+
+    def __init__(
+        self, bundle: ModelBundle, protocol: EvaluationProtocol, precision: str, save: Path | None, label_set: LabelSet
+    ) -> None:
+        super().__init__()
+        self.model = bundle.model
+        self.spec = bundle.facts.input_spec
+        self.protocol = protocol
+        self.autocast_dtype = AUTOCAST[precision]
+        self.save = save
+        self.label_set = label_set
+        self.metrics = SegmentationMetrics(len(label_set), label_set.classes)
+        self.scores: SegmentationScores | None = None
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave samples where they are: inference moves what it needs."""
+        return batch
+
+    def test_step(self, sample: RGBDSample, batch_idx: int) -> None:
+        """Segment one frame."""
+        result = segment(
+            self.model, sample, self.spec, self.protocol, device=self.device, autocast_dtype=self.autocast_dtype
+        )
+        prediction = result.prediction.cpu()
+        if sample.label is not None:
+            self.metrics.update(prediction, sample.label[0])
+        if self.save is not None:
+            save_prediction(prediction, sample.sample_id, self.save, self.label_set)
+
+    def on_test_epoch_end(self) -> None:
+        """Sum over devices."""
+        self.scores = self.metrics.compute()
+
+
+class EvaluationProgress(Callback):
+    """A bar over the images of this device."""
+
+    def __init__(self, console: Console) -> None:
+        self.bar = Progress(
+            TextColumn("evaluating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+        )
+        self.task = TaskID(0)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        if trainer.is_global_zero and self.bar.console.is_terminal:
+            self.task = self.bar.add_task("", total=trainer.num_test_batches[0])
+            self.bar.start()
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar.live.is_started:
+            self.bar.advance(self.task)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the bar."""
+        self.bar.stop()
+
+
+def evaluate(
+    bundle: ModelBundle,
+    dataset: RGBDDataset,
+    protocol: EvaluationProtocol,
+    *,
+    hardware: HardwareConfig | None = None,
+    workers: int = 2,
+    save: Path | None = None,
+    console: Console | None = None,
+) -> EvaluationResult:
+    """Evaluate a checkpoint on a dataset; with ``save``, also write raw and coloured predictions there.
+
+    Raises DataError when the dataset's classes are not those the model was trained on.
+    """
+    hardware = hardware or HardwareConfig()
+    _check_classes(bundle, dataset)
+    task = EvaluationTask(bundle, protocol, hardware.precision, save, bundle.facts.label_set)
+    if hardware.compile:
+        task.model.compile()
+    several = hardware.devices != 1 or hardware.nodes > 1
+    trainer = Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        # Mixed precision is the inference code's business: scores stay float32.
+        precision="32-true",
+        logger=False,
+        callbacks=[EvaluationProgress(console or Console(quiet=True))],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    sampler = EveryNth(len(dataset), trainer.global_rank, trainer.world_size)
+    loader = DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=process_context() if workers else None,
+    )
+    trainer.test(task, loader, verbose=False)
+    assert task.scores is not None
+    facts = bundle.facts
+    return EvaluationResult(
+        checkpoint=str(bundle.path),
+        model=facts.model_name,
+        epoch=bundle.epoch,
+        iteration=bundle.iteration,
+        dataset=dataset.description.name,
+        split=dataset.split,
+        protocol=protocol,
+        scores=task.scores,
+    )
+
+
+def save_prediction(prediction: torch.Tensor, sample_id: str, folder: Path, label_set: LabelSet) -> None:
+    """Write FOLDER/label/<id>.png (class indices) and FOLDER/colour/<id>.png from uint8 (H, W), atomically."""
+    values = prediction.numpy()
+    save_png(folder / "label" / f"{sample_id}.png", values)
+    save_png(folder / "colour" / f"{sample_id}.png", colourise(values, label_set.palette))
+
+
+def _check_classes(bundle: ModelBundle, dataset: RGBDDataset) -> None:
+    trained, given = bundle.facts.label_set, dataset.label_set
+    if trained.classes != given.classes:
+        raise DataError(
+            f"the model predicts the {len(trained)} classes of '{trained.name}', but {dataset.description.name} has "
+            f"the {len(given)} of '{given.name}'; evaluate on data with the same label set"
+        )
+    if len(dataset) == 0:
+        raise DataError(f"split '{dataset.split}' of {dataset.description.name} is empty; nothing to evaluate")

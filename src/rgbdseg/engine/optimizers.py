@@ -1,0 +1,64 @@
+"""Parameter groups, optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rgbdseg.config import OptimizerConfig, ScheduleConfig
+from rgbdseg.models.base import SegmentationModel
+
+
+def parameter_groups(model: SegmentationModel, config: OptimizerConfig) -> list[dict[str, object]]:
+    """Return the groups backbone decay / no decay, head decay / no decay; empty groups are left out.
+
+    Weights of convolutions and linear layers decay; biases, normalisation and the model's `no_decay_names` do not.
+    A parameter that has several names (tied weights) appears once.
+    """
+    normalisation = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
+        for p in module.parameters(recurse=False)
+    }
+    sorted_parameters: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (part, decay): [] for part in ("backbone", "head") for decay in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        leaf = name.rsplit(".", 1)[-1]
+        decays = id(parameter) not in normalisation and leaf != "bias" and leaf not in model.no_decay_names
+        part = "backbone" if name.startswith(model.backbone_prefixes) else "head"
+        sorted_parameters[part, decays].append(parameter)
+    factor = {"backbone": 1.0, "head": config.head_learning_rate_factor}
+    return [
+        {
+            "name": f"{part}_{'decay' if decay else 'no_decay'}",
+            "params": parameters,
+            "lr": config.learning_rate * factor[part],
+            "weight_decay": config.weight_decay if decay else 0.0,
+        }
+        for (part, decay), parameters in sorted_parameters.items()
+        if parameters
+    ]
+
+
+def make_optimizer(model: SegmentationModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimiser over `parameter_groups`."""
+    groups = parameter_groups(model, config)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate_factor(iteration: int, config: ScheduleConfig) -> float:
+    """Return the factor on the base rate at an optimiser step, counted from 0.
+
+    Linear warm-up from 0, then (1 - iteration / total) ** power at the absolute iteration (so the rate drops a little
+    where warm-up ends, as in the released SA-Gate trainer).
+    """
+    warmup = config.warmup_epochs * config.iterations_per_epoch
+    if iteration < warmup:
+        return iteration / warmup
+    return max(0.0, 1.0 - iteration / config.iterations) ** config.power

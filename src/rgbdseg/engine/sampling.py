@@ -1,0 +1,111 @@
+"""Which samples make up which batch: a pure function of the seed and the number of optimiser steps taken.
+
+Nothing is stored and nothing is replayed: a run that resumes at step n asks for batch n.  Augmentation draws from a
+generator of the draw's own number, so the result depends neither on the number of loader processes nor of devices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from rgbdseg.config import AugmentationConfig
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.sample import RGBDSample
+from rgbdseg.transforms.augment import augment
+
+Draw = tuple[int, int]
+"""(index of the sample in the dataset, running number of the draw since the start of the run)."""
+
+
+def derived_seed(*parts: int) -> int:
+    """Mix integers into one 63-bit seed; the same parts give the same seed on every machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+class ShuffledDraws:
+    """The infinite sequence of draws: one permutation of the dataset after another."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        # Two permutations are enough: a batch spans at most the end of one pass and the start of the next.
+        self._permutation = functools.lru_cache(maxsize=2)(
+            lambda passed: np.random.Generator(np.random.PCG64([seed, passed])).permutation(count)
+        )
+
+    def __getitem__(self, number: int) -> Draw:
+        passed, position = divmod(number, self.count)
+        return int(self._permutation(passed)[position]), number
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """The batches of one epoch on one device.
+
+    position: called when an epoch starts, gives the optimiser steps taken so far; inside an epoch after a resume, only
+    the rest of the epoch is served.
+    """
+
+    def __init__(
+        self,
+        draws: ShuffledDraws,
+        *,
+        position: Callable[[], int],
+        iterations_per_epoch: int,
+        accumulate: int,
+        samples_per_pass: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.draws = draws
+        self.position = position
+        self.iterations_per_epoch = iterations_per_epoch
+        self.accumulate = accumulate
+        self.samples_per_pass = samples_per_pass
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.iterations_per_epoch * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        first = self.position()
+        last = (first // self.iterations_per_epoch + 1) * self.iterations_per_epoch
+        for iteration in range(first, last):
+            for part in range(self.accumulate):
+                block = (iteration * self.accumulate + part) * self.world_size + self.rank
+                start = block * self.samples_per_pass
+                yield [self.draws[number] for number in range(start, start + self.samples_per_pass)]
+
+
+class TrainingSamples(Dataset[RGBDSample]):
+    """Augmented samples by draw."""
+
+    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> RGBDSample:
+        index, number = draw
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
+        return augment(self.dataset[index], self.config, generator)
+
+
+class EveryNth(Sampler[int]):
+    """Indices rank, rank + world_size, ...: every image once over all devices, without padding."""
+
+    def __init__(self, count: int, rank: int, world_size: int) -> None:
+        self.indices = range(rank, count, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)

@@ -1,0 +1,98 @@
+"""The training task: model, loss, metrics, optimiser and schedule as one Lightning module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from rgbdseg.config import TrainConfig
+from rgbdseg.engine.checkpoint import FACTS_KEY, ModelFacts
+from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer
+from rgbdseg.engine.sampling import derived_seed
+from rgbdseg.inference import segment
+from rgbdseg.losses import segmentation_loss
+from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
+from rgbdseg.models.base import SegmentationModel
+from rgbdseg.sample import RGBDBatch, RGBDSample
+
+AUTOCAST: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+
+
+class SegmentationTask(LightningModule):
+    """Trains one model; a checkpoint of it carries the model's facts."""
+
+    def __init__(self, model: SegmentationModel, config: TrainConfig, facts: ModelFacts) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.facts = facts
+        self.validation_metrics = SegmentationMetrics(len(facts.label_set))
+        self.scores: SegmentationScores | None = None
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move batches; single validation samples are moved by the inference code."""
+        return batch.to(device) if isinstance(batch, RGBDBatch) else batch
+
+    def on_train_batch_start(self, batch: RGBDBatch, batch_idx: int) -> None:
+        """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
+        torch.manual_seed(derived_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
+
+    def training_step(self, batch: RGBDBatch, batch_idx: int) -> Tensor:
+        """Return the loss to back-propagate."""
+        assert batch.label is not None
+        memory_format = torch.channels_last if self.config.hardware.channels_last else torch.contiguous_format
+        rgb = batch.rgb.contiguous(memory_format=memory_format)
+        geometry = None if batch.geometry is None else batch.geometry.contiguous(memory_format=memory_format)
+        output = self.model(rgb, geometry, batch.camera)
+        total, parts = segmentation_loss(output, batch.label, self.config.loss)
+        if not torch.isfinite(parts["loss"]):
+            raise FloatingPointError(f"the loss became {float(parts['loss'])} at iteration {self.global_step}")
+        several = self.trainer.world_size > 1
+        for part, value in parts.items():
+            name = "train/loss" if part == "loss" else f"train/loss_{part}"
+            self.log(name, value, batch_size=len(batch.sample_ids), sync_dist=several)
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew."""
+        self.validation_metrics.reset()
+
+    def validation_step(self, sample: RGBDSample, batch_idx: int) -> None:
+        """Segment one frame and count its pixels."""
+        assert sample.label is not None
+        result = segment(
+            self.model,
+            sample,
+            self.facts.input_spec,
+            self.config.validation,
+            device=self.device,
+            autocast_dtype=AUTOCAST[self.config.hardware.precision],
+        )
+        self.validation_metrics.update(result.prediction, sample.label[0])
+
+    def on_validation_epoch_end(self) -> None:
+        """Reduce over devices and log."""
+        self.scores = self.validation_metrics.compute()
+        self.log("validation/miou", self.scores.mean_iou, rank_zero_only=True)
+        self.log("validation/pixel_accuracy", self.scores.pixel_accuracy, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser and its per-step schedule."""
+        optimizer = make_optimizer(self.model, self.config.optimizer)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda iteration: learning_rate_factor(iteration, self.config.schedule)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the facts and the progress beside the weights."""
+        per_epoch = self.config.schedule.iterations_per_epoch
+        progress = {"iteration": self.global_step, "epoch": self.global_step // per_epoch}
+        checkpoint[FACTS_KEY] = {**self.facts.to_dict(), "progress": progress}

@@ -1,0 +1,233 @@
+"""Training a model from a config: from an empty run folder, or on from where a run stopped."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from rgbdseg.config import TrainConfig, check_config, samples_per_pass
+from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+from rgbdseg.data.parallel import process_context
+from rgbdseg.data.tree import open_tree
+from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress
+from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
+from rgbdseg.engine.run_folder import RunFolder, trim_log
+from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
+from rgbdseg.engine.task import SegmentationTask
+from rgbdseg.errors import DataError, RGBDSegError
+from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models.catalog import create_model
+from rgbdseg.models.weights import load_encoder_weights
+from rgbdseg.nn.sync_batch_norm import synchronise_batch_norm
+from rgbdseg.sample import RGBDSample
+from rgbdseg.transforms.pack import pack
+
+
+class SegmentationData(LightningDataModule):
+    """Training batches and validation samples of one config."""
+
+    def __init__(self, config: TrainConfig, train: RGBDDataset, validation: RGBDDataset | None, task: SegmentationTask):
+        super().__init__()
+        self.config = config
+        self.train_set = train
+        self.validation_set = validation
+        self.input_spec = task.facts.input_spec
+
+    def train_dataloader(self) -> DataLoader[RGBDSample]:
+        """Return the batches of this device."""
+        trainer = self.trainer
+        assert trainer is not None
+        config = self.config
+        batches = EpochBatches(
+            ShuffledDraws(len(self.train_set), config.seed),
+            position=lambda: trainer.global_step,
+            iterations_per_epoch=config.schedule.iterations_per_epoch,
+            accumulate=config.hardware.accumulate,
+            samples_per_pass=samples_per_pass(config, trainer.world_size),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(
+            TrainingSamples(self.train_set, config.augmentation, config.seed),
+            batch_sampler=batches,
+            collate_fn=functools.partial(pack, spec=self.input_spec, size=config.augmentation.crop_size),
+            **_loader_options(config),
+        )
+
+    def val_dataloader(self) -> DataLoader[RGBDSample] | list[Any]:
+        """Return single samples; every image goes to exactly one device."""
+        if self.validation_set is None:
+            return []
+        trainer = self.trainer
+        assert trainer is not None
+        sampler = EveryNth(len(self.validation_set), trainer.global_rank, trainer.world_size)
+        return DataLoader(self.validation_set, sampler=sampler, batch_size=None, **_loader_options(self.config))
+
+
+def train(config: TrainConfig, out: str | Path, resume: bool = False, console: Console | None = None) -> RunFolder:
+    """Train and return the run folder; last.ckpt in it is the result.
+
+    resume: continue the run in ``out`` from its last checkpoint, exactly as if it had never stopped.
+    Raises Interrupted (state saved) when a signal stops it, and the library's errors for anything a user can mend.
+    """
+    console = console or Console(quiet=True)
+    check_config(config)
+    run = RunFolder(Path(out))
+    task, data = _build(config)
+    trainer = _make_trainer(config, run, console)
+    samples_per_pass(config, trainer.world_size)
+    main_process = is_main_process()
+    # Everything that can be refused has been: only now is something created.
+    if resume:
+        run.require_run()
+    elif main_process:
+        run.start(config)
+    checkpoint = run.last if resume and run.last.is_file() else None
+    if checkpoint is not None and main_process:
+        progress = load_torch(checkpoint).get("rgbdseg", {}).get("progress", {})
+        trim_log(run.log, int(progress.get("iteration", 0)))
+        console.print(f"resuming after iteration {progress.get('iteration', 0)}", highlight=False)
+    if trainer.world_size > 1 and config.hardware.sync_batch_norm:
+        synchronise_batch_norm(task, cpu=trainer.strategy.root_device.type == "cpu")
+    if config.hardware.compile:
+        task.model.compile()
+    _fit(trainer, task, data, checkpoint)
+    return run
+
+
+def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except FloatingPointError as error:
+        raise RGBDSegError(
+            f"{error}; lower --optimizer.learning_rate or use --hardware.precision 32-true, then --resume"
+        ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RGBDSegError(
+            "one sample per pass is too few for the batch statistics of this model; raise --loader.batch_size or lower "
+            "--hardware.accumulate"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RGBDSegError(
+            "the device ran out of memory; raise --hardware.accumulate, lower --loader.batch_size or "
+            "use --hardware.precision bf16-mixed"
+        ) from error
+
+
+def _build(config: TrainConfig) -> tuple[SegmentationTask, SegmentationData]:
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    tree = open_tree(config.data)
+    loader = config.loader
+    label_set = RGBDDataset(tree, loader.train_split, needs=("label",)).label_set
+    torch.manual_seed(config.seed)
+    model = create_model(config.model.name, num_classes=len(label_set), **config.model.options)
+    if config.model.encoder_weights:
+        load_encoder_weights(model, config.model.encoder_weights)
+    if config.hardware.channels_last:
+        model.to(memory_format=torch.channels_last)
+    needs = rasters_needed(model.input_spec, label=True)
+    train_set = RGBDDataset(tree, loader.train_split, needs=needs, hha_cache=loader.hha_cache)
+    validation_set = None
+    if config.schedule.validate_every_epochs:
+        validation_set = RGBDDataset(
+            tree, loader.validation_split, needs=needs, hha_cache=loader.hha_cache, limit=loader.validation_limit
+        )
+    if len(train_set) == 0:
+        raise DataError(f"split '{config.loader.train_split}' of {config.data} is empty; nothing to train on")
+    task = SegmentationTask(model, config, model_facts(config, model, train_set))
+    return task, SegmentationData(config, train_set, validation_set, task)
+
+
+def model_facts(config: TrainConfig, model: SegmentationModel, dataset: RGBDDataset) -> ModelFacts:
+    """Return what a checkpoint of this run says beside its weights."""
+    return ModelFacts(
+        model_name=config.model.name,
+        model_options=dict(config.model.options),
+        input_spec=model.input_spec,
+        label_set=dataset.label_set,
+        dataset=dataset.description.name,
+        hha=dataset.hha_parameters.to_dict() if model.input_spec.geometry == "hha" else None,
+        config=config.to_dict(),
+    )
+
+
+def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trainer:
+    hardware, schedule = config.hardware, config.schedule
+    callbacks: list[Callback] = []
+    if config.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+    callbacks += [
+        TrainingLog(run),
+        TrainingProgress(config, console),
+        RunCheckpoints(run, schedule, hardware.accumulate),
+    ]
+    several = hardware.devices != 1 or hardware.nodes > 1
+    return Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        # Buffers are equal on all devices under synchronised statistics; broadcasting them in every forward would
+        # hang validation, where devices may see different numbers of images.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        precision=hardware.precision,
+        max_epochs=schedule.epochs,
+        accumulate_grad_batches=hardware.accumulate,
+        check_val_every_n_epoch=schedule.validate_every_epochs or None,
+        limit_val_batches=1.0 if schedule.validate_every_epochs else 0,
+        num_sanity_val_steps=0,
+        logger=_make_logger(run),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic=hardware.deterministic,
+        log_every_n_steps=10,
+        default_root_dir=run.root,
+    )
+
+
+def _make_logger(run: RunFolder) -> Logger | bool:
+    if importlib.util.find_spec("tensorboard") is None:
+        return False
+    return TensorBoardLogger(save_dir=run.root, name="tensorboard", version="")
+
+
+def _loader_options(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "num_workers": config.loader.workers,
+        "pin_memory": torch.cuda.is_available() and config.hardware.accelerator != "cpu",
+        "multiprocessing_context": process_context() if config.loader.workers else None,
+    }
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that creates folders and writes results.
+
+    Lightning starts one process per device by running the same command again.
+    """
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def quiet_lightning() -> None:
+    """Silence messages of Lightning that are about its own use; for the command line."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")

@@ -1,0 +1,248 @@
+"""From a model and a physical sample to class scores: whole image or sliding window, multi-scale, mirror image.
+
+Scores are kept as logarithms throughout.  The published SA-Gate rule sums exponentials of raw logits, which overflow
+float32 above 88; a constant taken off per image would keep them finite but lose every pixel far below the maximum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import SegmentationOutput
+from rgbdseg.protocol import Combination, EvaluationProtocol
+from rgbdseg.sample import RGBDBatch, RGBDSample
+from rgbdseg.transforms.pack import geometry_raster, pack, padded_size
+from rgbdseg.transforms.spatial import centred_margins, crop, flip_batch, linear_taps, pad, resize
+
+# V views (windows of one image), C classes, H height, W width
+
+Model = Callable[[Tensor, Tensor | None, Tensor | None], SegmentationOutput]
+"""Called with rgb (V, 3, h, w), geometry (V, C, h, w) or None and camera (V, 4) or None, as `SegmentationModel`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Class scores of one image.
+
+    log_scores: float32 (C, H, W) at the size of the sample, natural logarithm; -inf is a score of 0.
+    """
+
+    log_scores: Tensor
+
+    @property
+    def prediction(self) -> Tensor:
+        """uint8 (H, W): the class with the highest score."""
+        return self.log_scores.argmax(0).to(torch.uint8)
+
+    @property
+    def log_scale(self) -> float:
+        """What was taken off the logarithms to make `scores`; 0 unless the scores themselves would overflow."""
+        largest = float(self.log_scores.max())
+        return largest if largest > _LARGEST_LOG else 0.0
+
+    @property
+    def scores(self) -> Tensor:
+        """float32 (C, H, W): the finite scores; the true score is ``scores * exp(log_scale)``."""
+        return (self.log_scores - self.log_scale).exp()
+
+
+_LARGEST_LOG = 80.0  # exp(88.7) is the largest float32
+
+
+def segment(
+    model: Model,
+    sample: RGBDSample,
+    spec: InputSpec,
+    protocol: EvaluationProtocol,
+    *,
+    device: torch.device | str | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> Segmentation:
+    """Score every pixel of ``sample`` by ``protocol``.
+
+    model: in evaluation mode.  device: where to compute; default the model's own.  autocast_dtype: bfloat16 or float16
+    runs the model in mixed precision; scores stay float32.  Views go through the model ``protocol.window_batch`` at a
+    time, so memory grows with the image and the number of classes, not with the number of windows.
+
+    Raises UsageError for a model in training mode or a window the model cannot take, DataError for a sample that lacks
+    what the model needs.
+    """
+    if isinstance(model, nn.Module) and model.training:
+        raise UsageError("the model is in training mode; call model.eval() before segmenting")
+    _check_window(protocol, spec)
+    target = torch.device(device) if device is not None else _device_of(model, sample)
+    source = _model_inputs(sample, spec, target)
+    total: Tensor | None = None
+    setup = _Setup(_in_mixed_precision(model, target, autocast_dtype), spec, protocol)
+    with torch.no_grad():
+        for scale in protocol.scales:
+            size = (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale)))
+            scores = _resize_log(_score_one_scale(setup, resize(source, size)), sample.size)
+            total = scores if total is None else torch.logaddexp(total, scores)
+    assert total is not None
+    if protocol.combination == "softmax":
+        total = total - math.log(len(protocol.scales))
+    return Segmentation(total)
+
+
+def window_positions(size: tuple[int, int], window: tuple[int, int], stride_rate: float) -> list[tuple[int, int]]:
+    """Return (top, left) of the windows that cover an image of ``size`` (height, width), row by row.
+
+    The stride is ``ceil(window * stride_rate)``; the last window of an axis is shifted back to end at the border.  An
+    axis shorter than the window has one position, 0.
+    """
+    tops, lefts = (_axis_positions(length, extent, stride_rate) for length, extent in zip(size, window, strict=True))
+    return [(top, left) for top in tops for left in lefts]
+
+
+def _axis_positions(length: int, extent: int, stride_rate: float) -> list[int]:
+    stride = math.ceil(extent * stride_rate)
+    last = max(0, length - extent)
+    return [min(index * stride, last) for index in range(math.ceil(last / stride) + 1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    model: Model
+    spec: InputSpec
+    protocol: EvaluationProtocol
+
+
+def _score_one_scale(setup: _Setup, sample: RGBDSample) -> Tensor:
+    """Return log scores (C, H, W) of a sample that is already at its scale."""
+    protocol = setup.protocol
+    window = protocol.crop_size
+    if protocol.mode == "whole" or window is None:
+        window = padded_size(sample.size, setup.spec.size_divisor)
+    fits = sample.size[0] <= window[0] and sample.size[1] <= window[1]
+    if fits or protocol.combination == "softmax":
+        return _score_windows(setup, sample, window)
+    # As released: an image that is larger than the window on one side only gets a black border on the other, while one
+    # that fits as a whole is bordered after normalisation, as in training.
+    top, left, bottom, right = centred_margins(sample.size, window)
+    scores = _score_windows(setup, pad(sample, top, left, bottom, right), window)
+    return scores[:, top : scores.shape[1] - bottom, left : scores.shape[2] - right]
+
+
+def _score_windows(setup: _Setup, sample: RGBDSample, window: tuple[int, int]) -> Tensor:
+    positions = window_positions(sample.size, window, setup.protocol.stride_rate)
+    views = _views(setup, sample, positions, window)
+    if len(positions) == 1:
+        return next(views)
+    total: Tensor | None = None
+    count = torch.zeros(sample.size, device=sample.rgb.device)
+    for (top, left), scores in zip(positions, views, strict=True):
+        if total is None:
+            total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
+        rows, columns = slice(top, top + scores.shape[1]), slice(left, left + scores.shape[2])
+        region = total[:, rows, columns]
+        torch.logaddexp(region, scores, out=region)
+        count[rows, columns] += 1
+    assert total is not None
+    return total - count.log() if setup.protocol.combination == "softmax" else total
+
+
+def _views(
+    setup: _Setup, sample: RGBDSample, positions: Sequence[tuple[int, int]], window: tuple[int, int]
+) -> Iterator[Tensor]:
+    """Yield the log scores (C, h, w) of one window after the other, without the border that packing adds."""
+    protocol = setup.protocol
+    extent = (min(window[0], sample.size[0]), min(window[1], sample.size[1]))
+    top, left, _, _ = centred_margins(extent, window)
+    windows_at_once = max(1, protocol.window_batch // (2 if protocol.flip else 1))
+    for start in range(0, len(positions), windows_at_once):
+        chosen = positions[start : start + windows_at_once]
+        windows = [crop(sample, *position, *extent) for position in chosen]
+        batch = pack(windows, setup.spec, window).to(sample.rgb.device)
+        for scores in _combine(_logits(setup.model, batch, protocol), protocol.combination):
+            yield scores[:, top : top + extent[0], left : left + extent[1]]
+
+
+def _logits(model: Model, batch: RGBDBatch, protocol: EvaluationProtocol) -> list[Tensor]:
+    """Return float32 logits (V, C, h, w) of the batch and, where asked for, of its mirror image, mirrored back."""
+    if not protocol.flip:
+        return [model(batch.rgb, batch.geometry, batch.camera).logits.float()]
+    mirror = flip_batch(batch)
+    if protocol.window_batch == 1:
+        first = model(batch.rgb, batch.geometry, batch.camera).logits.float()
+        second = model(mirror.rgb, mirror.geometry, mirror.camera).logits.float()
+    else:
+        joined = model(
+            torch.cat((batch.rgb, mirror.rgb)),
+            _joined(batch.geometry, mirror.geometry),
+            _joined(batch.camera, mirror.camera),
+        )
+        first, second = joined.logits.float().chunk(2)
+    return [first, second.flip(-1)]
+
+
+def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat((first, second))
+
+
+def _combine(views: Sequence[Tensor], combination: Combination) -> Tensor:
+    """Turn the logits of a window and of its mirror image into log scores."""
+    if combination == "sagate":
+        return views[0] if len(views) == 1 else views[0] + views[1]
+    if combination == "malleable":
+        return (sum(views[1:], views[0]) / len(views)).log_softmax(1)
+    probabilities = [view.log_softmax(1) for view in views]
+    return probabilities[0] if len(views) == 1 else torch.logaddexp(*probabilities) - math.log(2)
+
+
+def _resize_log(log_scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize scores given as logarithms: the bilinear mean (half-pixel centres) is taken of the scores themselves."""
+    for dim, length in ((1, size[0]), (2, size[1])):
+        if log_scores.shape[dim] == length:
+            continue
+        low, high, fraction = linear_taps(log_scores.shape[dim], length, log_scores.device)
+        weight = fraction[:, None] if dim == 1 else fraction
+        log_scores = torch.logaddexp(
+            log_scores.index_select(dim, low).add_((1 - weight).log()),
+            log_scores.index_select(dim, high).add_(weight.log()),
+        )
+    return log_scores
+
+
+def _check_window(protocol: EvaluationProtocol, spec: InputSpec) -> None:
+    if protocol.mode == "whole" or protocol.crop_size is None:
+        return
+    fitting = padded_size(protocol.crop_size, spec.size_divisor)
+    if fitting != protocol.crop_size:
+        raise UsageError(
+            f"window {protocol.crop_size[0]}x{protocol.crop_size[1]} is not divisible by {spec.size_divisor}, which "
+            f"this model needs; use {fitting[0]}x{fitting[1]}"
+        )
+
+
+def _in_mixed_precision(model: Model, device: torch.device, dtype: torch.dtype | None) -> Model:
+    if dtype is None:
+        return model
+
+    def network(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
+        with torch.autocast(device.type, dtype):
+            return model(rgb, geometry, camera)
+
+    return network
+
+
+def _device_of(model: Model, sample: RGBDSample) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return sample.rgb.device if parameter is None else parameter.device
+
+
+def _model_inputs(sample: RGBDSample, spec: InputSpec, device: torch.device) -> RGBDSample:
+    """Return the sample on ``device`` with only the rasters the model eats, so that nothing else is resized."""
+    geometry_raster(sample, spec)
+    wanted = {"none": ("rgb",), "hha": ("rgb", "hha")}.get(spec.geometry, ("rgb", "depth_m"))
+    rasters: dict[str, object] = {
+        name: raster.to(device) if name in wanted else None for name, raster in sample.rasters()
+    }
+    return sample.replace(**rasters)

@@ -1,0 +1,1 @@
+"""Model families behind one contract, their names, and the weights they can take."""

@@ -1,0 +1,59 @@
+"""Model names and what builds them."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args, get_type_hints
+
+from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.models.base import SegmentationModel
+
+# name -> "module:builder"; a builder is called as builder(num_classes, **options).  Modules are imported on use.
+CATALOG: dict[str, str] = {
+    "sagate_resnet18": "rgbdseg.models.sagate:sagate_resnet18",
+    "sagate_resnet50": "rgbdseg.models.sagate:sagate_resnet50",
+    "sagate_resnet101": "rgbdseg.models.sagate:sagate_resnet101",
+    "deeplabv3plus_resnet18": "rgbdseg.models.deeplabv3plus:deeplabv3plus_resnet18",
+    "deeplabv3plus_resnet50": "rgbdseg.models.deeplabv3plus:deeplabv3plus_resnet50",
+    "deeplabv3plus_resnet101": "rgbdseg.models.deeplabv3plus:deeplabv3plus_resnet101",
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of all models that match a shell-style ``pattern``, sorted."""
+    return sorted(fnmatch.filter(CATALOG, pattern))
+
+
+def create_model(name: str, num_classes: int, **options: Any) -> SegmentationModel:
+    """Build a model by name as a plain module with random weights: no file or network access.
+
+    num_classes: number of classes of the logits.  options: fields of the family's builder.
+    Raises UsageError for an unknown name (with a suggestion), option or option value.
+    """
+    if name not in CATALOG:
+        raise unknown_name("model", name, CATALOG)
+    if num_classes < 1:
+        raise UsageError(f"num_classes is {num_classes}; expected at least 1")
+    module_name, builder_name = CATALOG[name].split(":")
+    builder = getattr(importlib.import_module(module_name), builder_name)
+    known = _option_names(builder)
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"{name} option", option, known)
+    model: SegmentationModel = builder(num_classes=num_classes, **options)
+    return model
+
+
+def _option_names(builder: Callable[..., SegmentationModel]) -> list[str]:
+    """Return the keywords a builder takes besides num_classes; ``**options`` are typed by a TypedDict."""
+    names: list[str] = []
+    for parameter in inspect.signature(builder).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (options_type,) = get_args(get_type_hints(builder)[parameter.name])
+            names += get_type_hints(options_type)
+        elif parameter.name != "num_classes":
+            names.append(parameter.name)
+    return names

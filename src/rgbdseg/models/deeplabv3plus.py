@@ -1,0 +1,129 @@
+"""DeepLabv3+ on one input: the RGB-only and geometry-only controls of the two-stream models.
+
+Paper: Chen, Zhu, Papandreou, Schroff, Adam, Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+Segmentation, ECCV 2018, arXiv 1802.02611.
+Published code: the decoder is the one of github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT), whose
+single-stream baseline was not released; there is no published checkpoint.
+Published on NYU Depth V2, 40 classes, in the SA-Gate paper: RGB with ResNet-50 44.3 mIoU single-scale.
+
+Deliberate deviations from the DeepLabv3+ paper: plain instead of separable convolutions, the image-level branch of the
+ASPP is added instead of concatenated, and an auxiliary head in training, all as in `rgbdseg.models.sagate`, so that a
+comparison with it varies the input and the fusion only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypedDict, Unpack
+
+from torch import Tensor, nn
+
+from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.errors import unknown_name
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.nn.deeplab import AuxiliaryHead, DeepLabV3PlusDecoder
+from rgbdseg.nn.init import init_head
+from rgbdseg.nn.resize import resize_logits
+
+# B batch, C channels, H height, W width
+
+Modality = Literal["rgb", "geometry"]
+_GEOMETRY_KINDS: dict[str, Literal["none", "hha"]] = {"rgb": "none", "geometry": "hha"}
+
+
+class DeepLabV3Plus(SegmentationModel):
+    """One encoder, the DeepLabv3+ decoder on its first and last feature, and an auxiliary head on the last.
+
+    num_classes: number of classes.  encoder: name of a staged encoder.
+    modality: ``rgb``, or ``geometry`` for HHA alone; the other input is accepted and not looked at.
+    output_stride: 8, 16 or 32.  dilations: of the last stage's blocks; without meaning at output stride 32, None: one
+    dilation as ``output_stride`` has it.
+    decoder_channels, reduced_channels, auxiliary_channels: widths of the decoder, of its low-level feature and of the
+    auxiliary head.
+    Raises UsageError for values outside these ranges.
+    """
+
+    family = "deeplabv3plus"
+    backbone_prefixes = ("encoder.",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str,
+        *,
+        modality: Modality = "rgb",
+        output_stride: int = 16,
+        dilations: Sequence[int] | None = (2, 4, 8),
+        decoder_channels: int = 256,
+        reduced_channels: int = 48,
+        auxiliary_channels: int = 512,
+    ) -> None:
+        if modality not in _GEOMETRY_KINDS:
+            raise unknown_name("modality", modality, _GEOMETRY_KINDS)
+        super().__init__(num_classes, InputSpec(geometry=_GEOMETRY_KINDS[modality]))
+        check_widths(
+            decoder_channels=decoder_channels,
+            reduced_channels=reduced_channels,
+            auxiliary_channels=auxiliary_channels,
+        )
+        if output_stride == 32:
+            dilations = None  # every stage keeps its stride
+        self.modality = modality
+        self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, dilations)
+        channels = self.encoder.channels
+        self.decoder = DeepLabV3PlusDecoder(channels[-1], channels[0], num_classes, decoder_channels, reduced_channels)
+        self.auxiliary_head = AuxiliaryHead(channels[-1], num_classes, auxiliary_channels)
+        init_head(self.decoder)
+        init_head(self.auxiliary_head)
+
+    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the only encoder."""
+        yield self.modality, self.encoder
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
+
+        rgb and geometry (B, 3, H, W), normalised as ``input_spec`` says; camera is not used.
+        Raises UsageError when a needed geometry is absent or does not fit, and for a single image in training.
+        """
+        image = rgb if self.modality == "rgb" else self.check_geometry(rgb, geometry)
+        size = (rgb.shape[-2], rgb.shape[-1])
+        features = self.encoder(image)
+        logits = resize_logits(self.decoder(features[0], features[-1]), size, align_corners=True)
+        if not self.training:
+            return SegmentationOutput(logits)
+        auxiliary = resize_logits(self.auxiliary_head(features[-1]), size, align_corners=True)
+        return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
+
+
+class DeepLabV3PlusOptions(TypedDict, total=False):
+    """Options of every DeepLabv3+ model: see `DeepLabV3Plus`."""
+
+    modality: Modality
+    output_stride: int
+    dilations: Sequence[int] | None
+    decoder_channels: int
+    reduced_channels: int
+    auxiliary_channels: int
+
+
+def deeplabv3plus_resnet101(num_classes: int, **options: Unpack[DeepLabV3PlusOptions]) -> DeepLabV3Plus:
+    """One stream of `sagate_resnet101`."""
+    return DeepLabV3Plus(num_classes, "resnet101s", **options)
+
+
+def deeplabv3plus_resnet50(num_classes: int, **options: Unpack[DeepLabV3PlusOptions]) -> DeepLabV3Plus:
+    """One stream of `sagate_resnet50`."""
+    return DeepLabV3Plus(num_classes, "resnet50s", **options)
+
+
+def deeplabv3plus_resnet18(num_classes: int, **options: Unpack[DeepLabV3PlusOptions]) -> DeepLabV3Plus:
+    """One stream of `sagate_resnet18`."""
+    small: DeepLabV3PlusOptions = {
+        "output_stride": 32,
+        "decoder_channels": 64,
+        "reduced_channels": 32,
+        "auxiliary_channels": 64,
+    }
+    return DeepLabV3Plus(num_classes, "resnet18", **(small | options))

@@ -1,0 +1,162 @@
+"""Loading checkpoints in the layout of the originally published code.
+
+To add a family, write a function from our parameter names to the published ones and enter it in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rgbdseg.errors import CheckpointError
+from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models.state_file import read_state_dict
+
+KeyMap = Callable[[str], str]
+"""From the name of an entry of our state dict to its name in the published checkpoint."""
+
+SHOWN = 3  # names listed per kind of problem
+
+
+def load_published(model: SegmentationModel, source: str | Path | Mapping[str, Any]) -> None:
+    """Load a checkpoint of the published code of the model's family into ``model``, all of it or nothing.
+
+    source: a ``.pth`` or ``.safetensors`` file or a mapping; the weights directly or under ``model`` or ``state_dict``,
+    with or without the prefix ``module.``.  Files are read without running code from them.
+    Raises CheckpointError for a family without a known published layout, an unreadable file, and for missing,
+    unexpected or misshapen entries and entries of shared modules that differ from each other; the model is then as it
+    was.
+    """
+    key_map = _layout(model)
+    own = model.state_dict(keep_vars=True)  # entries of a shared module are then the same object
+    published = read_state_dict(source)
+    names = {name: key_map(name) for name in own}
+    where = "the checkpoint" if isinstance(source, Mapping) else str(source)
+    if set(published) == set(own) != set(names.values()):
+        raise CheckpointError(f"{where} is already in this library's layout; load it as an ordinary checkpoint")
+    found = {name: published[key] for name, key in names.items() if key in published}
+    problems = _compare(own, found, names)
+    problems += _listing("unexpected", sorted(set(published) - set(names.values())))
+    if problems:
+        problems += _other_classes(own, found, model.num_classes)
+        raise CheckpointError(
+            f"{where} does not fit the {model.family} model with {model.num_classes} classes: " + "; ".join(problems)
+        )
+    model.load_state_dict({name: published[key] for name, key in names.items()})
+
+
+def to_published(model: SegmentationModel) -> dict[str, Tensor]:
+    """Return the state dict of ``model`` in the layout of the published code (tensors are not copied).
+
+    Raises CheckpointError for a family without a known published layout.
+    """
+    key_map = _layout(model)
+    return {key_map(name): value for name, value in model.state_dict().items()}
+
+
+def _layout(model: SegmentationModel) -> KeyMap:
+    if model.family not in LAYOUTS:
+        raise CheckpointError(
+            f"no published checkpoint layout is known for models of family '{model.family}'; "
+            f"known: {', '.join(sorted(LAYOUTS))}"
+        )
+    return LAYOUTS[model.family]
+
+
+def _compare(own: Mapping[str, Tensor], found: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with ``found`` (by our names), worded with the published names."""
+    missing = sorted({names[name] for name in own if name not in found})
+    misshapen = [
+        f"{names[name]} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in found.items()
+        if value.shape != own[name].shape
+    ]
+    wrong_kind = [
+        f"{names[name]} {value.dtype} instead of {own[name].dtype}"
+        for name, value in found.items()
+        if value.is_floating_point() != own[name].is_floating_point()
+    ]
+    problems = _listing("missing", missing) + _listing("misshapen", misshapen) + _listing("of another type", wrong_kind)
+    if misshapen:
+        return problems
+    return problems + _listing("shared in the model but different in the file", _untied(own, found, names))
+
+
+def _untied(own: Mapping[str, Tensor], found: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
+    """Return pairs of published names that are one tensor in the model and have different values in ``found``."""
+    groups: defaultdict[int, list[str]] = defaultdict(list)
+    for name, value in own.items():
+        if name in found:
+            groups[id(value)].append(name)
+    pairs = [(group[0], other) for group in groups.values() for other in group[1:]]
+    return [f"{names[a]} and {names[b]}" for a, b in pairs if not torch.equal(found[a], found[b])]
+
+
+def _other_classes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], num_classes: int) -> list[str]:
+    """Return the remedy when every misshapen entry is one whose first dimension counts the classes."""
+    shapes = [(own[name].shape, value.shape) for name, value in found.items() if value.shape != own[name].shape]
+    counts = {theirs[0] if len(theirs) > 0 else 0 for _, theirs in shapes}
+    per_class = all(len(ours) > 0 and ours[0] == num_classes and ours[1:] == theirs[1:] for ours, theirs in shapes)
+    if len(counts) != 1 or not per_class:
+        return []
+    (count,) = counts
+    return [f"the checkpoint has {count} classes: create the model with num_classes={count}"]
+
+
+def _listing(kind: str, entries: list[str]) -> list[str]:
+    if not entries:
+        return []
+    more = f", and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+    return [f"{len(entries)} {kind} ({', '.join(entries[:SHOWN])}{more})"]
+
+
+_SAGATE_HEAD = {
+    "decoder.aspp.branches.": "head.aspp.map_convs.",
+    "decoder.aspp.branch_norm.": "head.aspp.map_bn.",
+    "decoder.aspp.reduce.": "head.aspp.red_conv.",
+    "decoder.aspp.image_conv.": "head.aspp.global_pooling_conv.",
+    "decoder.aspp.image_norm.": "head.aspp.global_pooling_bn.",
+    "decoder.aspp.image_reduce.": "head.aspp.pool_red_conv.",
+    "decoder.aspp.norm.": "head.aspp.red_bn.",
+    "decoder.low_level.": "head.reduce.",
+    "decoder.fuse.": "head.last_conv.",
+    "decoder.classifier.": "head.classify.",
+    "auxiliary_head.": "head.auxlayer.block.",
+}
+_SAGATE_GATE = {
+    "separate_rgb.squeeze.": "fsp_rgb.filter.fc.0.",
+    "separate_rgb.excite.": "fsp_rgb.filter.fc.2.",
+    "separate_geometry.squeeze.": "fsp_hha.filter.fc.0.",
+    "separate_geometry.excite.": "fsp_hha.filter.fc.2.",
+    "score_rgb.": "gate_rgb.",
+    "score_geometry.": "gate_hha.",
+}
+
+
+def _sagate_key(name: str) -> str:
+    """SA-Gate of RGBD_Semantic_Segmentation_PyTorch: both streams in one backbone, HHA modules prefixed ``hha_``."""
+    part, _, rest = name.partition(".")
+    if part == "rgb_encoder":
+        return "backbone." + rest
+    if part == "geometry_encoder":
+        return "backbone." + re.sub(r"^(layer\d+\.\d+\.)?", r"\1hha_", rest, count=1)
+    if part == "gates":
+        index, _, leaf = rest.partition(".")
+        return f"backbone.sagates.{index}." + _replace_prefix(leaf, _SAGATE_GATE)
+    return _replace_prefix(name, _SAGATE_HEAD)
+
+
+def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    for ours, theirs in prefixes.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise AssertionError(f"no published name is known for '{name}'")
+
+
+LAYOUTS: dict[str, KeyMap] = {"sagate": _sagate_key}

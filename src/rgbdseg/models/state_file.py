@@ -1,0 +1,90 @@
+"""Reading weight files of any origin without running code from them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rgbdseg.errors import CheckpointError
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training code stores the weights beside optimiser and counters."""
+
+
+def read_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return name -> tensor from a ``.safetensors`` file, a file of ``torch.save``, or a mapping already in memory.
+
+    The weights may lie under ``model`` or ``state_dict``; the prefix ``module.`` of distributed wrappers is removed.
+    Raises CheckpointError for a file that is absent, unreadable, truncated, no checkpoint, or that would have to run
+    code to be read.
+    """
+    if isinstance(source, Mapping):
+        return _unwrap(source, "the given mapping")
+    path = Path(source)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}; expected a file"
+        )
+    content = load_safetensors_file(path) if path.suffix == ".safetensors" else load_torch_file(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a mapping from names to tensors")
+    return _unwrap(content, str(path))
+
+
+def load_safetensors_file(path: Path) -> Mapping[str, Any]:
+    """Return the tensors of a ``.safetensors`` file by name; raises CheckpointError."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path} as safetensors: {error}; the file may be truncated") from None
+
+
+def load_torch_file(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, on the CPU, without running code from it; raises CheckpointError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = _unsafe_global(str(error))
+        if reason:
+            raise CheckpointError(
+                f"{path} holds Python objects besides tensors{reason}; reading it could run code, so it was refused. "
+                "If you trust it, load it with PyTorch and save its state dict alone"
+            ) from None
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"cannot read {path}: {first_line}; it is truncated or not a PyTorch checkpoint"
+        ) from None
+
+
+def _unsafe_global(message: str) -> str:
+    """Return the name of the refused object in PyTorch's message, worded for ours."""
+    _, found, rest = message.partition("GLOBAL ")
+    return f" ({rest.split()[0]})" if found and rest.split() else ""
+
+
+def _unwrap(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping):
+            content = inner
+            break
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    others = [str(name) for name in content if name not in state]
+    if not state or others:
+        found = f"found {', '.join(others[:5])}{' ...' if len(others) > 5 else ''}" if others else "found nothing"
+        raise CheckpointError(
+            f"{where} is not a checkpoint of weights: expected only tensors, directly or under "
+            f"{' or '.join(WRAPPERS)}; {found}"
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state

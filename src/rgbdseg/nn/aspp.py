@@ -1,0 +1,58 @@
+"""Atrous spatial pyramid pooling with one normalisation over all branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbdseg.errors import UsageError
+
+# B batch, C channels, H height, W width
+
+LEAKY_SLOPE = 0.01
+
+
+class ASPP(nn.Module):
+    """Parallel dilated convolutions and an image-level branch.
+
+    Idea: Chen et al., Rethinking Atrous Convolution, 2017.  The form is that of DeepLabv3 with in-place activated
+    normalisation (Rota Bulò et al., CVPR 2018), which SA-Gate and Malleable 2.5D build on.  It differs from the common
+    one: the branches share one normalisation after concatenation, the image-level branch is *added* after the reduction
+    instead of being concatenated, and activations are leaky (slope 0.01).  No convolution has a bias.
+
+    in_channels -> out_channels; every branch has ``hidden_channels``.  rates: dilations of the 3x3 branches.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int = 256, hidden_channels: int = 256, rates: Sequence[int] = (6, 12, 18)
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Conv2d(in_channels, hidden_channels, 1, bias=False)])
+        for rate in rates:
+            self.branches.append(nn.Conv2d(in_channels, hidden_channels, 3, padding=rate, dilation=rate, bias=False))
+        concatenated = hidden_channels * len(self.branches)
+        self.branch_norm = nn.BatchNorm2d(concatenated)
+        self.reduce = nn.Conv2d(concatenated, out_channels, 1, bias=False)
+        self.image_conv = nn.Conv2d(in_channels, hidden_channels, 1, bias=False)
+        self.image_norm = nn.BatchNorm2d(hidden_channels)
+        self.image_reduce = nn.Conv2d(hidden_channels, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return (B, out_channels, H, W).  In training a batch needs two images: the image level has one value each.
+
+        Raises UsageError for a single image in training without synchronised normalisation.
+        """
+        if self.image_norm.training and type(self.image_norm) is nn.BatchNorm2d and x_BCHW.shape[0] == 1:
+            raise UsageError(
+                "training on one image per step is not possible: the image-level normalisation needs at least two; "
+                "use a batch of 2 or more, or synchronised normalisation over several devices"
+            )
+        local = torch.cat([branch(x_BCHW) for branch in self.branches], dim=1)
+        local = self.reduce(functional.leaky_relu(self.branch_norm(local), LEAKY_SLOPE))
+        image = self.image_norm(self.image_conv(x_BCHW.mean(dim=(2, 3), keepdim=True)))
+        image = self.image_reduce(functional.leaky_relu(image, LEAKY_SLOPE))
+        return functional.leaky_relu(self.norm(local + image), LEAKY_SLOPE)

@@ -1,0 +1,81 @@
+"""How an image is looked at when it is evaluated or predicted; free of torch, so that recipes load in an instant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+from rgbdseg.errors import UsageError, unknown_name
+
+Mode = Literal["whole", "sliding"]
+Combination = Literal["softmax", "sagate", "malleable"]
+
+_COMBINATION_TEXT = {
+    "softmax": "softmax per view, averaged over views (softmax)",
+    "sagate": "exp of summed flip logits, summed over windows and scales (sagate)",
+    "malleable": "softmax of averaged flip logits, summed over windows and scales (malleable)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationProtocol:
+    """The views of one image and how their logits become one score map.
+
+    ``softmax`` averages the class probabilities of all views: over the mirror image, over the windows that cover a
+    pixel, and over scales.  ``sagate`` is the rule behind the published SA-Gate and CMX numbers: logits of the image
+    and its mirror are added, exponentiated, and summed over windows and scales without dividing by the overlap.
+    ``malleable`` is the rule of the published Malleable 2.5D numbers: logits of the image and its mirror are averaged,
+    turned into probabilities, and summed without dividing by the overlap.
+
+    Args:
+        mode: 'whole' runs the image in one piece, padded to what the model can take; 'sliding' runs windows of
+            crop_size over it.
+        crop_size: (height, width) of the sliding window; needed in 'sliding' mode only.
+        stride_rate: step between windows as a fraction of the window, above 0 and at most 1; rounded up to pixels.
+        scales: the image is resized by each of them; sides become round(side * scale).
+        flip: also look at the horizontal mirror image.
+        combination: softmax, sagate or malleable; see above.
+        window_batch: at most that many views (windows and mirror images) go through the model at once.
+    """
+
+    mode: Mode = "whole"
+    crop_size: tuple[int, int] | None = None
+    stride_rate: float = 2 / 3
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    combination: Combination = "softmax"
+    window_batch: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise unknown_name("evaluation mode", str(self.mode), get_args(Mode))
+        if self.combination not in get_args(Combination):
+            raise unknown_name("combination", str(self.combination), get_args(Combination))
+        if self.mode == "sliding" and self.crop_size is None:
+            raise UsageError("sliding evaluation has no crop_size; give the window as (height, width)")
+        if self.crop_size is not None and (len(self.crop_size) != 2 or min(self.crop_size) < 1):
+            raise UsageError(f"crop_size is {self.crop_size}; expected (height, width) in pixels")
+        if not 0 < self.stride_rate <= 1:
+            raise UsageError(f"stride_rate is {self.stride_rate}; expected a number above 0 and at most 1")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise UsageError(f"scales are {self.scales}; expected one or more positive numbers")
+        if self.window_batch < 1:
+            raise UsageError(f"window_batch is {self.window_batch}; expected at least 1")
+
+    def describe(self) -> str:
+        """Return one line that names everything a reader needs to repeat the number."""
+        if self.mode == "sliding":
+            assert self.crop_size is not None
+            view = f"sliding {self.crop_size[0]}x{self.crop_size[1]}, stride rate {self.stride_rate:.3g}"
+        else:
+            view = "whole image"
+        scales = " ".join(f"{scale:g}" for scale in self.scales)
+        flip = "flip" if self.flip else "no flip"
+        return f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }

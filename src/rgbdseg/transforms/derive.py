@@ -1,0 +1,33 @@
+"""Rasters that are computed from others."""
+
+from __future__ import annotations
+
+import torch
+
+from rgbdseg.errors import DataError
+from rgbdseg.geometry.hha import INDOOR, HHAParameters, encode_hha
+from rgbdseg.sample import RGBDSample
+
+
+def with_hha(sample: RGBDSample, parameters: HHAParameters = INDOOR) -> RGBDSample:
+    """Return the sample with HHA computed from its depth, camera and, where present, raw depth.
+
+    A sample that already has HHA is returned as it is.  The whole frame is needed: computed from a crop, gravity and
+    the height of the floor would be those of the crop.  Raises DataError when depth or camera is missing.
+    """
+    if sample.hha is not None:
+        return sample
+    if sample.depth_m is None:
+        raise DataError(f"sample '{sample.sample_id}' has no depth, which HHA is computed from; give a depth map")
+    if sample.camera is None:
+        raise DataError(
+            f"sample '{sample.sample_id}' has no camera, which HHA is computed with; "
+            "give the intrinsics fx,fy,cx,cy in pixels"
+        )
+    hha = encode_hha(
+        sample.depth_m[None],
+        torch.tensor([sample.camera.as_tuple()], dtype=torch.float64),
+        raw_depth_m=None if sample.raw_depth_m is None else sample.raw_depth_m[None],
+        parameters=parameters,
+    )
+    return sample.replace(hha=hha[0])

@@ -1,0 +1,144 @@
+"""Spatial moves of a whole sample: every raster by its own rule, and the camera with the pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
+
+
+def resize_raster(raster: Tensor, size: tuple[int, int], interpolation: Literal["bilinear", "nearest"]) -> Tensor:
+    """Resize (..., C, H, W) to ``size`` (height, width); no antialiasing, the dtype is kept.
+
+    Bilinear has half-pixel centres; for uint8 it gives the very grey levels of OpenCV's fixed-point resize, with which
+    the published loaders and evaluators work.  Nearest takes the source floor(x / scale), as they do.
+    """
+    if tuple(raster.shape[-2:]) == size:
+        return raster
+    if interpolation == "nearest":
+        for dim, length in ((-2, size[0]), (-1, size[1])):
+            # Whole numbers, since x / scale in float32 falls below some whole numbers that it should reach.
+            source = torch.arange(length, device=raster.device) * raster.shape[dim] // length
+            raster = raster.index_select(dim, source)
+        return raster
+    if raster.dtype == torch.uint8:
+        return _resize_uint8(raster, size)
+    return tvf.resize(raster, list(size), InterpolationMode.BILINEAR, antialias=False)
+
+
+def linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two source positions and the second one's weight for each of ``target`` positions along one axis.
+
+    Half-pixel centres, no antialiasing; both positions are the border itself outside the outermost centres.
+    low, high: int64 (target,).  fraction: float32 (target,) in [0, 1).
+    """
+    # float64 on the CPU, so that every device takes the same positions.
+    position = (torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    below = position.floor()
+    low = below.long()
+    fraction = (position - below).float()
+    return (
+        low.clamp(0, source - 1).to(device),
+        (low + 1).clamp(0, source - 1).to(device),
+        fraction.to(device),
+    )
+
+
+def _resize_uint8(raster: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear in OpenCV's fixed point: 11-bit weights, 4 bits dropped after the columns, 16 + 2 after the rows."""
+    low, high, weight_low, weight_high = _fixed_point_taps(raster.shape[-1], size[1], raster.device)
+    wide = raster.int()
+    rows = wide.index_select(-1, low).mul_(weight_low).add_(wide.index_select(-1, high).mul_(weight_high))
+    rows = rows.bitwise_right_shift_(4)
+    low, high, weight_low, weight_high = _fixed_point_taps(raster.shape[-2], size[0], raster.device)
+    upper = rows.index_select(-2, low).mul_(weight_low[:, None]).bitwise_right_shift_(16)
+    lower = rows.index_select(-2, high).mul_(weight_high[:, None]).bitwise_right_shift_(16)
+    return upper.add_(lower).add_(2).bitwise_right_shift_(2).to(torch.uint8)
+
+
+def _fixed_point_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    low, high, fraction = linear_taps(source, target, device)
+    return low, high, (2048 * (1 - fraction)).round_().int(), (2048 * fraction).round_().int()
+
+
+def resize(sample: RGBDSample, size: tuple[int, int]) -> RGBDSample:
+    """Resize all rasters to ``size`` (height, width)."""
+    if sample.size == size:
+        return sample
+    changes: dict[str, object] = {
+        name: resize_raster(raster, size, RASTERS[name].interpolation) for name, raster in sample.rasters()
+    }
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.resized(sample.size, size)
+    return sample.replace(**changes)
+
+
+def rescale(sample: RGBDSample, scale: float) -> RGBDSample:
+    """Resize to ``int(side * scale)`` per side, at least one pixel."""
+    height, width = sample.size
+    return resize(sample, (max(1, int(height * scale)), max(1, int(width * scale))))
+
+
+def flip_horizontal(sample: RGBDSample) -> RGBDSample:
+    """Mirror left and right.
+
+    HHA is mirrored like an image: disparity, height and the angle to gravity do not change under a mirror.
+    """
+    changes: dict[str, object] = {name: raster.flip(-1) for name, raster in sample.rasters()}
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.flipped(sample.size[1])
+    return sample.replace(**changes)
+
+
+def flip_batch(batch: RGBDBatch) -> RGBDBatch:
+    """Mirror a packed batch left and right, its border included; the cameras follow."""
+    camera = batch.camera
+    if camera is not None:
+        camera = camera.clone()
+        camera[:, 2] = batch.rgb.shape[-1] - 1 - camera[:, 2]
+    return dataclasses.replace(
+        batch,
+        rgb=batch.rgb.flip(-1),
+        geometry=None if batch.geometry is None else batch.geometry.flip(-1),
+        camera=camera,
+        label=None if batch.label is None else batch.label.flip(-1),
+        depth_m=None if batch.depth_m is None else batch.depth_m.flip(-1),
+    )
+
+
+def crop(sample: RGBDSample, top: int, left: int, height: int, width: int) -> RGBDSample:
+    """Cut out rows top..top+height and columns left..left+width; the area must lie inside the sample."""
+    rows, columns = sample.size
+    assert 0 <= top <= top + height <= rows, (top, height, rows)
+    assert 0 <= left <= left + width <= columns, (left, width, columns)
+    changes: dict[str, object] = {
+        name: raster[..., top : top + height, left : left + width] for name, raster in sample.rasters()
+    }
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.cropped(top, left)
+    return sample.replace(**changes)
+
+
+def pad(sample: RGBDSample, top: int, left: int, bottom: int, right: int) -> RGBDSample:
+    """Add a border with each raster's own fill value (RGB, HHA and depth 0, label 255)."""
+    if not (top or left or bottom or right):
+        return sample
+    changes: dict[str, object] = {
+        name: torch.nn.functional.pad(raster, (left, right, top, bottom), value=RASTERS[name].fill)
+        for name, raster in sample.rasters()
+    }
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.cropped(-top, -left)
+    return sample.replace(**changes)
+
+
+def centred_margins(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right) that centre ``size`` in ``target``; the odd pixel goes below and right."""
+    rows, columns = max(0, target[0] - size[0]), max(0, target[1] - size[1])
+    return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2

@@ -1,0 +1,219 @@
+"""Pictures and point clouds of samples and predictions.
+
+Images are NumPy uint8 (H, W, 3) in RGB order; label maps are uint8 (H, W) with 255 for void.  CPU tensors are taken
+as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rgbdseg.errors import DataError
+from rgbdseg.files import atomic_path
+from rgbdseg.geometry.backproject import backproject
+from rgbdseg.labels import IGNORE_INDEX, RGB
+from rgbdseg.sample import RGBDSample
+
+# H height, W width, N points
+
+Picture = NDArray[np.uint8]
+"""uint8 (H, W, 3), RGB."""
+
+# Near is bright and warm, far is dark and cold; lightness falls evenly, so that equal steps of depth look equal.
+_DEPTH_COLOURS = (
+    (252, 244, 182), (252, 200, 112), (246, 152, 82), (226, 103, 82), (190, 62, 98), (143, 40, 113), (96, 31, 111),
+    (54, 22, 88), (22, 14, 52),
+)  # fmt: skip
+
+_BACKGROUND = (255, 255, 255)
+_INK = (32, 32, 32)
+_GAP_PX = 6
+
+
+def picture(rgb: Tensor) -> Picture:
+    """Turn a sample's rgb, uint8 (3, H, W), into a picture (H, W, 3)."""
+    return np.ascontiguousarray(rgb.cpu().numpy().transpose(1, 2, 0))
+
+
+def colourise(label: ArrayLike, palette: Sequence[RGB]) -> Picture:
+    """Paint a label map, uint8 (H, W), in the palette's colours; void (255) is black.
+
+    Raises DataError for a value that is neither in the palette nor 255.
+    """
+    values = _label_map(label)
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    unknown = np.bincount(values.ravel(), minlength=256)[len(palette) : IGNORE_INDEX].nonzero()[0]
+    if unknown.size:
+        raise DataError(
+            f"label value {len(palette) + int(unknown[0])} has no colour; expected 0..{len(palette) - 1}, or "
+            f"{IGNORE_INDEX} for void"
+        )
+    return table[values]
+
+
+def overlay(rgb: ArrayLike, coloured: ArrayLike, alpha: float = 0.5) -> Picture:
+    """Lay a coloured label map over a picture of the same size; alpha 0 shows the picture, 1 the labels."""
+    below, above = np.asarray(rgb), np.asarray(coloured)
+    if below.shape != above.shape:
+        raise DataError(f"picture {below.shape} and label picture {above.shape} differ in size; expected the same")
+    assert 0 <= alpha <= 1, alpha
+    return np.rint(below * (1 - alpha) + above * alpha).astype(np.uint8)
+
+
+def depth_image(depth_m: ArrayLike, near_m: float | None = None, far_m: float | None = None) -> Picture:
+    """Paint depth in metres, (H, W) or (1, H, W): near bright and warm, far dark; no reading (0) is black.
+
+    near_m, far_m: ends of the scale; by default the 2nd and 98th percentile of the readings.
+    """
+    depth = np.asarray(depth_m, dtype=np.float32)
+    depth = depth.reshape(depth.shape[-2:])
+    valid = np.isfinite(depth) & (depth > 0)
+    if not valid.any():
+        return np.zeros((*depth.shape, 3), dtype=np.uint8)
+    low, high = np.percentile(depth[valid], (2, 98))
+    low = low if near_m is None else near_m
+    high = high if far_m is None else far_m
+    position = np.clip((np.where(valid, depth, low) - low) / max(high - low, 1e-6), 0, 1)
+    return np.where(valid[..., None], _depth_table()[np.rint(255 * position).astype(np.intp)], 0).astype(np.uint8)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[ArrayLike]],
+    column_captions: Sequence[str] = (),
+    row_captions: Sequence[str] = (),
+    cell_width: int | None = None,
+) -> Picture:
+    """Arrange pictures in a grid, captions above the columns and above each row.
+
+    cell_width: every picture is scaled to this width in pixels; default the width of the first picture.
+    """
+    assert rows, "a contact sheet needs at least one row"
+    pictures = [[Image.fromarray(np.asarray(cell, dtype=np.uint8)) for cell in row] for row in rows]
+    width = cell_width or pictures[0][0].width
+    pictures = [[_scaled(cell, width) for cell in row] for row in pictures]
+    font = ImageFont.load_default(max(10, width // 20))
+    line = math.ceil(font.getbbox("Ag")[3]) + _GAP_PX
+    row_line = line if row_captions else 0
+    columns = max(len(row) for row in pictures)
+    heights = [max(cell.height for cell in row) for row in pictures]
+    top = line if column_captions else _GAP_PX
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + _GAP_PX) + _GAP_PX, top + sum(height + _GAP_PX + row_line for height in heights)),
+        _BACKGROUND,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for index, caption in enumerate(column_captions):
+        draw.text((_GAP_PX + index * (width + _GAP_PX), _GAP_PX // 2), caption, _INK, font)
+    for index, row in enumerate(pictures):
+        if index < len(row_captions):
+            draw.text((_GAP_PX, top), row_captions[index], _INK, font)
+        top += row_line
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_GAP_PX + column * (width + _GAP_PX), top))
+        top += heights[index] + _GAP_PX
+    return np.asarray(sheet)
+
+
+def legend(class_names: Sequence[str], palette: Sequence[RGB], columns: int = 5, cell_width: int = 150) -> Picture:
+    """Return a picture of colour patches with the classes' names, row by row."""
+    font = ImageFont.load_default(12)
+    patch = 16
+    rows = -(-len(class_names) // columns)
+    sheet = Image.new("RGB", (columns * cell_width, rows * (patch + _GAP_PX) + _GAP_PX), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for index, (name, colour) in enumerate(zip(class_names, palette, strict=True)):
+        left = (index % columns) * cell_width + _GAP_PX
+        top = (index // columns) * (patch + _GAP_PX) + _GAP_PX
+        draw.rectangle((left, top, left + patch - 1, top + patch - 1), fill=colour)
+        draw.text((left + patch + _GAP_PX, top), name, _INK, font)
+    return np.asarray(sheet)
+
+
+def save_png(path: str | Path, image: ArrayLike) -> None:
+    """Write a picture (H, W, 3) or a label map (H, W), uint8, as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.asarray(image, dtype=np.uint8)).save(temporary, format="PNG")
+
+
+def labelled_point_cloud(
+    sample: RGBDSample, prediction: ArrayLike, palette: Sequence[RGB]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Lift the labelled pixels that have a depth reading into the camera's frame, row by row.
+
+    prediction: uint8 (H, W).  Returns xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colours uint8 (N, 3) of
+    the labels, and labels uint8 (N,).  Raises DataError for a sample without depth or camera.
+    """
+    if sample.depth_m is None or sample.camera is None:
+        missing = "depth" if sample.depth_m is None else "camera"
+        raise DataError(f"sample '{sample.sample_id}' has no {missing}; a point cloud needs depth and a camera")
+    labels = _label_map(prediction)
+    if labels.shape != sample.size:
+        raise DataError(f"prediction {labels.shape} and sample {sample.size} differ in size; expected the same")
+    camera = torch.tensor([sample.camera.as_tuple()], dtype=torch.float32, device=sample.depth_m.device)
+    xyz_cam_m = backproject(sample.depth_m[None], camera)[0].cpu().numpy()
+    valid = xyz_cam_m[2] > 0
+    return (
+        np.ascontiguousarray(xyz_cam_m[:, valid].T, dtype=np.float32),
+        colourise(labels, palette)[valid],
+        labels[valid],
+    )
+
+
+def write_ply(
+    path: str | Path,
+    xyz_cam_m: NDArray[np.float32],
+    colours: NDArray[np.uint8],
+    labels: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write a binary little-endian PLY point cloud, atomically.
+
+    xyz_cam_m: (N, 3) in metres.  colours: uint8 (N, 3).  labels: uint8 (N,), a further vertex property ``label``.
+    """
+    count = len(xyz_cam_m)
+    assert xyz_cam_m.shape == colours.shape == (count, 3), (xyz_cam_m.shape, colours.shape)
+    names = {"x": "float", "y": "float", "z": "float", "red": "uchar", "green": "uchar", "blue": "uchar"}
+    columns = [*xyz_cam_m.T, *colours.T]
+    if labels is not None:
+        assert labels.shape == (count,), labels.shape
+        names["label"] = "uchar"
+        columns.append(labels)
+    vertices = np.empty(count, dtype=[(name, "<f4" if kind == "float" else "u1") for name, kind in names.items()])
+    for name, column in zip(names, columns, strict=True):
+        vertices[name] = column
+    properties = "".join(f"property {kind} {name}\n" for name, kind in names.items())
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n{properties}end_header\n"
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(header.encode("ascii"))
+        file.write(vertices.tobytes())
+
+
+def _label_map(label: ArrayLike) -> NDArray[np.uint8]:
+    values = np.asarray(label)
+    assert values.ndim == 2, values.shape
+    assert values.dtype == np.uint8, values.dtype
+    return values
+
+
+def _depth_table() -> Picture:
+    anchors = np.array(_DEPTH_COLOURS, dtype=np.float64)
+    position = np.linspace(0, len(anchors) - 1, 256)
+    channels = [np.interp(position, np.arange(len(anchors)), channel) for channel in anchors.T]
+    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+
+
+def _scaled(cell: Image.Image, width: int) -> Image.Image:
+    cell = cell.convert("RGB")
+    if cell.width == width:
+        return cell
+    # Nearest keeps the flat colours of label pictures; previews of photographs lose little by it.
+    return cell.resize((width, max(1, round(cell.height * width / cell.width))), Image.Resampling.NEAREST)

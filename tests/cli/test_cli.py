@@ -1,0 +1,314 @@
+"""The command line as a user meets it: what works, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rgbdseg.cli.main import COMMANDS, main, plain_message
+from rgbdseg.errors import DataError
+from rgbdseg.models.catalog import create_model
+from rgbdseg.models.published import to_published
+from tests.synthetic import make_camera, make_scene, write_depth, write_tree
+
+SIZE = (40, 48)
+CAMERA = ",".join(map(str, make_camera(SIZE).as_tuple()))
+QUICK = [
+    "--schedule.epochs", "2", "--schedule.iterations_per_epoch", "1", "--schedule.warmup_epochs", "0",
+    "--schedule.checkpoint_every_epochs", "1", "--loader.batch_size", "2", "--augmentation.crop_size", "[32,32]",
+    "--hardware.threads", "1",
+]  # fmt: skip
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    # A command that should have been refused must not leave a run in the checkout.
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: object) -> Result:
+        status = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "my tree"
+    write_tree(root, count=5, size=SIZE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_folder(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "my run"
+    assert main(["train", "demo", "--data", str(tree), "--out", str(out), *QUICK]) == 0
+    return out
+
+
+def expect_error(result: Result, *words: str, status: int = 1) -> None:
+    code, _, err = result
+    assert code == status
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["recipes"], ["train", "--help"], ["evaluate", "--help"]]
+)
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom rgbdseg.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "rgbdseg" in done.stdout or "recipe" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([command, "--help"])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    assert status == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_unknown_names_get_a_suggestion(call: Callable[..., Result], tree: Path, tmp_path: Path) -> None:
+    expect_error(call("trian"), "unknown command 'trian'; did you mean 'train'?")
+    expect_error(call("train", "sagate-nyuv2-408", "--data", tree), "did you mean 'sagate-nyuv2-480'?")
+    expect_error(
+        call("train", "demo", "--data", tree, "--model.name", "sagate_resnet118", "--out", tmp_path / "x"),
+        "unknown model 'sagate_resnet118'; did you mean 'sagate_resnet1",
+    )
+    expect_error(call("train", "demo", "--data", tree, "--optimizer.learning_rat", "1"), "'optimizer.learning_rate'?")
+    expect_error(call("models", "xyz*"), "no model matches 'xyz*'")
+    assert not (tmp_path / "x").exists()
+
+
+def test_bad_values_name_the_key(call: Callable[..., Result], tree: Path, tmp_path: Path) -> None:
+    train = ("train", "demo", "--data", tree, "--out", tmp_path / "x")
+    expect_error(call(*train, "--loader.batch_size", "many"), "loader.batch_size", "many")
+    expect_error(call(*train, "--loader.batch_size", "0"), "loader.batch_size is 0; expected a positive number")
+    expect_error(call(*train, "--hardware.accumulate", "3"), "batch_size 8 is not divisible by 3")
+    expect_error(call(*train, "--ema_decay", "1.5"), "ema_decay is 1.5")
+    expect_error(call(*train, "--evaluation.scales", "[0]"), "scales")
+    assert not (tmp_path / "x").exists()
+
+
+def test_wrong_places(call: Callable[..., Result], tree: Path, tmp_path: Path, run_folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    expect_error(call("train", "demo", "--data", tmp_path / "nowhere"), "nowhere")
+    expect_error(call("train", "demo", "--data", tmp_path / "empty"), "empty")
+    expect_error(call("train", "demo"), "--data")
+    expect_error(call("check", tmp_path / "nowhere"), "nowhere")
+    expect_error(call("evaluate", tmp_path / "nowhere"), "no checkpoint or run folder")
+    expect_error(call("evaluate", run_folder, "--split", "tset", "--workers", "0"), "did you mean 'test'?")
+    expect_error(call("evaluate", run_folder, "--epochs", "7-9"), "no checkpoint of epochs 7-9; it has: 1, 2")
+    expect_error(call("evaluate", run_folder, "--epochs", "last"), "'last' is not understood")
+    expect_error(call("info", tree / "dataset.json"), "not a PyTorch checkpoint")
+    expect_error(call("train", "--out", tmp_path / "none", "--resume"), "no run to resume")
+
+
+def test_a_run_folder_is_never_overwritten(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
+    before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    expect_error(call("train", "demo", "--data", tree, "--out", run_folder, *QUICK), "--resume")
+    assert (run_folder / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_resumed_run_keeps_its_configuration(call: Callable[..., Result], run_folder: Path) -> None:
+    expect_error(
+        call("train", "--out", run_folder, "--resume", "--optimizer.learning_rate", "0.5"),
+        "a resumed run cannot change optimizer.learning_rate (optimizer.learning_rate was 0.001, now 0.5)",
+    )
+    expect_error(call("train", "demo-rgb-only", "--out", run_folder, "--resume"), "was started with 'demo'")
+    status, out, _ = call("train", "--out", run_folder, "--resume", "--loader.workers", "0")
+    assert status == 0
+    assert "resuming after iteration 2" in out
+
+
+def test_stored_config_can_be_run_again(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    status, _, err = call("train", run_folder / "config.yaml", "--out", tmp_path / "again")
+    assert status == 0, err
+    stored, again = (yaml.safe_load((r / "config.yaml").read_text()) for r in (run_folder, tmp_path / "again"))
+    assert stored == again
+    weights = [
+        torch.load(r / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for r in (run_folder, tmp_path / "again")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_evaluate_writes_what_it_prints(
+    call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    status, out, err = call(
+        "evaluate", run_folder, "--epochs", "1-2", "--workers", "0", "--out", tmp_path, "--save", tmp_path / "p",
+        "--scales", "0.5", "1", "--flip", "--protocol", "sagate", "--crop", "32",
+    )  # fmt: skip
+    assert status == 0, err
+    results = [json.loads((tmp_path / f"epoch-{n}-test.json").read_text()) for n in (1, 2)]
+    assert [r["epoch"] for r in results] == [1, 2]
+    assert results[0]["protocol"]["combination"] == "sagate"
+    assert results[0]["protocol"]["crop_size"] == [32, 32]
+    assert "sliding 32x32" in out
+    assert "(sagate)" in out
+    assert f"mIoU {100 * results[1]['mean_iou']:.2f}" in out
+    # The saved predictions are those that were counted.
+    confusion = np.zeros((4, 4), dtype=int)
+    for index in (3, 4):
+        stored = np.array(Image.open(tree / "Label" / f"{index}.png")).astype(int)
+        predicted = np.array(Image.open(tmp_path / "p" / "label" / f"{index}.png"))
+        valid = stored > 0
+        np.add.at(confusion, (stored[valid] - 1, predicted[valid]), 1)
+    assert confusion.tolist() == results[1]["confusion"]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    for index in range(2):
+        scene = make_scene(index, SIZE)
+        (tmp_path / "colour").mkdir(exist_ok=True)
+        Image.fromarray(scene.rgb).save(tmp_path / "colour" / f"f {index}.png")
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        write_depth(tmp_path / "depth", f"f {index}", scene.depth_m, "mm16")
+    return tmp_path
+
+
+def test_predict_a_folder(call: Callable[..., Result], run_folder: Path, recording: Path) -> None:
+    out = recording / "my labels"
+    command = (
+        "predict", run_folder, "--rgb", recording / "colour", "--depth", recording / "depth", "--camera", CAMERA,
+        "--out", out,
+    )  # fmt: skip
+    status, _, err = call(*command)
+    assert status == 0, err
+    label = np.array(Image.open(out / "label" / "f 0.png"))
+    assert label.shape == SIZE
+    assert label.max() < 4
+    header = (out / "cloud" / "f 1.ply").read_bytes().split(b"end_header\n")[0].decode()
+    assert f"element vertex {SIZE[0] * SIZE[1]}" in header
+    assert (out / "overlay" / "f 1.png").is_file()
+    expect_error(call(*command), "already holds a prediction of 'f 0'", "--force")
+    # The same preprocessing as in evaluation: predict on a frame of the dataset equals evaluate --save.
+    assert call(*command, "--force")[0] == 0
+
+
+def test_predict_equals_evaluate(call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path) -> None:
+    assert call("evaluate", run_folder, "--workers", "0", "--out", tmp_path, "--save", tmp_path / "e")[0] == 0
+    status, _, err = call(
+        "predict", run_folder, "--rgb", tree / "RGB" / "4.png", "--depth", tree / "Depth" / "4.png", "--camera", CAMERA,
+        "--out", tmp_path / "p",
+    )  # fmt: skip
+    assert status == 0, err
+    for kind in ("label", "colour"):
+        evaluated, predicted = (np.array(Image.open(tmp_path / place / kind / "4.png")) for place in ("e", "p"))
+        assert np.array_equal(evaluated, predicted)
+
+
+def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, recording: Path) -> None:
+    def predict(*arguments: object) -> Result:
+        return call("predict", run_folder, "--out", recording / "out", *arguments)
+
+    rgb, depth = recording / "colour" / "f 0.png", recording / "depth" / "f 0.png"
+    pair = ("--rgb", rgb, "--depth", depth)
+    expect_error(predict("--rgb", rgb), "needs depth", "--depth")
+    expect_error(predict(*pair), "--camera")
+    expect_error(predict(*pair, "--camera", "1,2,3"), "expected four numbers")
+    expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "furlong"), "furlong")
+    expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "m"), "median depth", "millimetres")
+    expect_error(predict("--rgb", recording / "no.png", "--depth", depth), "does not exist")
+    expect_error(predict("--rgb", recording / "colour", "--depth", depth), "both be folders")
+    (recording / "void").mkdir()
+    expect_error(predict("--rgb", recording / "void", "--depth", recording / "depth"), "holds no images")
+    expect_error(predict("--rgb", recording / "colour", "--depth", recording / "void"), "no depth map of the same name")
+    Image.fromarray(np.zeros((20, 20), np.uint16)).save(recording / "small.png")
+    expect_error(predict("--rgb", rgb, "--depth", recording / "small.png", "--camera", CAMERA), "20x20", "40x48")
+    (recording / "cut.png").write_bytes(rgb.read_bytes()[:200])
+    expect_error(predict("--rgb", recording / "cut.png", "--depth", depth, "--camera", CAMERA), "cut.png")
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(recording / "colour depth.png")
+    expect_error(predict("--rgb", rgb, "--depth", recording / "colour depth.png", "--camera", CAMERA), "depth map")
+    expect_error(predict(*pair, "--camera", CAMERA, "--device", "cuda:7"), "cuda:7")
+    assert not (recording / "out").exists()
+
+
+def test_convert_and_use_a_published_checkpoint(call: Callable[..., Result], recording: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("sagate_resnet18", 13)
+    published = tmp_path / "epoch-400.pth"
+    state = {f"module.{name}": value for name, value in to_published(model).items()}
+    torch.save({"model": state, "epoch": 400, "iteration": 39200}, published)
+    target = tmp_path / "sagate.safetensors"
+    assert call("convert", "sagate_resnet18", published, target, "--label-set", "nyu13")[0] == 0
+    expect_error(call("convert", "sagate_resnet18", published, target, "--label-set", "nyu13"), "--force")
+    expect_error(call("convert", "sagate_resnet18", published, tmp_path / "x.safetensors"), "13", "40")
+    expect_error(call("convert", "sagate_resnet18", published, tmp_path / "x.pth"), ".safetensors")
+    expect_error(call("evaluate", published, "--data", tmp_path), "rgbdseg convert")
+    status, out, _ = call("info", target)
+    assert status == 0
+    assert "sagate_resnet18" in out
+    assert "13 of nyu13" in out
+    status, _, err = call(
+        "predict", target, "--rgb", recording / "colour", "--depth", recording / "depth", "--camera", CAMERA,
+        "--out", tmp_path / "labels",
+    )  # fmt: skip
+    assert status == 0, err
+    assert len(list((tmp_path / "labels" / "label").iterdir())) == 2
+
+
+def test_evaluate_refuses_other_classes(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path / "other", count=3, size=SIZE, classes=("floor", "wall", "cat"))
+    expect_error(call("evaluate", run_folder, "--data", tmp_path / "other", "--workers", "0"), "same label set")
+
+
+def test_damaged_frame_is_named_also_from_a_loader_process(
+    call: Callable[..., Result], run_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    write_tree(root, count=3, size=SIZE)
+    image = root / "RGB" / "2.png"
+    image.write_bytes(image.read_bytes()[:100])
+    expect_error(call("evaluate", run_folder, "--data", root, "--workers", "0"), "RGB/2.png")
+    wrapped = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x"\nrgbdseg.errors.DataError: RGB/2.png is damaged: a: b\n'
+    )
+    assert plain_message(wrapped) == "RGB/2.png is damaged: a: b"
+    status, out, _ = call("check", root, "--workers", "0")
+    assert status == 1
+    assert "RGB/2.png" in out
+
+
+def test_recipes_print_a_config_that_train_accepts(call: Callable[..., Result], tree: Path, tmp_path: Path) -> None:
+    status, out, _ = call("recipes", "demo-rgb-only")
+    assert status == 0
+    (tmp_path / "mine.yaml").write_text(out)
+    status, _, err = call("train", tmp_path / "mine.yaml", "--data", tree, "--out", tmp_path / "run", *QUICK)
+    assert status == 0, err
+    (tmp_path / "bad.yaml").write_text(out + "learning_rate: 1\n")
+    expect_error(call("train", tmp_path / "bad.yaml", "--data", tree), "unknown config key 'learning_rate'")
+
+
+def test_bugs_are_reported_as_such(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rgbdseg.cli.models.run", lambda arguments: 1 // 0)
+    monkeypatch.delenv("RGBDSEG_TRACEBACK", raising=False)
+    expect_error(call("models"), "bug in rgbdseg: ZeroDivisionError", "RGBDSEG_TRACEBACK", status=70)

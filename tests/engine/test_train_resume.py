@@ -1,0 +1,163 @@
+"""A run that is stopped and continued must end bit for bit where an uninterrupted one ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rgbdseg.config import (
+    AugmentationConfig,
+    HardwareConfig,
+    LoaderConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from rgbdseg.engine.callbacks import Interrupted, RunCheckpoints
+from rgbdseg.engine.checkpoint import load_torch
+from rgbdseg.engine.run_folder import RunFolder
+from rgbdseg.engine.task import SegmentationTask
+from rgbdseg.engine.train import train
+from tests.synthetic import write_tree
+
+EPOCHS, PER_EPOCH = 2, 3
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "tree with space"
+    write_tree(root, count=5, size=(40, 48))
+    return root
+
+
+def tiny_config(tree: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        recipe="tiny",
+        data=str(tree),
+        # Dropout in the decoder makes the test sensitive to the state of the random generator.
+        model=ModelConfig("deeplabv3plus_resnet18"),
+        loader=LoaderConfig(batch_size=2, workers=0),
+        augmentation=AugmentationConfig(crop_size=(32, 32), scales=(0.75, 1.25), brightness=0.2),
+        schedule=ScheduleConfig(
+            epochs=EPOCHS, iterations_per_epoch=PER_EPOCH, warmup_epochs=1, validate_every_epochs=1
+        ),
+        hardware=HardwareConfig(accelerator="cpu", threads=1),
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Act once, inside the first pass of the optimiser step that follows ``step`` completed ones."""
+    original = SegmentationTask.training_step
+    acted: list[int] = []
+
+    def training_step(self: SegmentationTask, batch: object, batch_idx: int) -> object:
+        if self.global_step == step and not acted:
+            acted.append(step)
+            act()
+        return original(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentationTask, "training_step", training_step)
+
+
+def assert_same_result(first: RunFolder, second: RunFolder) -> None:
+    one, two = load_torch(first.last), load_torch(second.last)
+    assert one["global_step"] == two["global_step"] == EPOCHS * PER_EPOCH
+    assert one["rgbdseg"]["progress"] == {"iteration": EPOCHS * PER_EPOCH, "epoch": EPOCHS}
+    for name, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, two["state_dict"][name]), name
+    states = [c["optimizer_states"][0]["state"] for c in (one, two)]
+    for index, state in states[0].items():
+        assert torch.equal(state["momentum_buffer"], states[1][index]["momentum_buffer"])
+    assert one["lr_schedulers"] == two["lr_schedulers"]
+
+
+def read_log(run: RunFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in run.log.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(tiny_config(tree), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("step", [1, PER_EPOCH - 1, PER_EPOCH + 1])
+def test_ctrl_c_saves_and_resume_continues_exactly(
+    tree: Path, whole_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(tiny_config(tree), tmp_path / "run")
+    # The step that was running when the signal came is finished and saved.
+    assert load_torch(RunFolder(tmp_path / "run").last)["global_step"] == step + 1
+    resumed = train(tiny_config(tree), tmp_path / "run", resume=True)
+    assert_same_result(whole_run, resumed)
+    assert [e["miou"] for e in read_log(resumed) if "miou" in e][-1] == read_log(whole_run)[-1]["miou"]
+
+
+def test_killed_run_resumes_from_the_end_of_the_last_epoch(
+    tree: Path, whole_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, PER_EPOCH + 1, kill)
+        with pytest.raises(Killed):
+            train(tiny_config(tree), tmp_path / "run")
+    assert load_torch(RunFolder(tmp_path / "run").last)["global_step"] == PER_EPOCH
+    resumed = train(tiny_config(tree), tmp_path / "run", resume=True)
+    assert_same_result(whole_run, resumed)
+    iterations = [e["iteration"] for e in read_log(resumed)]
+    assert iterations == sorted(iterations)
+
+
+def test_accumulation_and_ema_resume_exactly(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(
+        tree,
+        ema_decay=0.5,
+        loader=LoaderConfig(batch_size=4, workers=0),
+        hardware=HardwareConfig(accelerator="cpu", threads=1, accumulate=2),
+    )
+    whole = train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, PER_EPOCH + 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    resumed = train(config, tmp_path / "run", resume=True)
+    assert_same_result(whole, resumed)
+    # state_dict holds the average, which must differ from the trained weights kept beside it.
+    saved = load_torch(resumed.last)
+    name = "model.decoder.classifier.weight"
+    assert name in saved["state_dict"]
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+
+
+def test_signals_are_given_back(tree: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(tiny_config(tree, schedule=ScheduleConfig(epochs=1, iterations_per_epoch=1, warmup_epochs=0)), tmp_path / "r")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_due_checkpoint_is_written_inside_an_epoch(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    original = RunCheckpoints._save
+    monkeypatch.setattr(
+        RunCheckpoints, "_save", lambda self, trainer: (saved.append(trainer.global_step), original(self, trainer))[1]
+    )
+    schedule = ScheduleConfig(
+        epochs=1, iterations_per_epoch=2, warmup_epochs=0, validate_every_epochs=0, checkpoint_every_minutes=0.0
+    )
+    train(tiny_config(tree, schedule=schedule), tmp_path / "run")
+    assert saved == [1, 2, 2]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rgbdseg.errors import UsageError
+from rgbdseg.protocol import EvaluationProtocol
+
+
+def test_description_names_everything_that_changes_the_number() -> None:
+    base = EvaluationProtocol("sliding", (480, 432), 0.5, (0.75, 1.0, 1.25), flip=True, combination="sagate")
+    text = base.describe()
+    for part in ("sliding", "480x432", "0.5", "0.75 1 1.25", "flip", "sagate"):
+        assert part in text
+    assert "\n" not in text
+    changes = [
+        {"mode": "whole"},
+        {"crop_size": (432, 432)},
+        {"stride_rate": 2 / 3},
+        {"scales": (1.0,)},
+        {"flip": False},
+        {"combination": "softmax"},
+        {"combination": "malleable"},
+    ]
+    texts = {dataclasses.replace(base, **change).describe() for change in changes}
+    assert len(texts | {text}) == len(changes) + 1
+
+
+def test_window_batch_changes_no_number_and_is_not_named() -> None:
+    assert EvaluationProtocol(window_batch=1).describe() == EvaluationProtocol(window_batch=8).describe()
+
+
+def test_to_dict_goes_through_json_and_back() -> None:
+    protocol = EvaluationProtocol("sliding", (480, 480), 0.5, (0.75, 1.0), True, "malleable", 2)
+    values = json.loads(json.dumps(protocol.to_dict()))
+    assert EvaluationProtocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}) == protocol
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "slidng"}, "unknown evaluation mode 'slidng'; did you mean 'sliding'?"),
+        ({"combination": "softmx"}, "unknown combination 'softmx'; did you mean 'softmax'?"),
+        ({"mode": "sliding"}, "sliding evaluation has no crop_size; give the window as (height, width)"),
+        ({"crop_size": (480,)}, "crop_size is (480,); expected (height, width) in pixels"),
+        ({"crop_size": (0, 480)}, "crop_size is (0, 480); expected (height, width) in pixels"),
+        ({"stride_rate": 0.0}, "stride_rate is 0.0; expected a number above 0 and at most 1"),
+        ({"stride_rate": 1.5}, "stride_rate is 1.5; expected a number above 0 and at most 1"),
+        ({"scales": ()}, "scales are (); expected one or more positive numbers"),
+        ({"scales": (1.0, 0.0)}, "scales are (1.0, 0.0); expected one or more positive numbers"),
+        ({"scales": (float("nan"),)}, "scales are (nan,); expected one or more positive numbers"),
+        ({"window_batch": 0}, "window_batch is 0; expected at least 1"),
+    ],
+)
+def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        EvaluationProtocol(**options)  # type: ignore[arg-type]
+    assert str(error.value) == message
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys, rgbdseg.protocol, rgbdseg.loss_config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
+from rgbdseg.transforms.spatial import (
+    centred_margins,
+    crop,
+    flip_batch,
+    flip_horizontal,
+    pad,
+    rescale,
+    resize,
+    resize_raster,
+)
+
+
+def full_sample(height: int = 6, width: int = 8) -> RGBDSample:
+    """Every raster tells its own row and column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    index = (rows * width + columns)[None]
+    return RGBDSample(
+        rgb=index.repeat(3, 1, 1).to(torch.uint8),
+        depth_m=index + 1.0,
+        raw_depth_m=index + 2.0,
+        hha=(index.repeat(3, 1, 1) + 3).to(torch.uint8),
+        label=index.to(torch.uint8),
+        camera=PinholeCamera(10.0, 11.0, 3.7, 2.2),
+        sample_id="s",
+    )
+
+
+def ray(camera: PinholeCamera | None, column: float, row: float) -> tuple[float, float]:
+    assert camera is not None
+    return ((column - camera.cx) / camera.fx, (row - camera.cy) / camera.fy)
+
+
+def opencv_resize(values: list[list[int]], height: int, width: int) -> list[list[int]]:
+    """OpenCV's bilinear resize of uint8 with scalars: 11-bit weights and three truncating shifts."""
+
+    def taps(source: int, target: int, x: int) -> tuple[int, int, int, int]:
+        position = (x + 0.5) * source / target - 0.5
+        low = math.floor(position)
+        high_weight = round(2048 * (position - low))
+        return max(low, 0), min(low + 1, source - 1), 2048 - high_weight, high_weight
+
+    result = []
+    for y in range(height):
+        top, bottom, top_weight, bottom_weight = taps(len(values), height, y)
+        line = []
+        for x in range(width):
+            left, right, left_weight, right_weight = taps(len(values[0]), width, x)
+            upper, lower = (
+                (values[row][left] * left_weight + values[row][right] * right_weight) >> 4 for row in (top, bottom)
+            )
+            line.append((((upper * top_weight) >> 16) + ((lower * bottom_weight) >> 16) + 2) >> 2)
+        result.append(line)
+    return result
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    source=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    target=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+)
+@settings(max_examples=60, deadline=None)
+def test_bilinear_uint8_is_opencvs(seed: int, source: tuple[int, int], target: tuple[int, int]) -> None:
+    raster = torch.randint(0, 256, (2, *source), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    if source == target:
+        assert resize_raster(raster, target, "bilinear") is raster
+        return
+    resized = resize_raster(raster, target, "bilinear")
+    assert resized.dtype == torch.uint8
+    assert resized.tolist() == [opencv_resize(channel, *target) for channel in raster.tolist()]
+    exact = functional.interpolate(raster[None].double(), target, mode="bilinear", align_corners=False)[0]
+    assert float((resized.double() - exact).abs().max()) < 1.3
+
+
+def test_bilinear_uint8_by_hand() -> None:
+    # Halving: mean of 2 x 2, halves are rounded up.
+    raster = torch.tensor([[[0, 1, 10, 11], [0, 1, 11, 12]]], dtype=torch.uint8)
+    assert resize_raster(raster, (1, 2), "bilinear").tolist() == [[[1, 11]]]
+    # Enlarging by 2: weights 1/4 and 3/4, the border repeats.
+    line = torch.tensor([[[0, 100]]], dtype=torch.uint8)
+    assert resize_raster(line, (1, 4), "bilinear").tolist() == [[[0, 25, 75, 100]]]
+
+
+@given(value=st.integers(0, 255), target=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@settings(max_examples=60, deadline=None)
+def test_flat_pictures_stay_flat(value: int, target: tuple[int, int]) -> None:
+    raster = torch.full((3, 11, 7), value, dtype=torch.uint8)
+    assert torch.all(resize_raster(raster, target, "bilinear") == value)
+
+
+@given(length=st.integers(1, 700), target=st.integers(1, 1200))
+@settings(max_examples=100, deadline=None)
+def test_nearest_takes_the_source_at_floor_of_x_over_scale(length: int, target: int) -> None:
+    raster = torch.arange(length, dtype=torch.float32).view(1, 1, length)
+    expected = [x * length // target for x in range(target)]
+    assert resize_raster(raster, (1, target), "nearest").flatten().tolist() == expected
+    assert resize_raster(raster.mT, (target, 1), "nearest").flatten().tolist() == expected
+
+
+def test_resize_moves_every_raster_by_its_own_rule() -> None:
+    sample = full_sample()
+    resized = resize(sample, (3, 4))
+    # Nearest: every second pixel.  Bilinear: the mean of four, 0 1 8 9 -> 4.5 -> 5.
+    assert torch.equal(resized.label, sample.label[:, ::2, ::2])  # type: ignore[index, arg-type]
+    assert torch.equal(resized.depth_m, sample.depth_m[:, ::2, ::2])  # type: ignore[index, arg-type]
+    assert torch.equal(resized.raw_depth_m, sample.raw_depth_m[:, ::2, ::2])  # type: ignore[index, arg-type]
+    assert resized.rgb[:, 0, 0].tolist() == [5, 5, 5]
+    assert resized.hha is not None
+    assert resized.hha[:, 0, 0].tolist() == [8, 8, 8]
+    # The new pixel centre lies between four old ones.
+    assert ray(resized.camera, 0, 0) == pytest.approx(ray(sample.camera, 0.5, 0.5))
+    assert ray(resized.camera, 3, 2) == pytest.approx(ray(sample.camera, 6.5, 4.5))
+    assert resized.sample_id == "s"
+
+
+def test_depth_is_never_mixed_across_edges_or_holes() -> None:
+    depth_m = torch.tensor([[[0.0, 2.0, 8.0, 0.0, 5.0]]])
+    sample = RGBDSample(torch.zeros(3, 1, 5, dtype=torch.uint8), depth_m=depth_m, raw_depth_m=depth_m)
+    for width in (3, 4, 7, 13):
+        resized = resize(sample, (2, width))
+        assert set(resized.depth_m.flatten().tolist()) <= {0.0, 2.0, 8.0, 5.0}  # type: ignore[union-attr]
+
+
+def test_rescale_truncates_sides_as_published() -> None:
+    assert rescale(full_sample(7, 9), 0.75).size == (5, 6)
+    assert rescale(full_sample(7, 9), 1.75).size == (12, 15)
+    assert rescale(full_sample(2, 3), 0.1).size == (1, 1)
+
+
+def test_flip_mirrors_pixels_and_rays() -> None:
+    sample = full_sample()
+    mirrored = flip_horizontal(sample)
+    for (name, raster), (_, expected) in zip(mirrored.rasters(), sample.rasters(), strict=True):
+        assert torch.equal(raster[..., 0], expected[..., -1]), name
+    x, y = ray(sample.camera, 7, 4)
+    assert ray(mirrored.camera, 0, 4) == pytest.approx((-x, y))
+    again = flip_horizontal(mirrored)
+    assert torch.equal(again.rgb, sample.rgb)
+    assert ray(again.camera, 7, 4) == pytest.approx((x, y))
+
+
+def test_crop_keeps_pixels_and_rays() -> None:
+    sample = full_sample()
+    part = crop(sample, 2, 3, 4, 5)
+    for (name, raster), (_, expected) in zip(part.rasters(), sample.rasters(), strict=True):
+        assert torch.equal(raster, expected[..., 2:6, 3:8]), name
+    assert ray(part.camera, 0, 0) == pytest.approx(ray(sample.camera, 3, 2))
+
+
+def test_pad_fills_by_rule_and_crop_undoes_it() -> None:
+    sample = full_sample()
+    padded = pad(sample, 1, 2, 3, 4)
+    assert padded.size == (10, 14)
+    for name, raster in padded.rasters():
+        border = torch.ones(10, 14, dtype=torch.bool)
+        border[1:7, 2:10] = False
+        assert torch.all(raster[:, border] == (255 if name == "label" else 0)), name
+    back = crop(padded, 1, 2, 6, 8)
+    for (_, raster), (_, expected) in zip(back.rasters(), sample.rasters(), strict=True):
+        assert torch.equal(raster, expected)
+    assert back.camera == sample.camera
+    assert pad(sample, 0, 0, 0, 0) is sample
+
+
+def test_every_raster_of_a_sample_has_a_rule() -> None:
+    fields = {f for f in RGBDSample.__dataclass_fields__ if f not in ("camera", "sample_id")}
+    assert set(RASTERS) == fields == {name for name, _ in full_sample().rasters()}
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "expected"),
+    [
+        ((4, 4), (7, 8), (1, 2, 2, 2)),
+        ((4, 9), (4, 8), (0, 0, 0, 0)),
+        ((5, 3), (4, 4), (0, 0, 0, 1)),
+    ],
+)
+def test_centred_margins(size: tuple[int, int], target: tuple[int, int], expected: tuple[int, ...]) -> None:
+    assert centred_margins(size, target) == expected
+
+
+def test_flip_batch_mirrors_everything_and_copies() -> None:
+    camera = torch.tensor([[10.0, 10.0, 1.5, 2.0], [10.0, 10.0, 4.0, 2.0]])
+    label = torch.arange(40).view(2, 4, 5)
+    batch = RGBDBatch(
+        rgb=label[:, None].float(),
+        geometry=label[:, None] + 1.0,
+        camera=camera,
+        label=label,
+        depth_m=label[:, None] + 2.0,
+    )
+    mirrored = flip_batch(batch)
+    assert mirrored.camera is not None
+    assert mirrored.camera[:, 2].tolist() == [2.5, 0.0]
+    assert mirrored.camera[:, [0, 1, 3]].tolist() == camera[:, [0, 1, 3]].tolist()
+    assert camera[:, 2].tolist() == [1.5, 4.0]
+    for name in ("rgb", "geometry", "label", "depth_m"):
+        assert torch.equal(getattr(mirrored, name), getattr(batch, name).flip(-1)), name
+    bare = flip_batch(RGBDBatch(rgb=batch.rgb))
+    assert (bare.geometry, bare.camera, bare.label, bare.depth_m) == (None, None, None, None)
