@@ -135,7 +135,8 @@ class HardwareConfig:
         nodes: number of machines.
         precision: 32-true, bf16-mixed or 16-mixed.
         accumulate: passes per optimiser step; each takes batch_size / (devices * nodes * accumulate) samples, and
-            batch statistics are taken over one pass.
+            batch statistics are taken over one pass. null takes one pass where it fits in memory and the fewest that
+            fit otherwise, says so, and stores the number with the run.
         compile: compile the model with torch.compile.
         channels_last: keep activations in channels-last memory order.
         sync_batch_norm: take batch statistics over all devices.
@@ -147,7 +148,7 @@ class HardwareConfig:
     devices: int = 1
     nodes: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accumulate: int = 1
+    accumulate: int | None = None
     compile: bool = False
     channels_last: bool = False
     sync_batch_norm: bool = True
@@ -195,7 +196,7 @@ def check_config(config: TrainConfig) -> None:
         "loader.batch_size": config.loader.batch_size,
         "schedule.epochs": config.schedule.epochs,
         "schedule.iterations_per_epoch": config.schedule.iterations_per_epoch,
-        "hardware.accumulate": config.hardware.accumulate,
+        "hardware.accumulate": passes(config),
         "hardware.nodes": config.hardware.nodes,
         "augmentation.crop_size": min(config.augmentation.crop_size),
         "augmentation.scales": min(config.augmentation.scales, default=0),
@@ -223,13 +224,18 @@ def check_config(config: TrainConfig) -> None:
         raise UsageError(f"augmentation.hue is {config.augmentation.hue}; expected 0 to 0.5 turns")
 
 
+def passes(config: TrainConfig) -> int:
+    """Return the passes per optimiser step; 1 where the config leaves the choice open."""
+    return 1 if config.hardware.accumulate is None else config.hardware.accumulate
+
+
 def samples_per_pass(config: TrainConfig, world_size: int) -> int:
     """Return how many samples one device takes per pass; raises UsageError when the batch does not divide."""
-    parts = world_size * config.hardware.accumulate
+    parts = world_size * passes(config)
     if config.loader.batch_size % parts:
         raise UsageError(
             f"loader.batch_size {config.loader.batch_size} is not divisible by {parts} "
-            f"(= {world_size} devices * {config.hardware.accumulate} accumulated passes)"
+            f"(= {world_size} devices * {passes(config)} accumulated passes)"
         )
     return config.loader.batch_size // parts
 

@@ -173,6 +173,8 @@ def test_evaluate_writes_what_it_prints(
     assert "sliding 32x32" in out
     assert "(sagate)" in out
     assert f"mIoU {100 * results[1]['mean_iou']:.2f}" in out
+    assert "sensors" not in results[1]
+    assert "by sensor" not in out
     # The saved predictions are those that were counted.
     confusion = np.zeros((4, 4), dtype=int)
     for index in (3, 4):
@@ -181,6 +183,19 @@ def test_evaluate_writes_what_it_prints(
         valid = stored > 0
         np.add.at(confusion, (stored[valid] - 1, predicted[valid]), 1)
     assert confusion.tolist() == results[1]["confusion"]
+
+
+def test_evaluate_reports_each_sensor(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "two", count=5, size=SIZE, train=1, sensors=("kinect", "xtion"))
+    status, out, err = call("evaluate", run_folder, "--data", root, "--workers", "0", "--out", tmp_path / "out")
+    assert status == 0, err
+    result = json.loads((tmp_path / "out" / "last-test.json").read_text())
+    assert {name: scores["images"] for name, scores in result["sensors"].items()} == {"kinect": 2, "xtion": 2}
+    matrices = [np.array(scores["confusion"]) for scores in result["sensors"].values()]
+    assert (matrices[0] != matrices[1]).any()
+    np.testing.assert_array_equal(sum(matrices), result["confusion"])
+    assert "by sensor" in out
+    assert f"{100 * result['sensors']['xtion']['mean_iou']:.2f}" in out
 
 
 @pytest.fixture

@@ -95,6 +95,12 @@ def _show(result: EvaluationResult, files: list[Path], seconds: float) -> None:
     scores = result.scores
     title = f"{result.model}, {result.checkpoint}" + (f" (epoch {result.epoch})" if result.epoch is not None else "")
     print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], scores.table())
+    if result.sensors:
+        rows = [
+            (name, str(one.images), *(f"{100 * score:.2f}" for score in (one.mean_iou, one.pixel_accuracy)))
+            for name, one in result.sensors.items()
+        ]
+        print_table("by sensor", ["sensor", "images", "mIoU %", "pixel accuracy %"], rows)
     say(f"dataset    {result.dataset}, split {result.split}, {scores.images} images")
     say(f"protocol   {result.protocol.describe()}")
     say(

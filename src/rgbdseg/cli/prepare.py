@@ -10,6 +10,7 @@ from rgbdseg.errors import unknown_name
 SOURCES: dict[str, tuple[str, str]] = {
     "nyuv2": ("rgbdseg.cli.prepare_nyuv2", "NYU Depth V2, labelled set, from nyu_depth_v2_labeled.mat"),
     "sunrgbd": ("rgbdseg.cli.prepare_sunrgbd", "SUN RGB-D, from SUNRGBD and SUNRGBDtoolbox"),
+    "cityscapes": ("rgbdseg.cli.prepare_cityscapes", "Cityscapes, from leftImg8bit, gtFine, disparity and camera"),
     "rooms": ("rgbdseg.cli.prepare_rooms", "generated rooms with furniture, seen by an RGB-D camera"),
 }
 """Source -> (the module whose ``run(arguments)`` prepares it, what it is)."""

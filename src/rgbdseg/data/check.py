@@ -125,6 +125,7 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
         "label": description.label_set is not None,
         "hha": False,
     }
+    unlabelled = _unlabelled_frames(tree, frames, findings)
     tasks: dict[str, FrameTask] = {}
     for frame in itertools.chain.from_iterable(frames.values()):
         if frame.sample_id in tasks:
@@ -136,12 +137,24 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
                 continue
             if path is not None:
                 files[raster] = path
-            elif required:
+            elif required and not (raster == "label" and frame.sample_id in unlabelled):
                 findings.problem(
                     f"missing {raster}", f"{tree.index(raster).folder}/{frame.sample_id}.* of {frame.origin}"
                 )
         tasks[frame.sample_id] = FrameTask(frame.sample_id, files, tree.camera(frame.sample_id))
     return list(tasks.values())
+
+
+def _unlabelled_frames(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: Findings) -> set[str]:
+    """Return the frames of splits without any label, as test splits have whose labels are kept secret."""
+    labelled = tree.index("label").files
+    found: set[str] = set()
+    for name, entries in frames.items():
+        ids = {frame.sample_id for frame in entries}
+        if tree.description.label_set is not None and labelled and ids and ids.isdisjoint(labelled):
+            findings.warning("unlabelled split", f"no frame of '{name}' has a label")
+            found |= ids
+    return found
 
 
 def _check_pairing(tree: PreparedTree, listed: set[str], all_splits: bool, findings: Findings) -> None:

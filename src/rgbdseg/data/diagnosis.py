@@ -19,9 +19,10 @@ from rgbdseg.data.signs import GRID_HW, MAX_SHIFT, ORIENTATIONS, DepthSigns, Pic
 MIN_FRAMES = 8
 """Statistics of fewer frames say nothing."""
 
-# The thumbnails of two splits of NYU Depth V2, which share no scene, differ by 12 grey levels or more on average, and
-# those of a picture and its copy, scaled or stored as JPEG, by about 1.  The bits only sort out most pairs quickly.
-_SAME_BITS, _SAME_LEVELS = 8, 5.0
+# Mean difference of two thumbnails over the contrast of the first: 0.35 or more between the two splits of NYU Depth
+# V2, which share no scene, and at most 0.05 between a picture and its copy scaled to a quarter and stored as JPEG.
+# The bits, of which at most 3 differ in such copies, only sort out most pairs quickly.
+_SAME_BITS, _SAME_CONTRAST, _SAME_LEVELS = 8, 0.12, 1.0
 
 # Correlations of edges over the same frames: depth 0.30 in place and at most 0.04 when mirrored; labels 0.30 and 0.04.
 # In no sample of 8 frames is the best shift another than 0.
@@ -222,8 +223,10 @@ class Diagnosis:
 
 def show_the_same(first: PictureSigns, second: PictureSigns) -> bool:
     """Tell whether two pictures are the same but for coding and scale."""
-    difference = np.frombuffer(first.thumbnail, np.uint8).astype(np.int16) - np.frombuffer(second.thumbnail, np.uint8)
-    return (first.dhash ^ second.dhash).bit_count() <= _SAME_BITS and bool(np.abs(difference).mean() <= _SAME_LEVELS)
+    if (first.dhash ^ second.dhash).bit_count() > _SAME_BITS:
+        return False
+    ours, theirs = (np.frombuffer(signs.thumbnail, np.uint8).astype(np.int16) for signs in (first, second))
+    return bool(np.abs(ours - theirs).mean() <= max(_SAME_LEVELS, _SAME_CONTRAST * ours.std()))
 
 
 def likeness(counts: npt.NDArray[np.int64], prior: npt.NDArray[np.float64]) -> float:

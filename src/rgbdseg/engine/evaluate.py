@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from rgbdseg.config import HardwareConfig
@@ -32,7 +34,10 @@ from rgbdseg.visualize import colourise, save_png
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationResult:
-    """The scores of one checkpoint with everything needed to repeat them."""
+    """The scores of one checkpoint with everything needed to repeat them.
+
+    sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
+    """
 
     checkpoint: str
     model: str
@@ -42,6 +47,7 @@ class EvaluationResult:
     split: str
     protocol: EvaluationProtocol
     scores: SegmentationScores
+    sensors: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -55,6 +61,7 @@ class EvaluationResult:
             "protocol": self.protocol.to_dict(),
             "protocol_text": self.protocol.describe(),
             **self.scores.to_dict(),
+            **({"sensors": {name: scores.to_dict() for name, scores in self.sensors.items()}} if self.sensors else {}),
         }
 
     def write(self, folder: Path, stem: str) -> list[Path]:
@@ -70,10 +77,20 @@ class EvaluationResult:
 
 
 class EvaluationTask(LightningModule):
-    """Segments and counts; optionally saves each prediction."""
+    """Segments and counts, in all and for each sensor; optionally saves each prediction.
+
+    sensors: id of a frame -> its sensor.
+    """
 
     def __init__(
-        self, bundle: ModelBundle, protocol: EvaluationProtocol, precision: str, save: Path | None, label_set: LabelSet
+        self,
+        bundle: ModelBundle,
+        protocol: EvaluationProtocol,
+        precision: str,
+        save: Path | None,
+        label_set: LabelSet,
+        *,
+        sensors: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.model = bundle.model
@@ -84,6 +101,12 @@ class EvaluationTask(LightningModule):
         self.label_set = label_set
         self.metrics = SegmentationMetrics(len(label_set), label_set.classes)
         self.scores: SegmentationScores | None = None
+        self.sensor_of = dict(sensors or {})
+        self.sensor_names = sorted(set(self.sensor_of.values()))
+        self.sensor_metrics = nn.ModuleList(
+            SegmentationMetrics(len(label_set), label_set.classes) for _ in self.sensor_names
+        )
+        self.sensor_scores: dict[str, SegmentationScores] = {}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples where they are: inference moves what it needs."""
@@ -97,12 +120,20 @@ class EvaluationTask(LightningModule):
         prediction = result.prediction.cpu()
         if sample.label is not None:
             self.metrics.update(prediction, sample.label[0])
+            if sample.sample_id in self.sensor_of:
+                self._metrics_of(self.sensor_of[sample.sample_id]).update(prediction, sample.label[0])
         if self.save is not None:
             save_prediction(prediction, sample.sample_id, self.save, self.label_set)
 
     def on_test_epoch_end(self) -> None:
         """Sum over devices."""
         self.scores = self.metrics.compute()
+        self.sensor_scores = {name: self._metrics_of(name).compute() for name in self.sensor_names}
+
+    def _metrics_of(self, sensor: str) -> SegmentationMetrics:
+        metrics = self.sensor_metrics[self.sensor_names.index(sensor)]
+        assert isinstance(metrics, SegmentationMetrics)
+        return metrics
 
 
 class EvaluationProgress(Callback):
@@ -152,7 +183,9 @@ def evaluate(
     """
     hardware = hardware or HardwareConfig()
     _check_classes(bundle, dataset)
-    task = EvaluationTask(bundle, protocol, hardware.precision, save, bundle.facts.label_set)
+    named = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
+    sensors = {sample_id: sensor for sample_id, sensor in named.items() if sensor is not None}
+    task = EvaluationTask(bundle, protocol, hardware.precision, save, bundle.facts.label_set, sensors=sensors)
     if hardware.compile:
         task.model.compile()
     several = hardware.devices != 1 or hardware.nodes > 1
@@ -190,6 +223,7 @@ def evaluate(
         split=dataset.split,
         protocol=protocol,
         scores=task.scores,
+        sensors=task.sensor_scores,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -18,16 +19,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from rgbdseg.config import TrainConfig, check_config, samples_per_pass
+from rgbdseg.config import TrainConfig, check_config, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.parallel import process_context
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress
 from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
+from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
 from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.errors import DataError, RGBDSegError
+from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.catalog import create_model
 from rgbdseg.models.weights import load_encoder_weights
@@ -39,12 +42,14 @@ from rgbdseg.transforms.pack import pack
 class SegmentationData(LightningDataModule):
     """Training batches and validation samples of one config."""
 
-    def __init__(self, config: TrainConfig, train: RGBDDataset, validation: RGBDDataset | None, task: SegmentationTask):
+    def __init__(
+        self, config: TrainConfig, train: RGBDDataset, validation: RGBDDataset | None, input_spec: InputSpec
+    ) -> None:
         super().__init__()
         self.config = config
         self.train_set = train
         self.validation_set = validation
-        self.input_spec = task.facts.input_spec
+        self.input_spec = input_spec
 
     def train_dataloader(self) -> DataLoader[RGBDSample]:
         """Return the batches of this device."""
@@ -55,7 +60,7 @@ class SegmentationData(LightningDataModule):
             ShuffledDraws(len(self.train_set), config.seed),
             position=lambda: trainer.global_step,
             iterations_per_epoch=config.schedule.iterations_per_epoch,
-            accumulate=config.hardware.accumulate,
+            accumulate=passes(config),
             samples_per_pass=samples_per_pass(config, trainer.world_size),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -86,7 +91,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     console = console or Console(quiet=True)
     check_config(config)
     run = RunFolder(Path(out))
-    task, data = _build(config)
+    model, datasets = _build(config)
+    config = _with_passes(config, model, console)
+    task = SegmentationTask(model, config, model_facts(config, model, datasets[0]))
+    data = SegmentationData(config, *datasets, task.facts.input_spec)
     trainer = _make_trainer(config, run, console)
     samples_per_pass(config, trainer.world_size)
     main_process = is_main_process()
@@ -129,7 +137,7 @@ def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, check
         ) from error
 
 
-def _build(config: TrainConfig) -> tuple[SegmentationTask, SegmentationData]:
+def _build(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, RGBDDataset | None]]:
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     tree = open_tree(config.data)
@@ -150,8 +158,27 @@ def _build(config: TrainConfig) -> tuple[SegmentationTask, SegmentationData]:
         )
     if len(train_set) == 0:
         raise DataError(f"split '{config.loader.train_split}' of {config.data} is empty; nothing to train on")
-    task = SegmentationTask(model, config, model_facts(config, model, train_set))
-    return task, SegmentationData(config, train_set, validation_set, task)
+    return model, (train_set, validation_set)
+
+
+def _with_passes(config: TrainConfig, model: SegmentationModel, console: Console) -> TrainConfig:
+    """Fill in the number of passes where the config leaves it open."""
+    hardware = config.hardware
+    if hardware.accumulate is not None:
+        return config
+    on_gpu = torch.cuda.is_available() and hardware.accelerator != "cpu"
+    devices = hardware.devices if hardware.devices > 0 else max(1, torch.cuda.device_count() if on_gpu else 1)
+    plan = plan_passes(config, model, devices, "cuda" if on_gpu else "cpu")
+    if plan.accumulate > 1 and is_main_process():
+        samples = config.loader.batch_size // (devices * hardware.nodes * plan.accumulate)
+        console.print(
+            f"one pass of the batch needs about {plan.needed_bytes / 2**30:.0f} GiB, {plan.free_bytes / 2**30:.0f} are "
+            f"free: {plan.accumulate} passes of {samples} samples instead, which batch statistics are then taken over "
+            "(--hardware.accumulate sets the number)",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return dataclasses.replace(config, hardware=dataclasses.replace(hardware, accumulate=plan.accumulate))
 
 
 def model_facts(config: TrainConfig, model: SegmentationModel, dataset: RGBDDataset) -> ModelFacts:
@@ -175,7 +202,7 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
     callbacks += [
         TrainingLog(run),
         TrainingProgress(config, console),
-        RunCheckpoints(run, schedule, hardware.accumulate),
+        RunCheckpoints(run, schedule, passes(config)),
     ]
     several = hardware.devices != 1 or hardware.nodes > 1
     return Trainer(
@@ -187,7 +214,7 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         precision=hardware.precision,
         max_epochs=schedule.epochs,
-        accumulate_grad_batches=hardware.accumulate,
+        accumulate_grad_batches=passes(config),
         check_val_every_n_epoch=schedule.validate_every_epochs or None,
         limit_val_batches=1.0 if schedule.validate_every_epochs else 0,
         num_sanity_val_steps=0,

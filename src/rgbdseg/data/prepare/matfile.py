@@ -74,19 +74,22 @@ class MatFile:
     def cell(self, name: str, index: int) -> npt.NDArray[Any]:
         """Read what entry ``index`` of a cell array, or of a struct array's field, refers to."""
         references = self.variable(name)
+        return self._resolve(name, index, references[np.unravel_index(index, references.shape)])
+
+    def texts(self, name: str) -> list[str]:
+        """Read a cell array of texts."""
+        references = self.variable(name)[()].ravel()
+        return [_text(self._resolve(name, index, reference)) for index, reference in enumerate(references)]
+
+    def _resolve(self, name: str, index: int, reference: Any) -> npt.NDArray[Any]:
+        if not isinstance(reference, self._h5py.Reference) or not reference:
+            raise DataError(f"{self.path}: entry {index} of '{name}' refers to nothing; is it the official file?")
         try:
-            reference = references[np.unravel_index(index, references.shape)]
-            if not isinstance(reference, self._h5py.Reference) or not reference:
-                raise DataError(f"{self.path}: entry {index} of '{name}' refers to nothing; is it the official file?")
             return np.asarray(self._file[reference])
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path}: entry {index} of '{name}' cannot be read ({error}); the file is damaged, get it again"
             ) from None
-
-    def texts(self, name: str) -> list[str]:
-        """Read a cell array of texts."""
-        return [_text(self.cell(name, index)) for index in range(self.variable(name).size)]
 
     def cache_blocks(self, names: tuple[str, ...]) -> None:
         """Make the cache large enough for blocks that hold several frames, so that none is decoded for each frame."""

@@ -280,22 +280,34 @@ def _verify_all(
     for rasters, group in groups.items():
         needs = {raster for raster in rasters if raster != "label" or description.label_set is not None}
         dataset = RGBDDataset(tree, ALL, needs=needs, ids=[frame.sample_id for frame in group])
-        labels = [file_path(description, frame, "label") if set(rasters) - needs else "" for frame in group]
-        for _ in parallel_map(_verify_one, (dataset, labels), range(len(group)), workers):
+        paths = [[root / file_path(description, frame, raster) for raster in rasters] for frame in group]
+        for _ in parallel_map(_verify_one, (dataset, paths), range(len(group)), workers):
             done += 1
             if progress is not None:
                 progress(VERIFYING, done, len(frames))
 
 
-def _verify_one(context: tuple[RGBDDataset, list[str]], index: int) -> None:
-    dataset, labels = context
-    sample = dataset.sample(index)
-    if labels[index]:  # labels without a label set: the dataset does not read them
-        path = dataset.root / labels[index]
-        height, width = read_label_values(path).shape
-        if (height, width) != tuple(sample.rgb.shape[-2:]):
-            expected = "x".join(map(str, sample.rgb.shape[-2:]))
-            raise DataError(f"{path} is {height}x{width}, expected the size of its image, {expected}")
+def _verify_one(context: tuple[RGBDDataset, list[list[Path]]], index: int) -> None:
+    dataset, paths = context
+    try:
+        sample = dataset.sample(index)
+        if "label" not in dataset.needs:
+            _verify_unread_label(dataset, paths[index], tuple(sample.rgb.shape[-2:]))
+    except DataError as error:
+        for path in paths[index]:  # so that a run after the source is mended converts the frame again
+            path.unlink(missing_ok=True)
+        raise DataError(f"a written frame fails verification, so the source is faulty there: {error}") from None
+
+
+def _verify_unread_label(dataset: RGBDDataset, paths: Sequence[Path], size: tuple[int, ...]) -> None:
+    """Check the size of labels without a label set, which the dataset does not read."""
+    folder = dataset.root / dataset.description.folder("label")
+    for path in paths:
+        if path.is_relative_to(folder):
+            height, width = read_label_values(path).shape
+            if (height, width) != size:
+                expected = "x".join(map(str, size))
+                raise DataError(f"{path} is {height}x{width}, expected the size of its image, {expected}")
 
 
 def _size(root: Path) -> int:

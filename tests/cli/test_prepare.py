@@ -1,0 +1,95 @@
+"""``rgbdseg prepare`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rgbdseg.cli.main import main
+from rgbdseg.cli.prepare import SOURCES
+from rgbdseg.data.prepare.nyuv2 import class_table
+from tests.data.miniatures import nyu_content, sun_frames, write_nyu_mat, write_nyu_splits, write_sunrgbd
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run(*arguments: object) -> Result:
+        status = main(["prepare", *(str(a) for a in arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_the_sources_are_listed_and_explain_themselves(
+    call: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = call()
+    assert status == 0
+    for name, (_, text) in SOURCES.items():
+        assert f"  {name} " in out
+        assert text in out
+        with pytest.raises(SystemExit) as stop:
+            main(["prepare", name, "--help"])
+        assert stop.value.code == 0
+        assert f"rgbdseg prepare {name}" in capsys.readouterr().out
+    assert {"rooms", "nyuv2", "sunrgbd"} <= set(SOURCES)
+    status, _, err = call("nyuv3")
+    assert status == 1
+    assert err == "error: unknown source 'nyuv3'; did you mean 'nyuv2'?\n"
+
+
+def test_nyuv2(call: Callable[..., Result], tmp_path: Path) -> None:
+    mat = write_nyu_mat(tmp_path / "nyu_depth_v2_labeled.mat", nyu_content(2, class_table().names))
+    splits = write_nyu_splits(tmp_path / "splits.mat", [2], [1])
+    arguments = ("nyuv2", mat, tmp_path / "out", "--splits", splits, "--classes", 13, "--workers", 0)
+    status, out, err = call(*arguments, "--rgb", "jpg", "--quality", 90)
+    assert status == 0, err
+    assert f"{tmp_path / 'out'}: nyuv2, 2 frames (1 train, 1 test), " in out
+    assert "converted 2 frames in " in out
+    assert "frames/s)" in out
+    assert "verified: every file was read back" in out
+    assert "Depth/  depth: metres = value x 0.001; 0 = no reading" in out
+    assert "Label/  1..13 = the 13 classes of nyu13, bed to window; not labelled: 0" in out
+    assert "camera fx 518.86 fy 519.47 cx 324.58 cy 252.74 px, pixel centres counted from 0" in out
+    assert "note: the official split has 795 training and 654 test frames" in out
+    values = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert values["label_set"] == "nyu13"
+    assert "classes 13, rgb jpg of quality 90" in values["source"]
+    status, out, _ = call(*arguments, "--rgb", "jpg", "--quality", 90)
+    assert status == 0
+    assert "was complete already; nothing was done" in out
+    status, _, err = call(*arguments)
+    assert status == 1
+    assert "already holds another dataset" in err
+    status, _, err = call("nyuv2", mat, tmp_path / "other", "--workers", 0)
+    assert status == 1
+    assert "the official split lists frame 3, but the .mat file holds the frames 1..2" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_sunrgbd(call: Callable[..., Result], tmp_path: Path) -> None:
+    write_sunrgbd(tmp_path / "official", sun_frames(), [0, 1, 2], [3, 4])
+    status, out, err = call("sunrgbd", tmp_path / "official", tmp_path / "out", "--workers", 0)
+    assert status == 0, err
+    assert "sunrgbd, 5 frames (3 train, 2 test), " in out
+    assert "sensors: 2 kinect_v1, 1 kinect_v2, 1 realsense, 1 xtion" in out
+    assert "cameras.json  the camera of each image" in out
+    assert "Label/  1..37 = the 37 classes of sun37, wall to bag; not labelled: 0" in out
+    assert main(["check", str(tmp_path / "out"), "--workers", "0"]) == 0
+
+
+def test_rooms(call: Callable[..., Result], tmp_path: Path) -> None:
+    status, out, err = call(
+        "rooms", tmp_path / "r", "--train", 1, "--test", 1, "--size", "32x40", "--workers", 0
+    )  # fmt: skip
+    assert status == 0, err
+    assert "1 training and 1 test frames" in out
+    status, _, err = call("rooms", tmp_path / "r", "--size", "32")
+    assert status == 1
+    assert "size '32' is not understood; expected HEIGHTxWIDTH" in err

@@ -1,0 +1,63 @@
+"""The number of passes follows from what a forward keeps and what is free."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rgbdseg.config import HardwareConfig, LoaderConfig
+from rgbdseg.engine import memory
+from rgbdseg.engine.memory import activation_bytes, plan_passes
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import SegmentationModel, SegmentationOutput
+from rgbdseg.recipes import get_recipe
+
+
+class OneConvolution(SegmentationModel):
+    def __init__(self) -> None:
+        super().__init__(2, InputSpec("none"))
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        return SegmentationOutput(torch.relu(self.conv(rgb)))
+
+
+def test_a_convolution_keeps_its_input_and_a_relu_its_output() -> None:
+    # float32: input 3 channels, output 2; the weights are not counted.
+    assert activation_bytes(OneConvolution(), 2, (10, 20)) == 4 * 2 * 10 * 20 * (3 + 2)
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = OneConvolution().eval()
+    activation_bytes(model, 2, (8, 8))
+    assert not model.training
+    assert model.conv.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("batch", "free_samples", "devices", "passes"),
+    [(16, 100, 1, 1), (16, 9, 1, 2), (16, 3, 1, 8), (16, 0.1, 1, 8), (16, 9, 2, 2), (5, 3, 1, 1), (6, 3, 1, 2)],
+)
+def test_fewest_passes_that_fit(
+    monkeypatch: pytest.MonkeyPatch, batch: int, free_samples: float, devices: int, passes: int
+) -> None:
+    config = dataclasses.replace(
+        get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=batch), hardware=HardwareConfig()
+    )
+    per_sample = 4 * 480 * 480 * 5 * memory.OVERHEAD
+    free = free_samples * per_sample / memory.USABLE_SHARE + 1e4
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    if batch == 5:  # a prime batch leaves no choice but the whole of it
+        assert plan_passes(config, OneConvolution(), devices, "cpu").accumulate == 1
+        return
+    plan = plan_passes(config, OneConvolution(), devices, "cpu")
+    assert plan.accumulate == passes
+    assert plan.needed_bytes == pytest.approx(batch / devices * per_sample, rel=0.01)
+
+
+def test_free_memory_is_known_here_or_unlimited() -> None:
+    assert memory.free_bytes("cpu") > 2**20
+    assert memory.free_bytes("mps") == float("inf")
