@@ -5,7 +5,8 @@
 Forward and backward, to every input and parameter, of the four layers that ResNet-101 replaces.  The unfold formulation
 does what the published operator does: it unfolds the input and keeps one masked copy per depth kernel.  The floor is
 what no formulation of the same products can avoid: three plain convolutions of the same size.
-Times are medians of rounds in which the three take turns.  Memory is the growth of the process's peak over what it held
+Times are medians of rounds in which the three take turns; on one CPU thread they are CPU time, which other processes on
+the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
 before, each in a process of its own (on a GPU: of the allocator's peak), gradients included.
 """
 
@@ -139,15 +140,15 @@ def make_steps(layer: Layer, size: int, batch: int, device: str) -> dict[str, St
     return {name: step(forward) for name, forward in zip(FORMULATIONS, forwards, strict=True)}
 
 
-def median_seconds(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+def median_seconds(steps: dict[str, Step], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Time the steps in turns."""
     durations: dict[str, list[float]] = {name: [] for name in steps}
     for round_index in range(repeats + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
             if round_index:  # the first round warms up
-                durations[name].append(time.perf_counter() - start)
+                durations[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in durations.items()}
 
 
@@ -173,10 +174,9 @@ def measure_memory(layer: Layer, size: int, batch: int, formulation: str, device
     return (status_kilobytes("VmHWM") - before_kilobytes) / 1024
 
 
-def memory_in_new_process(layer: Layer, size: int, batch: int, formulation: str, device: str, threads: int) -> float:
-    arguments = ["--device", device, "--size", str(size), "--threads", str(threads)]
-    one = ["--memory-of", layer.name, formulation, str(batch)]
-    command = [sys.executable, __file__, *arguments, *one]
+def memory_in_new_process(layer: Layer, batch: int, formulation: str, options: argparse.Namespace) -> float:
+    shared = ["--device", options.device, "--size", str(options.size), "--threads", str(options.threads)]
+    command = [sys.executable, __file__, *shared, "--memory-of", layer.name, formulation, str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -199,20 +199,19 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), image side {arguments.size}")
     print("forward + backward   milliseconds                        times as long as        MiB at the peak")
     print("layer  batch       lean    unfold     floor      floor  unfold/lean       lean   unfold    ratio")
+    one_cpu_thread = arguments.device == "cpu" and arguments.threads == 1
+    clock = time.process_time if one_cpu_thread else time.perf_counter
     total = dict.fromkeys(FORMULATIONS, 0.0)
     for batch in arguments.batches:
         for layer in LAYERS:
             steps = make_steps(layer, arguments.size, batch, arguments.device)
-            seconds = median_seconds(steps, arguments.repeats)
+            seconds = median_seconds(steps, arguments.repeats, clock)
             for name in FORMULATIONS:
                 total[name] += seconds[name]
             row = f"{layer.name} {batch:4d} " + "".join(f"{1000 * seconds[n]:10.1f}" for n in FORMULATIONS)
             row += f"{seconds['lean'] / seconds['floor']:11.2f}{seconds['unfold'] / seconds['lean']:13.2f}"
             if not arguments.no_memory:
-                lean, unfold = (
-                    memory_in_new_process(layer, arguments.size, batch, n, arguments.device, arguments.threads)
-                    for n in ("lean", "unfold")
-                )
+                lean, unfold = (memory_in_new_process(layer, batch, n, arguments) for n in ("lean", "unfold"))
                 row += f"{lean:11.1f}{unfold:9.1f}{unfold / lean:9.2f}"
             print(row, flush=True)
     row = "total       " + "".join(f"{1000 * total[n]:10.1f}" for n in FORMULATIONS)

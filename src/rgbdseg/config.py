@@ -202,6 +202,8 @@ def check_config(config: TrainConfig) -> None:
         "augmentation.scales": min(config.augmentation.scales, default=0),
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "loss.loss_scale": config.loss.loss_scale,
+        "loader.validation_limit": _set(config.loader.validation_limit),
+        "hardware.threads": _set(config.hardware.threads),
     }
     for key, value in positive.items():
         if not value > 0:
@@ -212,21 +214,36 @@ def check_config(config: TrainConfig) -> None:
         "schedule.validate_every_epochs": config.schedule.validate_every_epochs,
         "schedule.checkpoint_every_epochs": config.schedule.checkpoint_every_epochs,
         "optimizer.weight_decay": config.optimizer.weight_decay,
+        "augmentation.brightness": config.augmentation.brightness,
+        "augmentation.contrast": config.augmentation.contrast,
+        "augmentation.saturation": config.augmentation.saturation,
+        "seed": config.seed,
     }
     for key, value in not_negative.items():
         if value < 0:
             raise UsageError(f"{key} is {value}; expected 0 or more")
-    if config.hardware.devices < 1 and config.hardware.devices != -1:
-        raise UsageError(f"hardware.devices is {config.hardware.devices}; expected at least 1, or -1 for all")
+    check_devices(config.hardware)
+    if not 0 <= config.augmentation.flip_probability <= 1:
+        raise UsageError(f"augmentation.flip_probability is {config.augmentation.flip_probability}; expected 0 to 1")
+    if not 0 <= config.optimizer.momentum < 1:
+        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}; expected 0 to below 1")
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise UsageError(f"ema_decay is {config.ema_decay}; expected a number between 0 and 1, or null")
     if not 0 <= config.augmentation.hue <= 0.5:
         raise UsageError(f"augmentation.hue is {config.augmentation.hue}; expected 0 to 0.5 turns")
 
 
+def check_devices(hardware: HardwareConfig) -> None:
+    """Raise UsageError for a number of devices that cannot be."""
+    if hardware.devices < 1 and hardware.devices != -1:
+        raise UsageError(f"hardware.devices is {hardware.devices}; expected at least 1, or -1 for all")
+    if hardware.devices == -1 and hardware.accelerator == "cpu":
+        raise UsageError("hardware.devices is -1, all, which a CPU does not have; give a number of processes")
+
+
 def passes(config: TrainConfig) -> int:
     """Return the passes per optimiser step; 1 where the config leaves the choice open."""
-    return 1 if config.hardware.accumulate is None else config.hardware.accumulate
+    return _set(config.hardware.accumulate)
 
 
 def samples_per_pass(config: TrainConfig, world_size: int) -> int:
@@ -238,6 +255,10 @@ def samples_per_pass(config: TrainConfig, world_size: int) -> int:
             f"(= {world_size} devices * {passes(config)} accumulated passes)"
         )
     return config.loader.batch_size // parts
+
+
+def _set(value: int | None) -> int:
+    return 1 if value is None else value
 
 
 def _plain(value: Any) -> Any:

@@ -15,9 +15,10 @@ from PIL import Image
 from rgbdseg.data.check import check_dataset
 from rgbdseg.data.diagnosis import likeness
 from rgbdseg.data.images import write_png
+from rgbdseg.data.prepare.nyuv2 import class_table
 from rgbdseg.data.priors import BANDS, class_prior
 from rgbdseg.data.signs import MAX_SHIFT, correlate, depth_edges, grey_of, label_bands, picture_edges
-from rgbdseg.labels import CITYSCAPES19, NYU40, SUN37
+from rgbdseg.labels import CITYSCAPES19, NYU13, NYU40, SUN37
 from tests.shared_data import shared_path
 from tests.synthetic import make_scene, write_tree
 
@@ -223,6 +224,13 @@ def test_known_frequencies() -> None:
     assert nyu.sum(0)[0] == pytest.approx(0.262, abs=0.001)  # wall
     assert (nyu[0, 1] / nyu[3, 1], nyu[3, 21]) == (pytest.approx(0.003, abs=0.001), 0)  # floor, ceiling
     assert class_prior(CITYSCAPES19) is None
+    thirteen = class_prior(NYU13)
+    assert thirteen is not None
+    table = class_table()
+    of_40 = {int(a): int(b) for a, b in zip(table.to_40, table.to_13, strict=True) if a}
+    for k in range(1, 14):
+        members = [c - 1 for c, small in of_40.items() if small == k]
+        assert np.allclose(thirteen[:, k - 1], nyu[:, members].sum(1)), k
 
 
 def test_likeness_is_one_for_equal_distributions_only() -> None:

@@ -205,3 +205,9 @@ def test_sizes_come_from_the_header(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", np.zeros((3, 7), np.uint8))
     np.save(tmp_path / "a.npy", np.zeros((3, 7)))
     assert images.image_size(tmp_path / "a.png") == images.image_size(tmp_path / "a.npy") == (3, 7)
+
+
+def test_unknown_values_of_any_width_decode_to_void_when_asked() -> None:
+    codec = LabelCodec({0: None, 1: 0, 2: 1})
+    assert codec.decode_known(np.array([[0, 1, 2, 3]], np.uint8)).tolist() == [[255, 0, 1, 255]]
+    assert codec.decode_known(np.array([[-1, 1, 300, 70000]], np.int32)).tolist() == [[255, 0, 255, 255]]

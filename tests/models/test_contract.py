@@ -14,6 +14,7 @@ import rgbdseg
 from rgbdseg.encoders import StagedEncoder
 from rgbdseg.models.base import SegmentationModel, SegmentationOutput
 from rgbdseg.models.deeplabv3plus import DeepLabV3Plus
+from rgbdseg.models.malleable import Malleable
 from rgbdseg.models.sagate import SAGate
 
 CLASSES = 5
@@ -22,6 +23,7 @@ SMALL = [
     ("sagate_resnet18", {"output_stride": 16, "share_projections": False}),
     ("deeplabv3plus_resnet18", {}),
     ("deeplabv3plus_resnet18", {"modality": "geometry", "output_stride": 16}),
+    ("deeplabv3plus_resnet18", {"depth_convolution": "malleable"}),
 ]
 LARGE = sorted(set(rgbdseg.list_models()) - {name for name, _ in SMALL})
 
@@ -40,12 +42,18 @@ def build(name: str, options: dict[str, object]) -> SegmentationModel:
     return copy.deepcopy(_built[key])
 
 
-def inputs(model: SegmentationModel, height: int = 64, width: int = 64, batch: int = 2) -> tuple[Tensor, Tensor | None]:
+def inputs(
+    model: SegmentationModel, height: int = 64, width: int = 64, batch: int = 2
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """RGB, geometry and camera."""
     generator = torch.Generator().manual_seed(2)
     channels = model.input_spec.geometry_channels
     rgb = torch.randn(batch, 3, height, width, generator=generator)
     geometry = torch.randn(batch, channels, height, width, generator=generator) if channels else None
-    return rgb, geometry
+    if geometry is not None and model.input_spec.geometry == "metric_depth":
+        geometry = 1 + geometry.abs()
+    camera = torch.tensor([[0.8 * width, 0.8 * width, width / 2, height / 2]]).expand(batch, 4).contiguous()
+    return rgb, geometry, camera if model.input_spec.needs_camera else None
 
 
 def activate_all_branches(model: nn.Module) -> None:
@@ -102,13 +110,16 @@ def test_gradient_reaches_every_parameter(name: str, options: dict[str, object])
 @small_models
 def test_every_input_counts(name: str, options: dict[str, object]) -> None:
     model = build(name, options).eval()
-    rgb, geometry = inputs(model)
-    logits = model(rgb, geometry).logits
-    assert torch.equal(logits, model(rgb, geometry).logits)
+    activate_all_branches(model)
+    rgb, geometry, camera = inputs(model)
+    logits = model(rgb, geometry, camera).logits
+    assert torch.equal(logits, model(rgb, geometry, camera).logits)
     if geometry is not None:
-        assert not torch.equal(logits, model(rgb, geometry.flip(1)).logits)
+        assert not torch.equal(logits, model(rgb, geometry.flip(1).flip(2), camera).logits)
+    if camera is not None:
+        assert not torch.equal(logits, model(rgb, geometry, 2 * camera).logits)
     uses_rgb = options.get("modality", "rgb") == "rgb"
-    assert torch.equal(logits, model(rgb.flip(1), geometry).logits) is not uses_rgb
+    assert torch.equal(logits, model(rgb.flip(1), geometry, camera).logits) is not uses_rgb
 
 
 @small_models
@@ -154,7 +165,7 @@ def test_channels_last_gives_the_same(name: str, options: dict[str, object]) -> 
     arguments = inputs(model)
     logits = model(*arguments).logits
     model = model.to(memory_format=torch.channels_last)
-    moved = [a if a is None else a.to(memory_format=torch.channels_last) for a in arguments]
+    moved = [a if a is None or a.ndim != 4 else a.to(memory_format=torch.channels_last) for a in arguments]
     torch.testing.assert_close(model(*moved).logits, logits, rtol=1e-4, atol=1e-4)
 
 
@@ -167,7 +178,11 @@ def tiny_deeplabv3plus() -> SegmentationModel:
     return DeepLabV3Plus(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16)
 
 
-tiny_models = pytest.mark.parametrize("make", [tiny_sagate, tiny_deeplabv3plus])
+def tiny_malleable() -> SegmentationModel:
+    return Malleable(CLASSES, "test_resnet", decoder_channels=16)
+
+
+tiny_models = pytest.mark.parametrize("make", [tiny_sagate, tiny_deeplabv3plus, tiny_malleable])
 
 
 @tiny_models
@@ -175,7 +190,7 @@ def test_export_with_dynamic_sizes(make: Callable[[], SegmentationModel]) -> Non
     model = make().eval()
     automatic = torch.export.Dim.AUTO
     arguments = tuple(a for a in inputs(model) if a is not None)
-    dynamic = tuple({0: automatic, 2: automatic, 3: automatic} for _ in arguments)
+    dynamic = tuple({dim: automatic for dim in (0, 2, 3) if dim < a.ndim} for a in arguments)
     exported = torch.export.export(model, arguments, dynamic_shapes=dynamic).module()
     others = tuple(a for a in inputs(model, 97, 64, batch=3) if a is not None)
     torch.testing.assert_close(exported(*others).logits, model(*others).logits)

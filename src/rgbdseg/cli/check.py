@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 
 
@@ -19,6 +20,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--report", metavar="FILE", help="also write the report as HTML, with pictures and histograms")
     options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit} leaves no frame; expected at least 1")
     from rgbdseg.data.check import check_dataset
 
     with progress_bar("checking") as move:

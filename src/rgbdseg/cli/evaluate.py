@@ -21,6 +21,8 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit} leaves no image; expected at least 1")
+    if options.workers < 0:
+        raise UsageError(f"--workers {options.workers} is not a number of processes; expected 0 or more")
     from rgbdseg.engine.run_folder import RunFolder, find_checkpoints
     from rgbdseg.engine.train import is_main_process, quiet_lightning
 
@@ -37,8 +39,9 @@ def run(arguments: list[str]) -> int:
         if len(paths) > 1 and options.name is not None:
             stem = f"{options.name}-{path.stem}"
         if is_main_process():
-            files = result.write(out, stem)
-            _show(result, files, time.monotonic() - start)
+            # Shown first: hours of computing must not be lost to a full disk.
+            _show(result, time.monotonic() - start)
+            say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
     return 0
 
 
@@ -91,7 +94,7 @@ def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
     )
 
 
-def _show(result: EvaluationResult, files: list[Path], seconds: float) -> None:
+def _show(result: EvaluationResult, seconds: float) -> None:
     scores = result.scores
     title = f"{result.model}, {result.checkpoint}" + (f" (epoch {result.epoch})" if result.epoch is not None else "")
     print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], scores.table())
@@ -108,4 +111,4 @@ def _show(result: EvaluationResult, files: list[Path], seconds: float) -> None:
         f"mean accuracy {100 * scores.mean_accuracy:.2f}   "
         f"frequency-weighted IoU {100 * scores.frequency_weighted_iou:.2f}"
     )
-    say(f"{scores.images / seconds:.2f} images/s; wrote {', '.join(str(f) for f in files)}")
+    say(f"{scores.images / seconds:.2f} images/s")

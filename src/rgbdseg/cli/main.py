@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from rgbdseg import __version__
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RGBDSEG_TRACEBACK"):
             raise
-        text = f"{type(error).__name__}: {plain_message(error)}"
+        text = f"{type(error).__name__}: {textwrap.shorten(plain_message(error), 300)}"
         return _fail(f"this is a bug in rgbdseg: {text}; set RGBDSEG_TRACEBACK=1 to see where", EXIT_BUG)
 
 

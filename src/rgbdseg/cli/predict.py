@@ -67,6 +67,11 @@ def _device(name: str):  # type: ignore[no-untyped-def]
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"unknown device '{name}'; expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device '{name}' is not available: PyTorch sees no CUDA device; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{name}'; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device '{name}' is not available: PyTorch sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu or another number"
+        )
     return device

@@ -11,6 +11,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "nyuv2": ("rgbdseg.cli.prepare_nyuv2", "NYU Depth V2, labelled set, from nyu_depth_v2_labeled.mat"),
     "sunrgbd": ("rgbdseg.cli.prepare_sunrgbd", "SUN RGB-D, from SUNRGBD and SUNRGBDtoolbox"),
     "cityscapes": ("rgbdseg.cli.prepare_cityscapes", "Cityscapes, from leftImg8bit, gtFine, disparity and camera"),
+    "folder": ("rgbdseg.cli.prepare_folder", "your own recording: images, depth maps and, if any, labels"),
     "rooms": ("rgbdseg.cli.prepare_rooms", "generated rooms with furniture, seen by an RGB-D camera"),
 }
 """Source -> (the module whose ``run(arguments)`` prepares it, what it is)."""

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any, get_args
 
-from rgbdseg.errors import UsageError
+from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.protocol import Combination, EvaluationProtocol, Mode
 
 
@@ -29,6 +29,8 @@ def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) ->
             raise UsageError(f"--crop {' '.join(map(str, options.crop))} is not a window; expected one or two numbers")
         changes["crop_size"] = (options.crop[0], options.crop[-1])
         changes["mode"] = "sliding"
+    elif options.mode == "sliding" and default.crop_size is None:
+        raise UsageError("--mode sliding needs a window; add --crop PIXELS")
     for field, value in (
         ("mode", options.mode),
         ("scales", None if options.scales is None else tuple(options.scales)),
@@ -47,4 +49,7 @@ def stored_protocol(config: dict[str, object] | None) -> EvaluationProtocol:
     if not isinstance(values, dict):
         return EvaluationProtocol()
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return EvaluationProtocol(**fields)
+    try:
+        return EvaluationProtocol(**fields)
+    except TypeError as error:
+        raise CheckpointError(f"the checkpoint's evaluation protocol is not understood: {error}") from None

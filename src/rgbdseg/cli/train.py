@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     recipe = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
     known, rest = parser.parse_known_args(arguments, argparse.Namespace(recipe=recipe))
     config = _config(known, rest)
-    out = Path(known.out) if known.out else Path("runs") / config.recipe
+    out = Path(known.out) if known.out else Path("runs") / (config.recipe or Path(known.recipe).stem)
     from rgbdseg.engine.callbacks import Interrupted
     from rgbdseg.engine.run_folder import RunFolder, check_resumable
     from rgbdseg.engine.train import is_main_process, quiet_lightning, train
@@ -77,7 +77,8 @@ def _defaults(known: argparse.Namespace) -> TrainConfig | dict[str, object]:
         run_folder = RunFolder(Path(out))
         run_folder.require_run()
         stored = run_folder.stored_config()
-        if known.recipe and known.recipe in RECIPES and stored.get("recipe") != known.recipe:
+        if known.recipe and stored.get("recipe") != known.recipe:
+            get_recipe(known.recipe)
             raise UsageError(f"the run at {out} was started with '{stored.get('recipe')}', not '{known.recipe}'")
         return stored
     if not known.recipe:

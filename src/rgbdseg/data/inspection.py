@@ -175,7 +175,7 @@ def _signs(
     edges = picture_edges(grey)
     depth: dict[str, DepthSigns] = {}
     alignment: dict[str, npt.NDArray[np.float32]] = {}
-    for raster in metres.keys() & rasters.keys():
+    for raster in (name for name in metres if name in rasters):
         signs = depth_signs(rasters[raster], metres[raster])
         if signs is not None:
             depth[raster] = signs

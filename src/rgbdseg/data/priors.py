@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from rgbdseg.labels import NYU40, SUN37, LabelSet
+from rgbdseg.labels import NYU13, NYU40, SUN37, LabelSet
 
 BANDS = 4
 """Horizontal bands of equal height, from the top of the image down, that class frequencies are counted in."""
@@ -34,6 +34,12 @@ _NYU40_PRIOR = (
     ),
 )  # fmt: skip
 
+# NYU-13 class, counted from 1, of each NYU-40 class (Couprie, Farabet, Najman, LeCun, ICLR 2013).
+_NYU13_OF_NYU40 = (
+    12, 5, 6, 1, 4, 9, 10, 12, 13, 6, 8, 6, 13, 10, 6, 13, 6, 7, 7, 5, 7, 3, 2, 6, 11, 7, 7, 7, 7, 7, 7, 6, 7, 7, 7, 7,
+    7, 7, 6, 7,
+)  # fmt: skip
+
 INDOOR_LABEL_SETS = ("nyu40", "nyu13", "sun37", "rooms")
 """Label sets of rooms."""
 
@@ -52,11 +58,17 @@ def class_prior(label_set: LabelSet) -> npt.NDArray[np.float64] | None:
     """Return the share of the labelled pixels that each class has in each band, (BANDS, classes), summing to 1.
 
     SUN RGB-D's classes are the first 37 of NYU-40 and its pictures are rooms as well, so the same numbers serve for
-    both.  None for label sets that nothing is known of.
+    both, and summed up for NYU-13.  None for label sets that nothing is known of.
     """
-    if label_set.name not in (NYU40.name, SUN37.name):
+    prior = np.array(_NYU40_PRIOR, dtype=np.float64)
+    if label_set.name == NYU13.name:
+        folded = np.zeros((BANDS, len(NYU13)))
+        np.add.at(folded.T, np.array(_NYU13_OF_NYU40) - 1, prior.T)
+        prior = folded
+    elif label_set.name in (NYU40.name, SUN37.name):
+        prior = prior[:, : len(label_set)]
+    else:
         return None
-    prior = np.array(_NYU40_PRIOR, dtype=np.float64)[:, : len(label_set)]
     return prior / prior.sum()
 
 

@@ -29,7 +29,7 @@ _THUMBNAIL = 16
 _CLEAR_LEVELS = 2  # or noise would decide the bits of even walls
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PictureSigns:
     """What tells pictures apart.
 
@@ -44,7 +44,7 @@ class PictureSigns:
     red_minus_blue: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class DepthSigns:
     """What tells depth maps apart.
 
@@ -62,7 +62,7 @@ class DepthSigns:
     limit: int | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FrameSigns:
     """The signs of one frame; empty where a raster is absent or of another size than the image.
 

@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from rgbdseg.errors import UsageError
+
 State = TypeVar("State")
 """What passes from stage to stage: one feature map (B, C, H, W) for most families, a tuple of maps for families that
 keep several resolutions side by side."""
@@ -40,6 +42,10 @@ class StagedEncoder(nn.Module, Generic[State]):
     def stage(self, index: int, state: State) -> State:
         """Run stage ``index`` (counted from 0)."""
         raise NotImplementedError
+
+    def stage_name(self, index: int) -> str:
+        """Return the name of the submodule that holds stage ``index``; raises UsageError where there is no such one."""
+        raise UsageError(f"the stages of encoder '{self.name}' are not submodules that could be changed")
 
     def share_projections(self, other: StagedEncoder[State]) -> None:
         """Use the shortcut projections of ``other``, an encoder of the same name, from now on: its modules, not copies.

@@ -67,6 +67,10 @@ class ResNetEncoder(StagedEncoder[Tensor]):
         x: Tensor = self.get_submodule(f"layer{index + 1}")(state)
         return x
 
+    def stage_name(self, index: int) -> str:
+        """Return ``layer1`` to ``layer4``."""
+        return f"layer{index + 1}"
+
     def share_projections(self, other: StagedEncoder[Tensor]) -> None:
         """Use the projections (convolution and normalisation) in the first block of every stage of ``other``."""
         assert other.name == self.name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,6 +26,15 @@ from rgbdseg.files import WriteError, atomic_path
 
 class Interrupted(Exception):  # noqa: N818  (it is no error: the state is saved)
     """Training was stopped by a signal after its state had been saved."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make Ctrl-C a KeyboardInterrupt again, which Lightning turns into an exit without a word."""
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
 
 
 class RunCheckpoints(Callback):

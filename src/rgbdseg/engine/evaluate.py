@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 from rgbdseg.config import HardwareConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.parallel import process_context
+from rgbdseg.engine.callbacks import interruptible
 from rgbdseg.engine.checkpoint import ModelBundle
+from rgbdseg.engine.hardware import check_hardware
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.errors import DataError
@@ -107,6 +109,8 @@ class EvaluationTask(LightningModule):
             SegmentationMetrics(len(label_set), label_set.classes) for _ in self.sensor_names
         )
         self.sensor_scores: dict[str, SegmentationScores] = {}
+        # With fewer images than devices, some devices have none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples where they are: inference moves what it needs."""
@@ -182,6 +186,7 @@ def evaluate(
     Raises DataError when the dataset's classes are not those the model was trained on.
     """
     hardware = hardware or HardwareConfig()
+    check_hardware(hardware)
     _check_classes(bundle, dataset)
     named = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
     sensors = {sample_id: sensor for sample_id, sensor in named.items() if sensor is not None}
@@ -211,7 +216,8 @@ def evaluate(
         num_workers=workers,
         multiprocessing_context=process_context() if workers else None,
     )
-    trainer.test(task, loader, verbose=False)
+    with interruptible():
+        trainer.test(task, loader, verbose=False)
     assert task.scores is not None
     facts = bundle.facts
     return EvaluationResult(

@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DepthUnit
-from rgbdseg.data.images import DEPTH_SUFFIXES, RGB_SUFFIXES, read_depth, read_depth_values, read_rgb
+from rgbdseg.data.images import (
+    DEPTH_SUFFIXES,
+    RGB_SUFFIXES,
+    check_plausible,
+    read_depth_values,
+    read_rgb,
+    values_to_metres,
+)
 from rgbdseg.engine.checkpoint import ModelBundle
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
@@ -82,7 +91,10 @@ def read_frame(
     rgb = read_rgb(paths.rgb)
     depth_m = None
     if paths.depth is not None:
-        depth_m = read_depth(paths.depth, unit or _default_unit(paths.depth))
+        values = read_depth_values(paths.depth)
+        metres = values_to_metres(values, unit or _default_unit(paths.depth, values.dtype))
+        check_plausible(metres, f"{paths.depth}")
+        depth_m = torch.from_numpy(metres)[None]
         if depth_m.shape[-2:] != rgb.shape[-2:]:
             raise DataError(
                 f"{paths.depth} is {depth_m.shape[-2]}x{depth_m.shape[-1]} but {paths.rgb} is "
@@ -136,10 +148,9 @@ def _write(sample: RGBDSample, prediction: torch.Tensor, bundle: ModelBundle, ou
         write_ply(out / "cloud" / f"{sample.sample_id}.ply", *labelled_point_cloud(sample, values, palette))
 
 
-def _default_unit(path: Path) -> DepthUnit:
+def _default_unit(path: Path, kind: np.dtype[Any]) -> DepthUnit:
     if path.suffix.lower() == ".npy":
         return DepthUnit(1.0)
-    kind = read_depth_values(path).dtype
     if kind.itemsize == 1:
         raise DataError(
             f"{path} stores depth in 8 bits, whose unit cannot be guessed; add --depth-unit METRES_PER_UNIT"

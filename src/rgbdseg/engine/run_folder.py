@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,29 @@ class RunFolder:
         """One JSON object per line: losses, rates, validation scores."""
         return self.root / "log.jsonl"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard events."""
+        return self.root / "tensorboard"
+
     def start(self, config: TrainConfig) -> None:
         """Create the folder; raises UsageError when something is there already."""
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise UsageError(f"{self.root} exists and is not empty; continue it with --resume or choose another --out")
         write_text(self.config_file, config_to_yaml(config))
+
+    def undo_start(self) -> None:
+        """Remove what a run left that failed before its first step; anything else in the folder stays."""
+        for file in (self.config_file, self.log):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Remove the half-written checkpoints of runs that were killed while saving."""
+        for file in self.checkpoints.glob(".*.part.ckpt"):
+            file.unlink(missing_ok=True)
 
     def require_run(self) -> None:
         """Raise UsageError unless a run was started here."""

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from rgbdseg.config import TrainConfig
+from rgbdseg.config import TrainConfig, passes
 from rgbdseg.engine.checkpoint import FACTS_KEY, ModelFacts
 from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer
 from rgbdseg.engine.sampling import derived_seed
@@ -35,14 +35,22 @@ class SegmentationTask(LightningModule):
         self.facts = facts
         self.validation_metrics = SegmentationMetrics(len(facts.label_set))
         self.scores: SegmentationScores | None = None
+        # With fewer validation images than devices, some devices have none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move batches; single validation samples are moved by the inference code."""
         return batch.to(device) if isinstance(batch, RGBDBatch) else batch
 
     def on_train_batch_start(self, batch: RGBDBatch, batch_idx: int) -> None:
-        """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
+        """Seed dropout by step, so that a resumed run draws what an uninterrupted one would.
+
+        Also has the last epoch validated, whatever the interval.
+        """
         torch.manual_seed(derived_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
+        schedule = self.config.schedule
+        if schedule.validate_every_epochs and self.current_epoch + 1 == schedule.epochs:
+            self.trainer.check_val_every_n_epoch = 1
 
     def training_step(self, batch: RGBDBatch, batch_idx: int) -> Tensor:
         """Return the loss to back-propagate."""
@@ -90,6 +98,14 @@ class SegmentationTask(LightningModule):
             optimizer, lambda iteration: learning_rate_factor(iteration, self.config.schedule)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count the passes of a started epoch anew: the run may go on with another number of passes per step."""
+        per_epoch = self.config.schedule.iterations_per_epoch
+        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        if current["ready"]:
+            steps = int(checkpoint["global_step"]) % per_epoch or per_epoch
+            current.update(dict.fromkeys(current, steps * passes(self.config)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the facts and the progress beside the weights."""

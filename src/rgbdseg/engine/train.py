@@ -17,14 +17,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
 from rgbdseg.config import TrainConfig, check_config, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.parallel import process_context
 from rgbdseg.data.tree import open_tree
-from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress
+from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
 from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
+from rgbdseg.engine.hardware import check_hardware
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
 from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
@@ -90,9 +92,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     """
     console = console or Console(quiet=True)
     check_config(config)
+    check_hardware(config.hardware)
     run = RunFolder(Path(out))
     model, datasets = _build(config)
-    config = _with_passes(config, model, console)
+    config = _with_passes(config, model, run, console)
     task = SegmentationTask(model, config, model_facts(config, model, datasets[0]))
     data = SegmentationData(config, *datasets, task.facts.input_spec)
     trainer = _make_trainer(config, run, console)
@@ -101,6 +104,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     # Everything that can be refused has been: only now is something created.
     if resume:
         run.require_run()
+        if main_process:
+            run.remove_leftovers()
     elif main_process:
         run.start(config)
     checkpoint = run.last if resume and run.last.is_file() else None
@@ -112,16 +117,23 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
         synchronise_batch_norm(task, cpu=trainer.strategy.root_device.type == "cpu")
     if config.hardware.compile:
         task.model.compile()
-    _fit(trainer, task, data, checkpoint)
+    try:
+        _fit(trainer, task, data, checkpoint)
+    except RGBDSegError:
+        if main_process and not resume and trainer.global_step == 0:
+            run.undo_start()
+        raise
     return run
 
 
 def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, checkpoint: Path | None) -> None:
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with interruptible():
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except FloatingPointError as error:
         raise RGBDSegError(
-            f"{error}; lower --optimizer.learning_rate or use --hardware.precision 32-true, then --resume"
+            f"{error}; --resume with --hardware.precision 32-true, or start a new run with a lower "
+            "--optimizer.learning_rate"
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -130,10 +142,14 @@ def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, check
             "one sample per pass is too few for the batch statistics of this model; raise --loader.batch_size or lower "
             "--hardware.accumulate"
         ) from error
+    except TorchDynamoException as error:
+        raise RGBDSegError(
+            f"torch.compile failed ({str(error).strip().splitlines()[0][:200]}); use --hardware.compile false"
+        ) from error
     except torch.OutOfMemoryError as error:
         raise RGBDSegError(
-            "the device ran out of memory; raise --hardware.accumulate, lower --loader.batch_size or "
-            "use --hardware.precision bf16-mixed"
+            "the device ran out of memory; raise --hardware.accumulate or use --hardware.precision bf16-mixed, or "
+            "start a new run with a lower --loader.batch_size"
         ) from error
 
 
@@ -161,11 +177,15 @@ def _build(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, R
     return model, (train_set, validation_set)
 
 
-def _with_passes(config: TrainConfig, model: SegmentationModel, console: Console) -> TrainConfig:
+def _with_passes(config: TrainConfig, model: SegmentationModel, run: RunFolder, console: Console) -> TrainConfig:
     """Fill in the number of passes where the config leaves it open."""
     hardware = config.hardware
     if hardware.accumulate is not None:
         return config
+    if not is_main_process() and run.config_file.is_file():
+        # The main process has chosen and taken memory since: all must take its number.
+        chosen = run.stored_config().get("hardware", {}).get("accumulate")
+        return dataclasses.replace(config, hardware=dataclasses.replace(hardware, accumulate=chosen))
     on_gpu = torch.cuda.is_available() and hardware.accelerator != "cpu"
     devices = hardware.devices if hardware.devices > 0 else max(1, torch.cuda.device_count() if on_gpu else 1)
     plan = plan_passes(config, model, devices, "cuda" if on_gpu else "cpu")
@@ -234,7 +254,7 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
 def _make_logger(run: RunFolder) -> Logger | bool:
     if importlib.util.find_spec("tensorboard") is None:
         return False
-    return TensorBoardLogger(save_dir=run.root, name="tensorboard", version="")
+    return TensorBoardLogger(save_dir=run.root, name=run.tensorboard.name, version="")
 
 
 def _loader_options(config: TrainConfig) -> dict[str, Any]:

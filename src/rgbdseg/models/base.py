@@ -84,6 +84,15 @@ class SegmentationModel(nn.Module):
             )
         return geometry
 
+    def check_camera(self, rgb: Tensor, camera: Tensor | None) -> Tensor:
+        """Return ``camera``; raise UsageError where it is absent or is not one row for every image of ``rgb``."""
+        expected = "expected intrinsics (B, 4) as fx, fy, cx, cy in pixels"
+        if camera is None:
+            raise UsageError(f"the model needs a camera besides rgb and geometry: {expected}, got None")
+        if camera.ndim != 2 or camera.shape[1] != 4 or camera.shape[0] != rgb.shape[0]:
+            raise UsageError(f"the camera has shape {tuple(camera.shape)}; {expected} with B = {rgb.shape[0]}")
+        return camera
+
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits at the input's resolution (and auxiliary outputs while training)."""
         raise NotImplementedError

@@ -19,9 +19,11 @@ from typing import Literal, TypedDict, Unpack
 from torch import Tensor, nn
 
 from rgbdseg.encoders import AnyEncoder, create_encoder
-from rgbdseg.errors import unknown_name
+from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
+from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.nn.conv2_5d import ASSIGNMENT_PARAMETERS
 from rgbdseg.nn.deeplab import AuxiliaryHead, DeepLabV3PlusDecoder
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits
@@ -41,11 +43,14 @@ class DeepLabV3Plus(SegmentationModel):
     dilation as ``output_stride`` has it.
     decoder_channels, reduced_channels, auxiliary_channels: widths of the decoder, of its low-level feature and of the
     auxiliary head.
+    depth_convolution: ``malleable`` or ``plain`` puts a 2.5D convolution into every stage of the encoder; the model
+    then takes metric depth and a camera besides RGB.
     Raises UsageError for values outside these ranges.
     """
 
     family = "deeplabv3plus"
     backbone_prefixes = ("encoder.",)
+    no_decay_names = ASSIGNMENT_PARAMETERS
 
     def __init__(
         self,
@@ -58,10 +63,11 @@ class DeepLabV3Plus(SegmentationModel):
         decoder_channels: int = 256,
         reduced_channels: int = 48,
         auxiliary_channels: int = 512,
+        depth_convolution: DepthConvolution | None = None,
     ) -> None:
         if modality not in _GEOMETRY_KINDS:
             raise unknown_name("modality", modality, _GEOMETRY_KINDS)
-        super().__init__(num_classes, InputSpec(geometry=_GEOMETRY_KINDS[modality]))
+        super().__init__(num_classes, _input_spec(modality, depth_convolution))
         check_widths(
             decoder_channels=decoder_channels,
             reduced_channels=reduced_channels,
@@ -71,6 +77,7 @@ class DeepLabV3Plus(SegmentationModel):
             dilations = None  # every stage keeps its stride
         self.modality = modality
         self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, dilations)
+        self.guide = use_depth_convolutions(self.encoder, depth_convolution) if depth_convolution else None
         channels = self.encoder.channels
         self.decoder = DeepLabV3PlusDecoder(channels[-1], channels[0], num_classes, decoder_channels, reduced_channels)
         self.auxiliary_head = AuxiliaryHead(channels[-1], num_classes, auxiliary_channels)
@@ -84,17 +91,28 @@ class DeepLabV3Plus(SegmentationModel):
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
 
-        rgb and geometry (B, 3, H, W), normalised as ``input_spec`` says; camera is not used.
-        Raises UsageError when a needed geometry is absent or does not fit, and for a single image in training.
+        rgb (B, 3, H, W) and geometry (B, C, H, W) as ``input_spec`` says; camera (B, 4) is used with 2.5D convolutions.
+        Raises UsageError when a needed input is absent or does not fit, and for a single image in training.
         """
-        image = rgb if self.modality == "rgb" else self.check_geometry(rgb, geometry)
         size = (rgb.shape[-2], rgb.shape[-1])
-        features = self.encoder(image)
+        if self.guide is not None:
+            focal_px = self.check_camera(rgb, camera)[:, 0]
+            features = self.guide.run(self.encoder, rgb, self.check_geometry(rgb, geometry), focal_px)
+        else:
+            features = self.encoder(rgb if self.modality == "rgb" else self.check_geometry(rgb, geometry))
         logits = resize_logits(self.decoder(features[0], features[-1]), size, align_corners=True)
         if not self.training:
             return SegmentationOutput(logits)
         auxiliary = resize_logits(self.auxiliary_head(features[-1]), size, align_corners=True)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
+
+
+def _input_spec(modality: Modality, depth_convolution: DepthConvolution | None) -> InputSpec:
+    if depth_convolution is None:
+        return InputSpec(geometry=_GEOMETRY_KINDS[modality])
+    if modality != "rgb":
+        raise UsageError(f"2.5D convolutions need the modality 'rgb', got '{modality}'")
+    return InputSpec(geometry="metric_depth", needs_camera=True)
 
 
 class DeepLabV3PlusOptions(TypedDict, total=False):
@@ -106,6 +124,7 @@ class DeepLabV3PlusOptions(TypedDict, total=False):
     decoder_channels: int
     reduced_channels: int
     auxiliary_channels: int
+    depth_convolution: DepthConvolution | None
 
 
 def deeplabv3plus_resnet101(num_classes: int, **options: Unpack[DeepLabV3PlusOptions]) -> DeepLabV3Plus:

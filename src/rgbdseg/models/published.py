@@ -116,14 +116,17 @@ def _listing(kind: str, entries: list[str]) -> list[str]:
     return [f"{len(entries)} {kind} ({', '.join(entries[:SHOWN])}{more})"]
 
 
+_ASPP = {
+    "decoder.aspp.branches.": "aspp.map_convs.",
+    "decoder.aspp.branch_norm.": "aspp.map_bn.",
+    "decoder.aspp.reduce.": "aspp.red_conv.",
+    "decoder.aspp.image_conv.": "aspp.global_pooling_conv.",
+    "decoder.aspp.image_norm.": "aspp.global_pooling_bn.",
+    "decoder.aspp.image_reduce.": "aspp.pool_red_conv.",
+    "decoder.aspp.norm.": "aspp.red_bn.",
+}
 _SAGATE_HEAD = {
-    "decoder.aspp.branches.": "head.aspp.map_convs.",
-    "decoder.aspp.branch_norm.": "head.aspp.map_bn.",
-    "decoder.aspp.reduce.": "head.aspp.red_conv.",
-    "decoder.aspp.image_conv.": "head.aspp.global_pooling_conv.",
-    "decoder.aspp.image_norm.": "head.aspp.global_pooling_bn.",
-    "decoder.aspp.image_reduce.": "head.aspp.pool_red_conv.",
-    "decoder.aspp.norm.": "head.aspp.red_bn.",
+    **{ours: f"head.{theirs}" for ours, theirs in _ASPP.items()},
     "decoder.low_level.": "head.reduce.",
     "decoder.fuse.": "head.last_conv.",
     "decoder.classifier.": "head.classify.",
@@ -152,6 +155,14 @@ def _sagate_key(name: str) -> str:
     return _replace_prefix(name, _SAGATE_HEAD)
 
 
+_MALLEABLE = {**_ASPP, "encoder.": "backbone.", "decoder.": ""}
+
+
+def _malleable_key(name: str) -> str:
+    """Malleable 2.5D of RGBD_Semantic_Segmentation_PyTorch: the decoder's parts lie beside the backbone."""
+    return _replace_prefix(name, _MALLEABLE)
+
+
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
     for ours, theirs in prefixes.items():
         if name.startswith(ours):
@@ -159,4 +170,4 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
     raise AssertionError(f"no published name is known for '{name}'")
 
 
-LAYOUTS: dict[str, KeyMap] = {"sagate": _sagate_key}
+LAYOUTS: dict[str, KeyMap] = {"malleable": _malleable_key, "sagate": _sagate_key}

@@ -15,6 +15,7 @@ from rgbdseg.encoders import AnyEncoder, StagedEncoder
 from rgbdseg.errors import CheckpointError
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.state_file import read_state_dict
+from rgbdseg.nn.conv2_5d import DepthConv2d
 
 SHOWN = 3  # names listed per kind of problem
 
@@ -43,6 +44,7 @@ def load_encoder_weights(model: SegmentationModel, source: str | Path) -> tuple[
     ``num_batches_tracked`` are accepted.
     A stream whose input has not three channels gets an adapted first convolution: for one channel the sum over the
     three (equal to showing the pretrained network a grey image), otherwise repeated copies scaled to the same total.
+    A 2.5D convolution gets the weight of the plain one it replaced in every depth kernel.
     Raises CheckpointError when the file cannot be read, entries are missing, misshapen or unexpected, the model has no
     encoder, or the download fails.
     """
@@ -89,6 +91,9 @@ def _prepare(
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(value))  # files from before PyTorch 0.4.1 lack the counter
+    for name, module in encoder.named_modules():
+        if isinstance(module, DepthConv2d):
+            module.expand_pretrained(state, name)
     adapted_from = _adapt_input(state, encoder)
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]

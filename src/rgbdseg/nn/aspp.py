@@ -24,12 +24,22 @@ class ASPP(nn.Module):
     instead of being concatenated, and activations are leaky (slope 0.01).  No convolution has a bias.
 
     in_channels -> out_channels; every branch has ``hidden_channels``.  rates: dilations of the 3x3 branches.
+    leaky_slope: of all activations; 0 is a ReLU.  activate_image: also after the image-level normalisation.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int = 256, hidden_channels: int = 256, rates: Sequence[int] = (6, 12, 18)
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        hidden_channels: int = 256,
+        rates: Sequence[int] = (6, 12, 18),
+        *,
+        leaky_slope: float = LEAKY_SLOPE,
+        activate_image: bool = True,
     ) -> None:
         super().__init__()
+        self.leaky_slope = leaky_slope
+        self.activate_image = activate_image
         self.branches = nn.ModuleList([nn.Conv2d(in_channels, hidden_channels, 1, bias=False)])
         for rate in rates:
             self.branches.append(nn.Conv2d(in_channels, hidden_channels, 3, padding=rate, dilation=rate, bias=False))
@@ -52,7 +62,8 @@ class ASPP(nn.Module):
                 "use a batch of 2 or more, or synchronised normalisation over several devices"
             )
         local = torch.cat([branch(x_BCHW) for branch in self.branches], dim=1)
-        local = self.reduce(functional.leaky_relu(self.branch_norm(local), LEAKY_SLOPE))
+        local = self.reduce(functional.leaky_relu(self.branch_norm(local), self.leaky_slope))
         image = self.image_norm(self.image_conv(x_BCHW.mean(dim=(2, 3), keepdim=True)))
-        image = self.image_reduce(functional.leaky_relu(image, LEAKY_SLOPE))
-        return functional.leaky_relu(self.norm(local + image), LEAKY_SLOPE)
+        if self.activate_image:
+            image = functional.leaky_relu(image, self.leaky_slope)
+        return functional.leaky_relu(self.norm(local + self.image_reduce(image)), self.leaky_slope)

@@ -34,9 +34,10 @@ class PortableSyncBatchNorm(nn.BatchNorm2d):
     """`BatchNorm2d` whose training statistics are taken over all processes of the default group."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
+        """Normalise (B, C, H, W); the statistics are float32 also where the input is of lower precision."""
         if not self.training or not torch.distributed.is_initialized():
             return super().forward(input)
+        dtype, input = input.dtype, input.float()
         axes = (0, 2, 3)
         count = input.new_full((1,), input.numel() / input.shape[1])
         # One message per pass: count, sums and sums of squares.
@@ -50,7 +51,7 @@ class PortableSyncBatchNorm(nn.BatchNorm2d):
         if self.affine:
             scale = scale * self.weight
             shift = -mean * scale + self.bias
-        return input * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        return (input * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, variance: Tensor, count: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rgbdseg.config import TrainConfig
 from rgbdseg.errors import unknown_name
 from rgbdseg.recipes.demo import demo, demo_depth_only, demo_rgb_only
+from rgbdseg.recipes.malleable import conv2_5d_nyuv2, malleable_nyuv2
 from rgbdseg.recipes.sagate import sagate_nyuv2_432, sagate_nyuv2_480
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -15,6 +16,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "demo-depth-only": demo_depth_only,
     "sagate-nyuv2-480": sagate_nyuv2_480,
     "sagate-nyuv2-432": sagate_nyuv2_432,
+    "malleable-nyuv2": malleable_nyuv2,
+    "conv2_5d-nyuv2": conv2_5d_nyuv2,
 }
 
 

@@ -140,18 +140,19 @@ def _read_azure(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
     if not _is_numbers(_as_list(parameters)[:4], 4):
         raise camera.section("Intrinsics").wrong("ModelParameters", "numbers cx, cy, fx, fy, ...")
     cx, cy, fx, fy = parameters[:4]
+    distorted = _any(parameters[4:])
     if size in _AZURE_DEPTH_MODES:
         side, left, top = _AZURE_DEPTH_MODES[size]
         return Intrinsics(
-            PinholeCamera(fx * side, fy * side, cx * side - left - 0.5, cy * side - top - 0.5), None, True
+            PinholeCamera(fx * side, fy * side, cx * side - left - 0.5, cy * side - top - 0.5), None, distorted
         )
     height, width = size
     full_height = width * 3 / 4  # all colour modes show the full width of a sensor of 4:3
     if camera.integer("SensorWidth") * 9 == camera.integer("SensorHeight") * 16:  # older calibrations: of 16:9 images
-        cy, fy = (cy * 9 / 16 + 3 / 32) * 4 / 3, fy * 3 / 4
+        cy, fy = cy * 3 / 4 + 1 / 8, fy * 3 / 4
     top_px = (full_height - height) / 2
     return Intrinsics(
-        PinholeCamera(fx * width, fy * full_height, cx * width - 0.5, cy * full_height - top_px - 0.5), None, True
+        PinholeCamera(fx * width, fy * full_height, cx * width - 0.5, cy * full_height - top_px - 0.5), None, distorted
     )
 
 

@@ -1,0 +1,192 @@
+"""Finding which depth map belongs to which image of a recording: by file name, or by time stamp."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from rgbdseg.data.images import SUFFIXES
+from rgbdseg.data.tree import index_folder, natural_key
+from rgbdseg.errors import DataError, RGBDSegError
+
+_KIND_IN_NAME = re.compile(r"[-_.](rgb|color|colour|image|depth|label|labels|mask)$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its depth map, as paths relative to the recording, under the image's id."""
+
+    sample_id: str
+    rgb: str
+    depth: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stamped:
+    """A file and when it was taken, in seconds."""
+
+    time_s: float
+    path: str
+
+
+def frame_files(root: Path, folder: str, raster: str) -> dict[str, str]:
+    """Return frame name -> path relative to ``root`` of the files of one folder.
+
+    The name is the path inside the folder without suffix, and without the kind that many recorders add to it:
+    "7-color.png" and "7-depth.png" are both of frame "7".  Raises DataError when two files are of one frame.
+    """
+    if not (root / folder).is_dir():
+        raise DataError(f"{root} has no folder {folder}; name the folder of the {raster} files")
+    index = index_folder(root, folder, SUFFIXES[raster])
+    if index.duplicates:
+        raise DataError(f"{root} has several files of one frame: {', '.join(next(iter(index.duplicates.values())))}")
+    if not index.files:
+        raise DataError(f"{root / folder} holds no files; expected {', '.join(SUFFIXES[raster])}")
+    files: dict[str, str] = {}
+    for stem, path in index.files.items():
+        name = _KIND_IN_NAME.sub("", stem)
+        if name in files:
+            raise DataError(f"{root}: {files[name]} and {path} are both of frame '{name}'; expected one file")
+        files[name] = path
+    return files
+
+
+def pair_by_name(rgb: Mapping[str, str], depth: Mapping[str, str]) -> list[Pair]:
+    """Pair files of equal names; raises DataError when any is left over."""
+    for ours, theirs, what in ((rgb, depth, "depth map"), (depth, rgb, "image")):
+        left = sorted(ours.keys() - theirs.keys(), key=natural_key)
+        if left:
+            more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+            raise DataError(
+                f"{ours[left[0]]} has no {what} of the same name{more}; pair by time stamp, or remove what is left over"
+            )
+    return [Pair(name, rgb[name], depth[name]) for name in sorted(rgb, key=natural_key)]
+
+
+def pair_by_time(rgb: Sequence[Stamped], depth: Sequence[Stamped], max_difference_s: float) -> list[Pair]:
+    """Pair each image with the depth map nearest in time; each file is used once, the closest pairs first.
+
+    Pairs further apart than ``max_difference_s`` seconds are not made.  In the order of the images' times.
+    """
+    by_time = sorted(range(len(depth)), key=lambda k: depth[k].time_s)
+    times = [depth[k].time_s for k in by_time]
+    candidates = []
+    for i, image in enumerate(rgb):
+        low = bisect.bisect_left(times, image.time_s - max_difference_s)
+        high = bisect.bisect_right(times, image.time_s + max_difference_s)
+        candidates += [(abs(times[k] - image.time_s), i, by_time[k]) for k in range(low, high)]
+    partner: dict[int, int] = {}
+    taken: set[int] = set()
+    for _, i, k in sorted(candidates):
+        if i not in partner and k not in taken:
+            partner[i] = k
+            taken.add(k)
+    order = sorted(partner, key=lambda i: rgb[i].time_s)
+    return [Pair(_id_of(rgb[i].path), rgb[i].path, depth[partner[i]].path) for i in order]
+
+
+def stamps_from_names(files: Mapping[str, str]) -> list[Stamped]:
+    """Read the time stamps that the files are named by, in seconds; raises DataError for other names."""
+    stamped = []
+    for name, path in files.items():
+        try:
+            stamped.append(Stamped(float(PurePosixPath(name).name), path))
+        except ValueError:
+            raise DataError(
+                f"{path} is not named by a time stamp in seconds; expected rgb.txt and depth.txt, an association file, "
+                "or pairing by name"
+            ) from None
+    return stamped
+
+
+def read_stamps(path: Path) -> list[Stamped]:
+    """Read lines "time path", as rgb.txt and depth.txt of the TUM RGB-D benchmark; paths are kept as written."""
+    return [Stamped(_seconds(fields[0], where), _relative(fields[1], where)) for fields, where in _rows(path, 2)]
+
+
+def read_associations(path: Path, root: Path) -> list[Pair]:
+    """Read lines "time path time path", image and depth map in either order, as TUM's associate script writes them.
+
+    root: the recording, which the paths are relative to.
+    """
+    pairs = []
+    swapped: bool | None = None
+    for fields, where in _rows(path, 4):
+        for k in (0, 2):
+            _seconds(fields[k], where)
+        first, second = _relative(fields[1], where), _relative(fields[3], where)
+        if swapped is None:
+            swapped = _depth_first(root / first, root / second, where)
+        rgb, depth = (second, first) if swapped else (first, second)
+        pairs.append(Pair(_id_of(rgb), rgb, depth))
+    return pairs
+
+
+def _rows(path: Path, count: int) -> list[tuple[list[str], str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields, where = line.split(), f"{path} line {number}"
+        if len(fields) != count:
+            expected = "time path" if count == 2 else "time path time path"
+            raise DataError(f"{where}: '{line.strip()[:80]}' has {len(fields)} fields; expected {expected}")
+        rows.append((fields, where))
+    if not rows:
+        raise DataError(f"{path} lists no files")
+    return rows
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise DataError(f"{where}: '{text}' is not a time stamp in seconds")
+    return seconds
+
+
+def _relative(text: str, where: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where}: {text} lies outside of the recording; expected a relative path")
+    return str(path)
+
+
+def _id_of(path: str) -> str:
+    """Return the name of a listed file without folder and suffix: recordings hold all images in one folder."""
+    return _KIND_IN_NAME.sub("", PurePosixPath(path).stem)
+
+
+def _depth_first(first: Path, second: Path, where: str) -> bool:
+    """Tell by the files themselves which of two is the depth map."""
+    depth = [_is_depth(path, where) for path in (first, second)]
+    if depth[0] == depth[1]:
+        raise DataError(
+            f"{where}: {first.name} and {second.name} are both {'depth maps' if depth[0] else 'colour images'}; "
+            "expected one of each"
+        )
+    return depth[0]
+
+
+def _is_depth(path: Path, where: str) -> bool:
+    if path.suffix.lower() == ".npy":
+        return True
+    try:
+        with Image.open(path) as image:
+            return image.mode.startswith("I") or image.mode == "F"
+    except FileNotFoundError:
+        raise DataError(f"{where}: {path} does not exist") from None
+    except (OSError, RGBDSegError) as error:
+        raise DataError(f"{where}: cannot read {path}: {error}") from None

@@ -1,0 +1,234 @@
+"""2.5D convolutions for RGB-D segmentation: one RGB stream whose convolutions look at metric depth.
+
+Paper: Xing, Wang, Zeng, Malleable 2.5D Convolution: Learning Receptive Fields along the Depth-axis for RGB-D Scene
+Parsing, ECCV 2020, arXiv 2007.09365; before it Xing, Wang, Chen, Zeng, 2.5D Convolution for RGB-D Semantic
+Segmentation, ICIP 2019 (the plain operator).
+Published code: github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT).  Trained weights were never published,
+nor was the network of the ICIP paper.
+Published on NYU Depth V2, 40 classes: Malleable ResNet-101 50.9 mIoU and 76.9 % pixel accuracy with several scales,
+ResNet-50 49.7; plain 2.5D 49.1 mIoU, 75.9 %.  Cityscapes, validation: Malleable ResNet-101 80.81 mIoU.
+
+`malleable_resnet50` and `malleable_resnet101` are the released network, whose decoder is not the paper's DeepLabv3+.
+Released traits that are options here, off by default unless said otherwise (the recipe has them all on):
+
+* ``compat="released"`` (the default): what is out of range is told by metres against anchors in cells, and the pixel
+  size of stages that halve the resolution is that of their output, which halves relative depths there;
+* ``fixed_focal_px``: one focal length for all images, also for resized ones; by default it follows the camera;
+* ``training_depth_scale``: in training, not in evaluation, depth passes through the image normaliser (divided by 255).
+
+Deliberate deviations: none in the network.  `conv2_5d_resnet101` puts the plain operator in the same places and
+decoder; where the ICIP network had it is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict, Unpack
+
+import torch
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+
+from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
+from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.nn.aspp import ASPP
+from rgbdseg.nn.conv2_5d import ASSIGNMENT_PARAMETERS
+from rgbdseg.nn.conv2_5d_masks import Compat
+from rgbdseg.nn.init import init_head
+from rgbdseg.nn.resize import resize_bilinear, resize_logits
+
+# B batch, C channels, H height, W width
+
+
+def _conv_norm(in_channels: int, out_channels: int, *, transposed: bool = False) -> nn.Sequential:
+    """3x3 convolution with bias, normalisation and ReLU; the size stays."""
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    return nn.Sequential(
+        kind(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+    )
+
+
+class Merge(nn.Module):
+    """The outputs of the first three stages and the decoder's feature, joined at the size of the latter.
+
+    stages: channels of the three.  channels: of the feature, of every branch and of the result.
+    """
+
+    def __init__(self, stages: tuple[int, ...], channels: int) -> None:
+        super().__init__()
+        for index, in_channels in enumerate(stages):
+            self.add_module(f"conv{index + 1}", _conv_norm(in_channels, channels))
+        self.conv4 = _conv_norm((len(stages) + 1) * channels, channels)
+
+    def forward(self, stages: list[Tensor], feature: Tensor) -> Tensor:
+        """Return (B, channels, h, w) for three stages of any size and a feature (B, channels, h, w)."""
+        size = (feature.shape[-2], feature.shape[-1])
+        branches = [
+            self.get_submodule(f"conv{index + 1}")(resize_bilinear(stage, size, align_corners=False))
+            for index, stage in enumerate(stages)
+        ]
+        merged: Tensor = self.conv4(torch.cat([*branches, feature], dim=1))
+        return merged
+
+
+class TaskModule(nn.Module):
+    """Two residual bottlenecks with dilation 16: (B, channels, h, w) to (B, 4 * channels, h, w)."""
+
+    def __init__(self, channels: int, dilation: int = 16) -> None:
+        super().__init__()
+        # The published checkpoints list the projection by itself, too.
+        self.downsample = nn.Sequential(nn.Conv2d(channels, 4 * channels, 1, bias=False), nn.BatchNorm2d(4 * channels))
+        self.layer_1 = Bottleneck(channels, channels, downsample=self.downsample, dilation=dilation)
+        self.layer_2 = Bottleneck(4 * channels, channels, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature of the task."""
+        refined: Tensor = self.layer_2(self.layer_1(x))
+        return refined
+
+
+class MalleableDecoder(nn.Module):
+    """The released decoder: merge at 1/8, task module, ASPP, and learned upsampling to 1/2.
+
+    stages: channels of the encoder's four stages.  channels: width of the decoder (512 as released).
+    """
+
+    def __init__(self, stages: tuple[int, ...], num_classes: int, channels: int = 512) -> None:
+        super().__init__()
+        self.upsample_1 = _conv_norm(stages[-1], channels, transposed=True)
+        self.merge_module = Merge(stages[:-1], channels)
+        self.task_module = TaskModule(channels)
+        self.embed = _conv_norm(4 * channels, channels)
+        self.aspp = ASPP(channels, channels, channels // 2, leaky_slope=0.0, activate_image=False)
+        self.upsample_2 = _conv_norm(channels, channels // 2, transposed=True)
+        self.upsample_3 = _conv_norm(channels // 2, channels // 4, transposed=True)
+        self.seg_layer = nn.Conv2d(channels // 4, num_classes, 1)
+        self.seg_layer_2 = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, stages: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return logits (B, classes, size / 2) and the embedded feature (B, channels, size / 8) for the auxiliary head.
+
+        stages: outputs of the encoder at 1/4, 1/8, 1/16 and 1/16 of ``size`` (height, width).
+        """
+        eighth, quarter = ((stages[i].shape[-2], stages[i].shape[-1]) for i in (1, 0))
+        half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        feature = self.upsample_1(resize_bilinear(stages[-1], eighth, align_corners=False))
+        embedded = self.embed(self.task_module(self.merge_module(stages[:-1], feature)))
+        feature = self.aspp(embedded)
+        feature = self.upsample_2(resize_bilinear(feature, quarter, align_corners=False))
+        feature = self.upsample_3(resize_bilinear(feature, half, align_corners=False))
+        return self.seg_layer(feature), embedded
+
+
+class Malleable(SegmentationModel):
+    """An encoder with a 2.5D convolution in the first unit of each stage, and the released decoder.
+
+    num_classes: number of classes.  encoder: name of a staged encoder with four stages and ordinary 3x3 convolutions.
+    depth_kernels: kernels along depth, odd.  compat: rules of the published code or of the paper.
+    decoder_channels: width of the decoder.
+    fixed_focal_px: focal length to use for all images in place of the camera's; None: the camera's.
+    training_depth_scale: depth is multiplied by it in training.
+    norm_momentum: of all normalisation.
+    Raises UsageError for values outside these ranges.
+    """
+
+    family = "malleable"
+    backbone_prefixes = ("encoder.",)
+    no_decay_names = ASSIGNMENT_PARAMETERS
+    convolution: DepthConvolution = "malleable"
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str,
+        *,
+        depth_kernels: int = 3,
+        compat: Compat = "released",
+        decoder_channels: int = 512,
+        fixed_focal_px: float | None = None,
+        training_depth_scale: float = 1.0,
+        norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__(num_classes, InputSpec(geometry="metric_depth", needs_camera=True))
+        check_widths(decoder_channels=decoder_channels)
+        if fixed_focal_px is not None and not fixed_focal_px > 0:
+            raise UsageError(f"fixed_focal_px is {fixed_focal_px}; expected a positive number of pixels, or None")
+        if not training_depth_scale > 0:
+            raise UsageError(f"training_depth_scale is {training_depth_scale}; expected a positive number")
+        if not 0 < norm_momentum <= 1:
+            raise UsageError(f"norm_momentum is {norm_momentum}; expected a number above 0 and at most 1")
+        self.fixed_focal_px = fixed_focal_px
+        self.training_depth_scale = training_depth_scale
+        self.encoder: AnyEncoder = create_encoder(encoder, 3, 16, (2, 4, 8))
+        self.guide = use_depth_convolutions(self.encoder, self.convolution, depth_kernels=depth_kernels, compat=compat)
+        self.decoder = MalleableDecoder(self.encoder.channels, num_classes, decoder_channels)
+        init_head(self.decoder)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = norm_momentum
+
+    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the only encoder."""
+        yield "rgb", self.encoder
+
+    def encode(self, rgb: Tensor, depth_m: Tensor, focal_px: Tensor) -> list[Tensor]:
+        """Return the output of every stage, finest first, for depth (B, 1, H, W) and focal length (B,) in pixels."""
+        return self.guide.run(self.encoder, rgb, depth_m, focal_px)
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
+
+        rgb (B, 3, H, W) normalised as ``input_spec`` says, geometry (B, 1, H, W) depth in metres with 0 = no reading,
+        camera (B, 4).  Raises UsageError when depth or camera is absent or does not fit, and for a single image in
+        training.
+        """
+        depth_m = self.check_geometry(rgb, geometry)
+        focal_px = self.check_camera(rgb, camera)[:, 0]
+        if self.fixed_focal_px is not None:
+            focal_px = torch.full_like(focal_px, self.fixed_focal_px)
+        if self.training:
+            depth_m = depth_m * self.training_depth_scale
+        size = (rgb.shape[-2], rgb.shape[-1])
+        logits, embedded = self.decoder(self.encode(rgb, depth_m, focal_px), size)
+        # align_corners=True as released; needed for checkpoint parity.
+        logits = resize_logits(logits, size, align_corners=True)
+        if not self.training:
+            return SegmentationOutput(logits)
+        auxiliary = resize_logits(self.decoder.seg_layer_2(embedded), size, align_corners=True)
+        return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
+
+
+class Conv2_5dNet(Malleable):  # noqa: N801 - the name of its operator
+    """The same with the plain 2.5D operator."""
+
+    family = "conv2_5d"
+    convolution = "plain"
+
+
+class MalleableOptions(TypedDict, total=False):
+    """Options of every model of this file: see `Malleable`."""
+
+    depth_kernels: int
+    compat: Compat
+    decoder_channels: int
+    fixed_focal_px: float | None
+    training_depth_scale: float
+    norm_momentum: float
+
+
+def malleable_resnet101(num_classes: int, **options: Unpack[MalleableOptions]) -> Malleable:
+    """The released network with ResNet-101: 100,622,004 parameters with 40 classes."""
+    return Malleable(num_classes, "resnet101s", **options)
+
+
+def malleable_resnet50(num_classes: int, **options: Unpack[MalleableOptions]) -> Malleable:
+    """The released network with ResNet-50: 81,629,876 parameters with 40 classes."""
+    return Malleable(num_classes, "resnet50s", **options)
+
+
+def conv2_5d_resnet101(num_classes: int, **options: Unpack[MalleableOptions]) -> Conv2_5dNet:
+    """Plain 2.5D convolutions in the same network: 100,621,968 parameters with 40 classes."""
+    return Conv2_5dNet(num_classes, "resnet101s", **options)
