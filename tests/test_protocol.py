@@ -28,6 +28,9 @@ def test_description_names_everything_that_changes_the_number() -> None:
     ]
     texts = {dataclasses.replace(base, **change).describe() for change in changes}
     assert len(texts | {text}) == len(changes) + 1
+    slugs = {dataclasses.replace(base, **change).slug() for change in changes}
+    assert len(slugs | {base.slug()}) == len(changes) + 1
+    assert base.slug() == "sagate-window480x432-stride0.5-scales0.75_1_1.25-flip"
 
 
 def test_window_batch_changes_no_number_and_is_not_named() -> None:

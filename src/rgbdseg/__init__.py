@@ -1,4 +1,4 @@
-"""RGB-D semantic segmentation in PyTorch: prepare, train, evaluate, predict and export published methods.
+"""RGB-D semantic segmentation in PyTorch: prepare, train, evaluate and predict with published methods.
 
 The public names below are imported on first use, so that ``import rgbdseg`` and ``rgbdseg --help`` stay fast.
 """

@@ -74,6 +74,18 @@ class EvaluationProtocol:
         flip = "flip" if self.flip else "no flip"
         return f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
 
+    def slug(self) -> str:
+        """Return a short name for files, different for protocols that give different numbers."""
+        parts = [self.combination, "whole"]
+        if self.mode == "sliding":
+            assert self.crop_size is not None
+            parts[1] = f"window{self.crop_size[0]}x{self.crop_size[1]}"
+            if self.stride_rate != 2 / 3:
+                parts.append(f"stride{self.stride_rate:.3g}")
+        if self.scales != (1.0,):
+            parts.append("scales" + "_".join(f"{scale:g}" for scale in self.scales))
+        return "-".join([*parts, *(["flip"] if self.flip else [])])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,7 +113,50 @@ def test_bad_values_name_the_key(call: Callable[..., Result], tree: Path, tmp_pa
     expect_error(call(*train, "--hardware.accumulate", "3"), "batch_size 8 is not divisible by 3")
     expect_error(call(*train, "--ema_decay", "1.5"), "ema_decay is 1.5")
     expect_error(call(*train, "--evaluation.scales", "[0]"), "scales")
+    expect_error(call(*train, "--loader.validation_limit", "0"), "loader.validation_limit is 0")
+    expect_error(call(*train, "--augmentation.flip_probability", "3"), "flip_probability is 3.0; expected 0 to 1")
+    expect_error(call(*train, "--optimizer.momentum", "7"), "optimizer.momentum is 7.0")
+    expect_error(call(*train, "--hardware.threads", "-3"), "hardware.threads is -3")
+    expect_error(call(*train, "--hardware.devices", "-1"), "hardware.devices is -1")
+    expect_error(call(*train, "--seed", "-1"), "seed is -1; expected 0 or more")
     assert not (tmp_path / "x").exists()
+
+
+def test_values_that_evaluate_and_check_refuse(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
+    expect_error(call("evaluate", run_folder, "--workers", "-2"), "--workers -2")
+    expect_error(call("evaluate", run_folder, "--devices", "0"), "devices is 0")
+    few = call("evaluate", run_folder, "--accelerator", "cpu", "--devices", "3", "--limit", "1")
+    expect_error(few, "1 images cannot be shared among 3 devices")
+    expect_error(call("evaluate", run_folder, "--mode", "sliding"), "add --crop")
+    expect_error(call("check", tree, "--limit", "0"), "--limit 0 leaves no frame")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there(call: Callable[..., Result], tree: Path, run_folder: Path, tmp_path: Path) -> None:
+    expect_error(call("evaluate", run_folder, "--accelerator", "gpu"), "sees no GPU")
+    train = ("train", "demo", "--data", tree, "--out", tmp_path / "x")
+    expect_error(call(*train, "--hardware.accelerator", "gpu"), "sees no GPU")
+
+
+def test_ctrl_c_while_evaluating_says_so(
+    call: Callable[..., Result], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("rgbdseg.engine.evaluate.EvaluationTask.test_step", interrupt)
+    try:
+        expect_error(call("evaluate", run_folder, "--workers", "0"), "interrupted", status=130)
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning switches it off for good
+
+
+def test_evaluate_shows_scores_that_it_cannot_write(call: Callable[..., Result], run_folder: Path, tree: Path) -> None:
+    result = call("evaluate", run_folder, "--workers", "0", "--out", tree / "dataset.json")
+    assert result[0] == 1
+    assert "mIoU" in result[1]
+    assert "cannot write" in result[2]
 
 
 def test_wrong_places(call: Callable[..., Result], tree: Path, tmp_path: Path, run_folder: Path) -> None:
@@ -127,6 +171,7 @@ def test_wrong_places(call: Callable[..., Result], tree: Path, tmp_path: Path, r
     expect_error(call("evaluate", run_folder, "--epochs", "last"), "'last' is not understood")
     expect_error(call("info", tree / "dataset.json"), "not a PyTorch checkpoint")
     expect_error(call("train", "--out", tmp_path / "none", "--resume"), "no run to resume")
+    expect_error(call("train", "dmeo", "--out", run_folder, "--resume"), "did you mean 'demo")
 
 
 def test_a_run_folder_is_never_overwritten(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
@@ -166,7 +211,9 @@ def test_evaluate_writes_what_it_prints(
         "--scales", "0.5", "1", "--flip", "--protocol", "sagate", "--crop", "32",
     )  # fmt: skip
     assert status == 0, err
-    results = [json.loads((tmp_path / f"epoch-{n}-test.json").read_text()) for n in (1, 2)]
+    results = [
+        json.loads((tmp_path / f"epoch-{n}-test-sagate-window32x32-scales0.5_1-flip.json").read_text()) for n in (1, 2)
+    ]
     assert [r["epoch"] for r in results] == [1, 2]
     assert results[0]["protocol"]["combination"] == "sagate"
     assert results[0]["protocol"]["crop_size"] == [32, 32]
@@ -189,7 +236,7 @@ def test_evaluate_reports_each_sensor(call: Callable[..., Result], run_folder: P
     root = write_tree(tmp_path / "two", count=5, size=SIZE, train=1, sensors=("kinect", "xtion"))
     status, out, err = call("evaluate", run_folder, "--data", root, "--workers", "0", "--out", tmp_path / "out")
     assert status == 0, err
-    result = json.loads((tmp_path / "out" / "last-test.json").read_text())
+    result = json.loads((tmp_path / "out" / "last-test-softmax-whole.json").read_text())
     assert {name: scores["images"] for name, scores in result["sensors"].items()} == {"kinect": 2, "xtion": 2}
     matrices = [np.array(scores["confusion"]) for scores in result["sensors"].values()]
     assert (matrices[0] != matrices[1]).any()
@@ -263,6 +310,8 @@ def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, record
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(recording / "colour depth.png")
     expect_error(predict("--rgb", rgb, "--depth", recording / "colour depth.png", "--camera", CAMERA), "depth map")
     expect_error(predict(*pair, "--camera", CAMERA, "--device", "cuda:7"), "cuda:7")
+    Image.fromarray(np.zeros(SIZE, np.uint16)).save(recording / "blind.png")
+    expect_error(predict("--rgb", rgb, "--depth", recording / "blind.png", "--camera", CAMERA), "has no reading")
     assert not (recording / "out").exists()
 
 

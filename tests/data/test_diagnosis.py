@@ -90,6 +90,13 @@ def raise_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.where((label > 0) & (label < 40), label + 1, 0).astype(np.uint8)
 
 
+def rotate_depth(root: Path) -> None:
+    paths = sorted((root / "Depth").iterdir())
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+
+
 Plant = Callable[[Path], None]
 
 FAULTS: dict[str, tuple[Plant, str, str]] = {
@@ -134,6 +141,7 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
         "saturated depth",
         r"\d\d% of the depth_m readings are exactly .* the largest value that the files can hold",
     ),
+    "depth of other frames": (rotate_depth, "depth_m unlike the images", r"correlate at most 0\.0\d with those of"),
     "blue before red": (
         lambda r: each(r, "RGB", lambda rgb: rgb[..., ::-1]),
         "unusual colours",

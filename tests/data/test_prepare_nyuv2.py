@@ -17,8 +17,8 @@ from PIL import Image
 
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.prepare import matfile
-from rgbdseg.data.prepare.matfile import close_mats, open_mat
-from rgbdseg.data.prepare.nyuv2 import class_table, official_split, prepare_nyuv2, read_splits
+from rgbdseg.data.prepare.matfile import MatFile, close_mats, open_mat
+from rgbdseg.data.prepare.nyuv2 import FRAME_VARIABLES, class_table, official_split, prepare_nyuv2, read_splits
 from rgbdseg.data.prepare.writer import PrepareResult
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.labels import NYU13, NYU40
@@ -181,6 +181,21 @@ class TestValues:
         for name in ("RGB/2.png", "Depth/3.png", "RawDepth/0.png", "Label/1.png"):
             assert (root / name).read_bytes() == (tree / name).read_bytes()
 
+    def test_a_block_of_several_frames_is_decoded_once(self, content: NYUContent, tmp_path: Path) -> None:
+        path = write_nyu_mat(tmp_path / "blocks.mat", content, frames_per_block=3)
+        file = MatFile(path)
+        file.cache_blocks(FRAME_VARIABLES)
+        file.frame("depths", 0)
+        with h5py.File(path) as other:
+            block = other["depths"].id.get_chunk_info(0)
+        with open(path, "r+b") as raw:  # reading the block again would fail
+            raw.seek(block.byte_offset + 512 if _offsets_skip_user_block(path, block) else block.byte_offset)
+            raw.write(bytes(min(block.size, 400)))
+        np.testing.assert_array_equal(file.frame("depths", 1).T, content.depths_HWN[..., 1])
+        file.close()
+        with pytest.raises(DataError, match="entry 1 of 'depths' cannot be read"):
+            MatFile(path).frame("depths", 1)
+
     def test_same_input_same_bytes_whatever_the_workers(self, mat: Path, tree: Path, tmp_path: Path) -> None:
         assert contents(prepare(mat, tmp_path, workers=2).root) == contents(tree)
 
@@ -221,6 +236,17 @@ class TestBadInput:
         with pytest.raises(DataError, match=r"entry 2 of 'depths' cannot be read .*damaged, get it again"):
             prepare(tmp_path / "n.mat", tmp_path / "out", splits=mat.parent / "splits.mat")
         assert not (tmp_path / "out" / "dataset.json").exists()
+
+    @pytest.mark.parametrize("share", [0.0, 0.5])
+    def test_damaged_texts_and_headers(self, mat: Path, tmp_path: Path, share: float) -> None:
+        with h5py.File(mat) as file:
+            first = file["#refs#/e0"].id.get_offset() - 400  # headers lie before the data
+        data = bytearray(mat.read_bytes())
+        first = int(first * share) or first
+        data[first : first + 4000] = b"\xff" * len(data[first : first + 4000])
+        (tmp_path / "n.mat").write_bytes(data)
+        with pytest.raises(DataError, match=r"n\.mat.*damaged"):
+            prepare(tmp_path / "n.mat", tmp_path / "out", splits=mat.parent / "splits.mat")
 
     @pytest.mark.parametrize("name", ["images", "depths", "rawDepths", "labels", "names"])
     def test_missing_members(self, content: NYUContent, tmp_path: Path, name: str) -> None:

@@ -162,6 +162,12 @@ class TestValues:
         moved = prepare_sunrgbd(copy, tmp_path / "out", toolbox=tmp_path / "tools")
         assert contents(moved.root) == contents(tree)
 
+    def test_the_second_version_of_the_metadata(self, copy: Path, tree: Path, tmp_path: Path) -> None:
+        # SUNRGBDMeta2DBB_v2.mat has no variable SUNRGBDMeta, so it must not be taken for the list of the frames
+        scipy.io.savemat(copy / META.replace(".mat", "2DBB_v2.mat"), {"SUNRGBDMeta2DBB": np.zeros((1, 1))})
+        (copy / META).rename(copy / META.replace(".mat", "3DBB_v2.mat"))
+        assert contents(prepare_sunrgbd(copy, tmp_path / "out").root) == contents(tree)
+
     def test_frames_outside_the_split_are_left_out(self, copy: Path, frames: list[SUNFrame], tmp_path: Path) -> None:
         write_sun_split(copy / SPLIT, [frames[3].folder], [frames[2].folder])
         root = prepare_sunrgbd(copy, tmp_path / "out").root

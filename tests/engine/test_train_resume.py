@@ -25,6 +25,8 @@ from rgbdseg.engine.checkpoint import load_torch
 from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.engine.train import train
+from rgbdseg.errors import UsageError
+from rgbdseg.loss_config import LossConfig
 from tests.synthetic import write_tree
 
 EPOCHS, PER_EPOCH = 2, 3
@@ -161,3 +163,48 @@ def test_due_checkpoint_is_written_inside_an_epoch(tree: Path, tmp_path: Path, m
     )
     train(tiny_config(tree, schedule=schedule), tmp_path / "run")
     assert saved == [1, 2, 2]
+
+
+def test_a_started_epoch_can_go_on_with_another_number_of_passes(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tree, loader=LoaderConfig(batch_size=4, workers=0))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 0, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    passes: list[int] = []
+    original = SegmentationTask.training_step
+    monkeypatch.setattr(
+        SegmentationTask,
+        "training_step",
+        lambda self, batch, index: (passes.append(self.global_step), original(self, batch, index))[1],
+    )
+    two = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=2))
+    run = train(two, tmp_path / "run", resume=True)
+    # Both passes of each of the remaining steps.
+    assert passes == [step for step in range(1, EPOCHS * PER_EPOCH) for _ in range(2)]
+    assert load_torch(run.last)["global_step"] == EPOCHS * PER_EPOCH
+
+
+def test_the_last_epoch_is_validated(tree: Path, tmp_path: Path) -> None:
+    schedule = ScheduleConfig(epochs=3, iterations_per_epoch=1, warmup_epochs=0, validate_every_epochs=2)
+    run = train(tiny_config(tree, schedule=schedule), tmp_path / "run")
+    assert [e["iteration"] for e in read_log(run) if "miou" in e] == [2, 3]
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="class_weights"):
+        train(tiny_config(tree, loss=LossConfig(class_weights=(1.0, 2.0))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_removes_a_half_written_checkpoint(tree: Path, tmp_path: Path) -> None:
+    schedule = ScheduleConfig(epochs=1, iterations_per_epoch=1, warmup_epochs=0, validate_every_epochs=0)
+    config = tiny_config(tree, schedule=schedule)
+    run = train(config, tmp_path / "run")
+    leftover = run.checkpoints / ".last.abc.part.ckpt"
+    leftover.write_bytes(b"half")
+    train(config, tmp_path / "run", resume=True)
+    assert not leftover.exists()
+    assert run.last.is_file()

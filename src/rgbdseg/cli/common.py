@@ -56,7 +56,14 @@ def say(text: str) -> None:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function (done, total) that moves a bar with the remaining time."""
+    with progress_bars(title) as move:
+        yield lambda done, total: move(title, done, total)
+
+
+@contextmanager
+def progress_bars(*titles: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (title, done, total) that moves one of several bars with the remaining times."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as bars:
+        tasks = {title: bars.add_task(title, total=None) for title in titles}
+        yield lambda title, done, total: bars.update(tasks[title], completed=done, total=total)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, default_workers, print_table, progress_bar, say
-from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 from rgbdseg.recipes import get_recipe
 
@@ -30,7 +29,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     out = Path(options.out)
     if (out / "report.html").exists():
-        raise UsageError(f"{out} holds a finished demo; look at {out / 'report.html'} or choose another --out")
+        say(f"this demo is finished: look at {out / 'report.html'}, or remove {out} to run it again")
+        return 0
     start = time.monotonic()
     data = _make_rooms(out / "rooms")
     results = {

@@ -32,16 +32,24 @@ def run(arguments: list[str]) -> int:
     out = (
         Path(options.out) if options.out else (RunFolder(place).root if place.is_dir() else place.parent) / "evaluation"
     )
+    results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
         result = _evaluate(path, options)
-        stem = f"{path.stem}-{options.split}" if options.name is None else options.name
+        stem = f"{path.stem}-{options.split}-{result.protocol.slug()}" if options.name is None else options.name
         if len(paths) > 1 and options.name is not None:
             stem = f"{options.name}-{path.stem}"
+        results.append(result)
         if is_main_process():
             # Shown first: hours of computing must not be lost to a full disk.
             _show(result, time.monotonic() - start)
             say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
+    if len(results) > 1 and is_main_process():
+        rows = [
+            (Path(one.checkpoint).name, f"{100 * one.scores.mean_iou:.2f}", f"{100 * one.scores.pixel_accuracy:.2f}")
+            for one in results
+        ]
+        print_table("all checkpoints", ["checkpoint", "mIoU %", "pixel accuracy %"], rows)
     return 0
 
 
@@ -55,7 +63,7 @@ def _parser() -> Parser:
     add_protocol_options(parser)
     parser.add_argument("--save", metavar="DIR", help="write raw and coloured predictions there")
     parser.add_argument("--out", metavar="DIR", help="folder of the result files; default: evaluation/ beside it")
-    parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT")
+    parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT-PROTOCOL")
     parser.add_argument("--hha-cache", metavar="DIR", help="folder where computed HHA images are kept")
     parser.add_argument("--workers", type=int, default=2, help="loader processes per device")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rgbdseg.cli.common import Parser
-from rgbdseg.cli.prepare_common import add_workers, report, stage_bars
+from rgbdseg.cli.common import Parser, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, add_workers, report
 
 
 def run(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from rgbdseg.data.prepare.cityscapes import prepare_cityscapes
 
-    with stage_bars() as move:
+    with progress_bars(*STAGES) as move:
         result = prepare_cityscapes(
             options.source,
             options.destination,

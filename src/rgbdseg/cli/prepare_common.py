@@ -1,12 +1,15 @@
-"""What the sources of ``rgbdseg prepare`` share on the command line: options, progress bars and the closing words."""
+"""What the sources of ``rgbdseg prepare`` share on the command line: options and the closing words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.cli.common import Parser, default_workers, say
+
+STAGES = ("converting", "verifying")
+"""Titles of the progress bars: the stages that a preparation reports."""
 
 if TYPE_CHECKING:
     from rgbdseg.data.description import DatasetDescription, DepthUnit
@@ -16,13 +19,6 @@ if TYPE_CHECKING:
 def add_workers(parser: Parser) -> None:
     """Add the option every source has."""
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0 works in this one")
-
-
-@contextmanager
-def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function (stage, done, total) that moves one bar for each stage."""
-    with progress_bar("converting") as converting, progress_bar("verifying") as verifying:
-        yield lambda stage, done, total: (verifying if stage == "verifying" else converting)(done, total)
 
 
 def report(result: PrepareResult, notes: Sequence[str] = ()) -> None:
@@ -42,7 +38,7 @@ def report(result: PrepareResult, notes: Sequence[str] = ()) -> None:
         say(f"  verified: every file was read back in {result.verify_seconds:.1f} s; sizes, depth and labels agree")
     for line in (*_meanings(description), *notes):
         say(f"  {line}")
-    say(f"  next: rgbdseg check {result.root}")
+    say(f"  next: rgbdseg check {shlex.quote(str(result.root))}")
 
 
 def _meanings(description: DatasetDescription) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rgbdseg.cli.common import Parser
-from rgbdseg.cli.prepare_common import add_workers, report, stage_bars
+from rgbdseg.cli.common import Parser, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, add_workers, report
 from rgbdseg.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
         seed=options.seed,
         lists={name: Path(path) for name, path in (("train", options.train), ("test", options.test)) if path},
     )
-    with stage_bars() as move:
+    with progress_bars(*STAGES) as move:
         prepared = prepare_folder(
             options.source,
             options.destination,

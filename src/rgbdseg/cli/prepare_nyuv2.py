@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rgbdseg.cli.common import Parser
-from rgbdseg.cli.prepare_common import add_workers, report, stage_bars
+from rgbdseg.cli.common import Parser, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, add_workers, report
 
 
 def run(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from rgbdseg.data.prepare.nyuv2 import OFFICIAL_FRAMES, prepare_nyuv2
 
-    with stage_bars() as move:
+    with progress_bars(*STAGES) as move:
         result = prepare_nyuv2(
             options.mat,
             options.destination,

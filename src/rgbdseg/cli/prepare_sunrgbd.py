@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rgbdseg.cli.common import Parser
-from rgbdseg.cli.prepare_common import add_workers, report, stage_bars
+from rgbdseg.cli.common import Parser, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, add_workers, report
 
 
 def run(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.data.prepare.sunrgbd import OFFICIAL_FRAMES, prepare_sunrgbd
     from rgbdseg.data.tree import open_tree
 
-    with stage_bars() as move:
+    with progress_bars(*STAGES) as move:
         result = prepare_sunrgbd(
             options.source, options.destination, toolbox=options.toolbox, workers=options.workers, progress=move
         )

@@ -175,7 +175,14 @@ class Diagnosis:
         in_place = float(mean[0, near, near].max())
         orientation, row, column = (int(i) for i in np.unravel_index(int(mean.argmax()), mean.shape))
         best = float(mean.max())
-        if best < _MIN_CORRELATION or best - in_place < _MIN_CORRELATION_GAIN:
+        if best < _MIN_CORRELATION:
+            self.findings.warning(
+                f"{raster} unlike the images",
+                f"the edges of {raster} correlate at most {best:.2f} with those of the images, about 0.3 is usual "
+                f"({count} frames); are they of other frames?",
+            )
+            return
+        if best - in_place < _MIN_CORRELATION_GAIN:
             return
         down, right = MAX_SHIFT - row, MAX_SHIFT - column
         if orientation:

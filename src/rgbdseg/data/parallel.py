@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import multiprocessing
 import multiprocessing.context
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -70,7 +72,16 @@ def process_context() -> multiprocessing.context.BaseContext:
 def _set_up_worker(function: object, context: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker["function"], _worker["context"] = function, context
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this worker, then end too: a killed parent cannot tell it to."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(item: object) -> Any:

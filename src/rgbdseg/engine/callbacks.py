@@ -44,8 +44,9 @@ class RunCheckpoints(Callback):
     through; a second Ctrl-C stops at once.
     """
 
-    def __init__(self, run: RunFolder, schedule: ScheduleConfig, accumulate: int) -> None:
+    def __init__(self, run: RunFolder, schedule: ScheduleConfig, accumulate: int, console: Console) -> None:
         self.run = run
+        self.console = console
         self.schedule = schedule
         self.accumulate = accumulate
         self._signalled = False
@@ -93,6 +94,7 @@ class RunCheckpoints(Callback):
         if self._signalled:
             raise KeyboardInterrupt
         self._signalled = True
+        self.console.print("stopping after this step, or after the validation that is running; once more stops at once")
 
 
 class TrainingLog(Callback):

@@ -21,7 +21,7 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.parallel import process_context
 from rgbdseg.engine.callbacks import interruptible
 from rgbdseg.engine.checkpoint import ModelBundle
-from rgbdseg.engine.hardware import check_hardware
+from rgbdseg.engine.hardware import check_hardware, check_share
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.errors import DataError
@@ -109,8 +109,6 @@ class EvaluationTask(LightningModule):
             SegmentationMetrics(len(label_set), label_set.classes) for _ in self.sensor_names
         )
         self.sensor_scores: dict[str, SegmentationScores] = {}
-        # With fewer images than devices, some devices have none.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples where they are: inference moves what it needs."""
@@ -208,6 +206,7 @@ def evaluate(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    check_share(len(dataset), trainer.world_size)
     sampler = EveryNth(len(dataset), trainer.global_rank, trainer.world_size)
     loader = DataLoader(
         dataset,

@@ -20,3 +20,9 @@ def check_hardware(hardware: HardwareConfig) -> None:
         raise UsageError("devices is -1, all, but PyTorch sees no GPU; give a number of processes")
     if gpus and hardware.devices > gpus:
         raise UsageError(f"devices is {hardware.devices}, but PyTorch sees {gpus}; use at most that many")
+
+
+def check_share(images: int, devices: int) -> None:
+    """Raise UsageError unless every device gets an image: one without would not take part in summing the counts."""
+    if images < devices:
+        raise UsageError(f"{images} images cannot be shared among {devices} devices; use at most {images} devices")

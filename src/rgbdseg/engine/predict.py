@@ -100,6 +100,8 @@ def read_frame(
                 f"{paths.depth} is {depth_m.shape[-2]}x{depth_m.shape[-1]} but {paths.rgb} is "
                 f"{rgb.shape[-2]}x{rgb.shape[-1]}; register depth to the colour image first"
             )
+        if not metres.any():
+            raise DataError(f"{paths.depth} has no reading: every value is 0, negative or not a number")
     sample = RGBDSample(rgb, depth_m, camera=camera, sample_id=paths.name)
     return with_hha(sample, hha) if hha is not None else sample
 

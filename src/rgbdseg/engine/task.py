@@ -35,8 +35,6 @@ class SegmentationTask(LightningModule):
         self.facts = facts
         self.validation_metrics = SegmentationMetrics(len(facts.label_set))
         self.scores: SegmentationScores | None = None
-        # With fewer validation images than devices, some devices have none.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move batches; single validation samples are moved by the inference code."""
@@ -105,7 +103,9 @@ class SegmentationTask(LightningModule):
         current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         if current["ready"]:
             steps = int(checkpoint["global_step"]) % per_epoch or per_epoch
-            current.update(dict.fromkeys(current, steps * passes(self.config)))
+            # A shift, since Lightning tells by the differences where it was when the state was saved.
+            shift = steps * passes(self.config) - current["ready"]
+            current.update({name: count + shift for name, count in current.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the facts and the progress beside the weights."""

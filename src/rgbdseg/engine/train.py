@@ -26,7 +26,7 @@ from rgbdseg.data.parallel import process_context
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
 from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
-from rgbdseg.engine.hardware import check_hardware
+from rgbdseg.engine.hardware import check_hardware, check_share
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
 from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
@@ -100,6 +100,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     data = SegmentationData(config, *datasets, task.facts.input_spec)
     trainer = _make_trainer(config, run, console)
     samples_per_pass(config, trainer.world_size)
+    if datasets[1] is not None:
+        check_share(len(datasets[1]), trainer.world_size)
     main_process = is_main_process()
     # Everything that can be refused has been: only now is something created.
     if resume:
@@ -222,7 +224,7 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
     callbacks += [
         TrainingLog(run),
         TrainingProgress(config, console),
-        RunCheckpoints(run, schedule, passes(config)),
+        RunCheckpoints(run, schedule, passes(config), console),
     ]
     several = hardware.devices != 1 or hardware.nodes > 1
     return Trainer(
@@ -278,3 +280,4 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message="This DataLoader will create")

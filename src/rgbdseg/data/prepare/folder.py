@@ -341,4 +341,6 @@ def _listed_split(lists: Mapping[str, Path], ids: Sequence[str]) -> dict[str, li
                 raise DataError(f"{path} line {number}: frame '{found}' is in {origin[found]} already")
             origin[found] = f"{path.name} line {number}"
             splits[name].append(found)
+        if not splits[name]:
+            raise DataError(f"{path} lists no frames; expected names of frames, one per line")
     return splits

@@ -6,9 +6,11 @@ struct arrays hold references to objects elsewhere in the file, and text is uint
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from rgbdseg.errors import DataError, UsageError
 MAX_CHUNK_CACHE_BYTES = 64 << 20
 """Per variable: what is kept of compressed blocks that hold more than one frame."""
 _MIN_CHUNK_CACHE_BYTES = 1 << 20
+_CHUNK_SLOTS = 12_289
+"""Blocks of one variable that can be kept at once: a prime far above the number of blocks that hold a frame."""
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
+"""What h5py raises for blocks and headers that cannot be decoded."""
 
 
 def require_extra(module: str, purpose: str) -> Any:
@@ -43,64 +49,79 @@ class MatFile:
         self.path = path
         self._h5py = require_extra("h5py", f"reading {path.name}")
         self._file = self._open(_MIN_CHUNK_CACHE_BYTES)
+        self._variables: dict[str, Any] = {}  # kept open, since HDF5 forgets decoded blocks with the last handle
 
     def close(self) -> None:
         """Close the file."""
+        self._variables.clear()
         self._file.close()
 
     def variable(self, name: str) -> Any:
         """Return an h5py dataset by its name, which may hold slashes (struct/field)."""
-        found = self._file.get(name)
-        if not isinstance(found, self._h5py.Dataset):
+        if name in self._variables:
+            return self._variables[name]
+        with self._reading(f"'{name}'"):
+            found = self._file.get(name)
             members = ", ".join(sorted(key for key in self._file if not key.startswith("#"))) or "nothing"
+        if not isinstance(found, self._h5py.Dataset):
             raise DataError(
                 f"{self.path} has no variable '{name}'; it holds {members}; is it the official file, and complete?"
             )
+        self._variables[name] = found
         return found
 
     def has(self, name: str) -> bool:
         """Tell whether a variable is there."""
-        return name in self._file
+        with self._reading(f"'{name}'"):
+            return name in self._file
 
     def frame(self, name: str, index: int) -> npt.NDArray[Any]:
         """Read one entry along the first axis; only the blocks that hold it are read."""
-        try:
+        with self._reading(f"entry {index} of '{name}'"):
             return np.asarray(self.variable(name)[index])
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: entry {index} of '{name}' cannot be read ({error}); the file is damaged, get it again"
-            ) from None
 
     def cell(self, name: str, index: int) -> npt.NDArray[Any]:
         """Read what entry ``index`` of a cell array, or of a struct array's field, refers to."""
         references = self.variable(name)
-        return self._resolve(name, index, references[np.unravel_index(index, references.shape)])
+        with self._reading(f"'{name}'"):
+            reference = references[np.unravel_index(index, references.shape)]
+        return self._resolve(name, index, reference)
 
     def texts(self, name: str) -> list[str]:
         """Read a cell array of texts."""
-        references = self.variable(name)[()].ravel()
+        with self._reading(f"'{name}'"):
+            references = np.asarray(self.variable(name)[()]).ravel()
         return [_text(self._resolve(name, index, reference)) for index, reference in enumerate(references)]
 
     def _resolve(self, name: str, index: int, reference: Any) -> npt.NDArray[Any]:
         if not isinstance(reference, self._h5py.Reference) or not reference:
             raise DataError(f"{self.path}: entry {index} of '{name}' refers to nothing; is it the official file?")
+        with self._reading(f"entry {index} of '{name}'"):
+            found = self._file[reference]
+            if not isinstance(found, self._h5py.Dataset):
+                raise ValueError(f"it refers to a {type(found).__name__}")
+            return np.asarray(found)
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
         try:
-            return np.asarray(self._file[reference])
-        except (OSError, ValueError) as error:
+            yield
+        except _DAMAGE as error:
+            reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise DataError(
-                f"{self.path}: entry {index} of '{name}' cannot be read ({error}); the file is damaged, get it again"
+                f"{self.path}: {what} cannot be read ({reason}); the file is damaged, get it again"
             ) from None
 
     def cache_blocks(self, names: tuple[str, ...]) -> None:
         """Make the cache large enough for blocks that hold several frames, so that none is decoded for each frame."""
         needed = max(_block_bytes(self.variable(name)) for name in names)
         if needed > _MIN_CHUNK_CACHE_BYTES:
-            self._file.close()
+            self.close()
             self._file = self._open(min(needed, MAX_CHUNK_CACHE_BYTES))
 
     def _open(self, cache_bytes: int) -> Any:
         try:
-            return self._h5py.File(self.path, "r", rdcc_nbytes=cache_bytes)
+            return self._h5py.File(self.path, "r", rdcc_nbytes=cache_bytes, rdcc_nslots=_CHUNK_SLOTS)
         except FileNotFoundError:
             raise DataError(f"{self.path} does not exist") from None
         except OSError as error:

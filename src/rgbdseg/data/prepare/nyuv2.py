@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rgbdseg.data.description import DatasetDescription, DepthUnit
+from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.prepare.matfile import MatFile, close_mats, load_old_mat, open_mat
 from rgbdseg.data.prepare.writer import (
     Content,
@@ -32,7 +32,8 @@ from rgbdseg.data.prepare.writer import (
     metres_to_millimetres,
     write_prepared_tree,
 )
-from rgbdseg.data.recognise import NYU_CAMERA, NYU_SIZE
+from rgbdseg.data.priors import OFFICIAL_SPLITS
+from rgbdseg.data.recognise import MILLIMETRES, NYU_CAMERA, NYU_SIZE
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.labels import LABEL_SETS
 
@@ -41,9 +42,8 @@ from rgbdseg.labels import LABEL_SETS
 CLASS_COUNTS = (40, 13, 894)
 RGB_FORMATS = ("png", "jpg")
 FRAME_VARIABLES = ("images", "depths", "rawDepths", "labels")
-OFFICIAL_FRAMES = {"train": 795, "test": 654}
+OFFICIAL_FRAMES = OFFICIAL_SPLITS["nyuv2"]
 
-_MILLIMETRES = DepthUnit(0.001)
 _MAX_DEPTH_M = 20.0
 """A Kinect v1 reports up to 10 m."""
 _MAX_RENAMED_SHARE = 0.1
@@ -113,8 +113,8 @@ def prepare_nyuv2(
             label_set=label_set,
             first_label=1 if label_set else 0,
             void_labels=(0,) if label_set else (),
-            depth=_MILLIMETRES,
-            raw_depth=_MILLIMETRES,
+            depth=MILLIMETRES,
+            raw_depth=MILLIMETRES,
             camera=NYU_CAMERA,
             size=NYU_SIZE,
         )

@@ -24,10 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.description import DatasetDescription, DepthUnit
+from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import read_depth_values
 from rgbdseg.data.prepare.matfile import close_mats, load_old_mat, open_mat
 from rgbdseg.data.prepare.writer import Content, FrameJob, PrepareResult, Progress, write_prepared_tree
+from rgbdseg.data.priors import OFFICIAL_SPLITS
+from rgbdseg.data.recognise import MILLIMETRES
 from rgbdseg.errors import DataError
 from rgbdseg.labels import SUN37
 
@@ -35,13 +37,12 @@ from rgbdseg.labels import SUN37
 
 SENSORS = {"kv1": "kinect_v1", "kv2": "kinect_v2", "realsense": "realsense", "xtion": "xtion"}
 """First folder of a frame's path -> the name of its sensor."""
-OFFICIAL_FRAMES = {"train": 5285, "test": 5050}
+OFFICIAL_FRAMES = OFFICIAL_SPLITS["sunrgbd"]
 LABELS = "SUNRGBD2Dseg/seglabel"
 
-_META_FILES = ("Metadata/SUNRGBDMeta.mat", "Metadata/SUNRGBDMeta2DBB_v2.mat", "Metadata/SUNRGBDMeta3DBB_v2.mat")
+_META_FILES = ("Metadata/SUNRGBDMeta.mat", "Metadata/SUNRGBDMeta3DBB_v2.mat")
 _LABEL_FILES = ("Metadata/SUNRGBD2Dseg.mat", "SUNRGBD2Dseg.mat")
 _SPLIT_FILES = ("traintestSUNRGBD/allsplit.mat", "Metadata/allsplit.mat", "allsplit.mat")
-_MILLIMETRES = DepthUnit(0.001)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ def prepare_sunrgbd(
                 label_set=SUN37,
                 first_label=1,
                 void_labels=(0,),
-                depth=_MILLIMETRES,
-                raw_depth=_MILLIMETRES,
+                depth=MILLIMETRES,
+                raw_depth=MILLIMETRES,
             ),
             [
                 FrameJob(
@@ -120,6 +121,7 @@ def convert_frame(label_file: Path, job: FrameJob) -> Mapping[str, Content]:
     label_WH = open_mat(label_file).cell(LABELS, frame.label_index)
     if (
         label_WH.ndim != 2
+        or not label_WH.size
         or label_WH.dtype.kind not in "uif"
         or not 0 <= label_WH.min() <= label_WH.max() <= len(SUN37)
     ):
