@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from rgbdseg.cli import common
 from rgbdseg.cli.main import main
 from rgbdseg.cli.prepare import SOURCES
+from rgbdseg.cli.prepare_common import STAGES
+from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.prepare.nyuv2 import class_table
+from rgbdseg.data.prepare.writer import CONVERTING, VERIFYING
+from rgbdseg.errors import DataError
 from tests.data.miniatures import nyu_content, sun_frames, write_nyu_mat, write_nyu_splits, write_sunrgbd
 
 Result = tuple[int, str, str]
@@ -71,6 +78,29 @@ def test_nyuv2(call: Callable[..., Result], tmp_path: Path) -> None:
     assert status == 1
     assert "the official split lists frame 3, but the .mat file holds the frames 1..2" in err
     assert not (tmp_path / "other").exists()
+
+
+def test_894_classes_are_not_for_training(call: Callable[..., Result], tmp_path: Path) -> None:
+    mat = write_nyu_mat(tmp_path / "nyu.mat", nyu_content(2, class_table().names))
+    splits = write_nyu_splits(tmp_path / "splits.mat", [2], [1])
+    root = tmp_path / "with a space"
+    status, out, err = call("nyuv2", mat, root, "--splits", splits, "--classes", 894, "--workers", 0)
+    assert status == 0, err
+    assert "training takes at most 255 classes: to train, prepare another folder with --classes 40 or 13" in out
+    assert f"next: rgbdseg check '{root}'" in out
+    with pytest.raises(DataError, match=r"states no label_set; .* for at most 255 classes"):
+        RGBDDataset(root, "train", needs={"rgb", "label"})
+
+
+def test_the_bars_of_all_stages_are_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(common, "CONSOLE", Console(file=text, force_terminal=True, width=80))
+    with common.progress_bars(*STAGES) as move:
+        move("converting", 2, 2)
+        move("verifying", 1, 2)
+    assert "2/2" in text.getvalue()
+    assert "1/2" in text.getvalue()
+    assert {CONVERTING, VERIFYING} == set(STAGES)
 
 
 def test_sunrgbd(call: Callable[..., Result], tmp_path: Path) -> None:

@@ -90,11 +90,16 @@ def raise_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.where((label > 0) & (label < 40), label + 1, 0).astype(np.uint8)
 
 
-def rotate_depth(root: Path) -> None:
-    paths = sorted((root / "Depth").iterdir())
-    contents = [path.read_bytes() for path in paths]
-    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
-        path.write_bytes(content)
+def other_depth(root: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def blocks(depth: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        low, high = np.quantile(depth[depth > 0], (0.1, 0.9))
+        coarse = random.uniform(low, high, (24, 32)).repeat(20, axis=0).repeat(20, axis=1)
+        coarse = np.roll(coarse, random.integers(0, 20, 2), axis=(0, 1))
+        return coarse[: depth.shape[0], : depth.shape[1]].astype(depth.dtype)
+
+    each(root, "Depth", blocks)
 
 
 Plant = Callable[[Path], None]
@@ -141,7 +146,7 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
         "saturated depth",
         r"\d\d% of the depth_m readings are exactly .* the largest value that the files can hold",
     ),
-    "depth of other frames": (rotate_depth, "depth_m unlike the images", r"correlate at most 0\.0\d with those of"),
+    "depth of other frames": (other_depth, "depth_m unlike the images", r"correlate at most 0\.0\d with those of"),
     "blue before red": (
         lambda r: each(r, "RGB", lambda rgb: rgb[..., ::-1]),
         "unusual colours",

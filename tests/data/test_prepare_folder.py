@@ -127,6 +127,12 @@ def test_listed_splits(recording: Path, tmp_path: Path) -> None:
         prepare_folder(recording, tmp_path / "other", options(lists=lists))
 
 
+def test_a_list_without_frames(recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"empty\.txt lists no frames; expected names of frames"):
+        prepare_folder(recording, tmp_path / "tree", options(lists={"train": tmp_path / "empty.txt"}))
+
+
 def test_unlabelled_and_without_a_split(recording: Path, tmp_path: Path) -> None:
     prepare_folder(recording, tmp_path / "tree", options(every=4, camera=None), name="corridor")
     tree = open_tree(tmp_path / "tree")

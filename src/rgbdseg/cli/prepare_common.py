@@ -24,7 +24,7 @@ def add_workers(parser: Parser) -> None:
 def report(result: PrepareResult, notes: Sequence[str] = ()) -> None:
     """Print what was done, what each folder means, and what to do next; ``notes`` are lines of the source."""
     description = result.description
-    counts = ", ".join(f"{count} {name}" for name, count in result.counts.items())
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts.items()) or "no splits"
     say(f"{result.root}: {description.name}, {result.frames} frames ({counts}), {_size_text(result.bytes_in_tree)}")
     if result.already_complete:
         say("  was complete already; nothing was done")

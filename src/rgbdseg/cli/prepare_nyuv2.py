@@ -33,6 +33,7 @@ def run(arguments: list[str]) -> int:
     notes = ["ids count from 0: the official frame number minus 1"]
     if options.classes == 894:
         notes.append("Label/  the official numbers as 16-bit PNG, 0 = not labelled; classes.txt names them")
+        notes.append("training takes at most 255 classes: to train, prepare another folder with --classes 40 or 13")
     if dict(result.counts) != OFFICIAL_FRAMES:
         notes.append("note: the official split has 795 training and 654 test frames; this one has others")
     report(result, notes)

@@ -17,7 +17,7 @@ from rgbdseg.data.tree import Frame, PreparedTree, open_tree
 from rgbdseg.errors import DataError, unknown_name
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.labels import LabelSet
+from rgbdseg.labels import IGNORE_INDEX, LabelSet
 from rgbdseg.sample import RASTERS, RGBDSample
 from rgbdseg.transforms.derive import with_hha
 
@@ -230,7 +230,10 @@ def _require_unit(tree: PreparedTree, raster: str) -> None:
 
 def _require_labels(description: DatasetDescription, root: Path) -> LabelSet:
     if description.label_set is None:
-        raise DataError(f"{root} states no label_set; add label_set, first_label and void_label to dataset.json")
+        raise DataError(
+            f"{root} states no label_set; add label_set, first_label and void_label to dataset.json, for at most "
+            f"{IGNORE_INDEX} classes"
+        )
     return description.label_set
 
 

@@ -62,8 +62,10 @@ class MatFile:
             return self._variables[name]
         with self._reading(f"'{name}'"):
             found = self._file.get(name)
-            members = ", ".join(sorted(key for key in self._file if not key.startswith("#"))) or "nothing"
         if not isinstance(found, self._h5py.Dataset):
+            with self._reading("the list of its variables"):
+                keys = [key for key in self._file if isinstance(key, str)]  # a damaged one is bytes
+            members = ", ".join(sorted(key for key in keys if not key.startswith("#"))) or "nothing"
             raise DataError(
                 f"{self.path} has no variable '{name}'; it holds {members}; is it the official file, and complete?"
             )
@@ -172,7 +174,7 @@ def load_old_mat(path: Path, *names: str) -> list[Any]:
 
 def _text(codes: npt.NDArray[Any]) -> str:
     # MATLAB stores an empty text as its size, two zeros
-    return "".join(chr(code) for code in codes.ravel() if code)
+    return codes[codes != 0].astype("<u2").tobytes().decode("utf-16-le", errors="replace")
 
 
 def _block_bytes(dataset: Any) -> int:
