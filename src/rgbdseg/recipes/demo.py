@@ -26,7 +26,7 @@ def demo() -> TrainConfig:
         augmentation=AugmentationConfig(crop_size=(120, 160), scales=(0.75, 1.0, 1.25)),
         optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
         schedule=ScheduleConfig(
-            epochs=7, iterations_per_epoch=50, warmup_epochs=1, validate_every_epochs=0, checkpoint_every_epochs=0
+            epochs=5, iterations_per_epoch=50, warmup_epochs=1, validate_every_epochs=0, checkpoint_every_epochs=0
         ),
         loss=LossConfig(auxiliary_weight=0.2),
         validation=EvaluationProtocol(mode="whole"),
