@@ -166,7 +166,8 @@ class EvaluationProgress(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the bar."""
-        self.bar.stop()
+        if self.bar.live.is_started:  # stopping a bar that was never shown prints an empty line
+            self.bar.stop()
 
 
 def evaluate(
