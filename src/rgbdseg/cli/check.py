@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.cli.common import Parser, add_workers, progress_bar, say
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("dataset", help="folder of the prepared dataset")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits")
     parser.add_argument("--limit", type=int, metavar="N", help="read only N frames, spread over the splits")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    add_workers(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--report", metavar="FILE", help="also write the report as HTML, with pictures and histograms")
     options = parser.parse_args(arguments)

@@ -38,6 +38,11 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add --workers, for commands that treat many frames side by side."""
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0 works in this one")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print a table; all columns after the first ``left`` are aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")

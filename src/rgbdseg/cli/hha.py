@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.cli.common import Parser, add_workers, progress_bar, say
 
 
 def run(arguments: list[str]) -> int:
@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("dataset", help="folder of the prepared dataset")
     parser.add_argument("--cache", metavar="DIR", help="write there instead of the dataset's own HHA folder")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    add_workers(parser)
     parser.add_argument("--overwrite", action="store_true", help="compute all images anew")
     options = parser.parse_args(arguments)
     from rgbdseg.data.hha_cache import cache_hha

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.common import Parser, progress_bar, say
 from rgbdseg.cli.protocol_args import add_protocol_options, chosen_protocol, stored_protocol
 from rgbdseg.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def run(arguments: list[str]) -> int:
@@ -58,7 +62,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _device(name: str):  # type: ignore[no-untyped-def]
+def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""What the sources of ``rgbdseg prepare`` share on the command line: options and the closing words."""
+"""What the sources of ``rgbdseg prepare`` share on the command line: their stages and the closing words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rgbdseg.cli.common import Parser, default_workers, say
+from rgbdseg.cli.common import say
 
 STAGES = ("converting", "verifying")
 """Titles of the progress bars: the stages that a preparation reports."""
@@ -14,11 +14,6 @@ STAGES = ("converting", "verifying")
 if TYPE_CHECKING:
     from rgbdseg.data.description import DatasetDescription, DepthUnit
     from rgbdseg.data.prepare.writer import PrepareResult
-
-
-def add_workers(parser: Parser) -> None:
-    """Add the option every source has."""
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0 works in this one")
 
 
 def report(result: PrepareResult, notes: Sequence[str] = ()) -> None:

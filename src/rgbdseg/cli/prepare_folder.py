@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rgbdseg.cli.common import Parser, progress_bars
-from rgbdseg.cli.prepare_common import STAGES, add_workers, report
+from rgbdseg.cli.common import Parser, add_workers, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, report
 from rgbdseg.errors import UsageError
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rgbdseg.cli.common import Parser, progress_bars
-from rgbdseg.cli.prepare_common import STAGES, add_workers, report
+from rgbdseg.cli.common import Parser, add_workers, progress_bars
+from rgbdseg.cli.prepare_common import STAGES, report
 
 
 def run(arguments: list[str]) -> int:

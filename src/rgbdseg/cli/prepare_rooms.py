@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from rgbdseg.cli.common import Parser, default_workers, progress_bar, say
+from rgbdseg.cli.common import Parser, add_workers, progress_bar, say
 from rgbdseg.errors import UsageError
 
 
@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--test", type=int, default=100, help="test frames, of other rooms")
     parser.add_argument("--size", default="240x320", help="HEIGHTxWIDTH")
     parser.add_argument("--seed", type=int, default=0, help="of the rooms")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    add_workers(parser)
     options = parser.parse_args(arguments)
     size = parse_size(options.size)
     from rgbdseg.data.rooms.write import write_rooms

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -21,7 +21,7 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.parallel import process_context
 from rgbdseg.engine.callbacks import interruptible
 from rgbdseg.engine.checkpoint import ModelBundle
-from rgbdseg.engine.hardware import check_hardware, check_share
+from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.errors import DataError
@@ -81,7 +81,7 @@ class EvaluationResult:
 class EvaluationTask(LightningModule):
     """Segments and counts, in all and for each sensor; optionally saves each prediction.
 
-    sensors: id of a frame -> its sensor.
+    sensors: id of every frame -> its sensor, None where the dataset does not say.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EvaluationTask(LightningModule):
         save: Path | None,
         label_set: LabelSet,
         *,
-        sensors: Mapping[str, str] | None = None,
+        sensors: Mapping[str, str | None],
     ) -> None:
         super().__init__()
         self.model = bundle.model
@@ -101,13 +101,11 @@ class EvaluationTask(LightningModule):
         self.autocast_dtype = AUTOCAST[precision]
         self.save = save
         self.label_set = label_set
-        self.metrics = SegmentationMetrics(len(label_set), label_set.classes)
+        self.sensor_of = sensors
+        self.groups = sorted(set(sensors.values()), key=str)
+        # Each frame is counted once, in its sensor's group; the whole is the sum of the groups.
+        self.metrics = nn.ModuleList(SegmentationMetrics(len(label_set), label_set.classes) for _ in self.groups)
         self.scores: SegmentationScores | None = None
-        self.sensor_of = dict(sensors or {})
-        self.sensor_names = sorted(set(self.sensor_of.values()))
-        self.sensor_metrics = nn.ModuleList(
-            SegmentationMetrics(len(label_set), label_set.classes) for _ in self.sensor_names
-        )
         self.sensor_scores: dict[str, SegmentationScores] = {}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -121,19 +119,20 @@ class EvaluationTask(LightningModule):
         )
         prediction = result.prediction.cpu()
         if sample.label is not None:
-            self.metrics.update(prediction, sample.label[0])
-            if sample.sample_id in self.sensor_of:
-                self._metrics_of(self.sensor_of[sample.sample_id]).update(prediction, sample.label[0])
+            self._metrics_of(self.sensor_of[sample.sample_id]).update(prediction, sample.label[0])
         if self.save is not None:
             save_prediction(prediction, sample.sample_id, self.save, self.label_set)
 
     def on_test_epoch_end(self) -> None:
         """Sum over devices."""
-        self.scores = self.metrics.compute()
-        self.sensor_scores = {name: self._metrics_of(name).compute() for name in self.sensor_names}
+        parts = {group: self._metrics_of(group).compute() for group in self.groups}
+        confusion = np.sum([part.confusion for part in parts.values()], axis=0)
+        images = sum(part.images for part in parts.values())
+        self.scores = SegmentationScores.from_confusion(confusion, images, self.label_set.classes)
+        self.sensor_scores = {name: part for name, part in parts.items() if name is not None}
 
-    def _metrics_of(self, sensor: str) -> SegmentationMetrics:
-        metrics = self.sensor_metrics[self.sensor_names.index(sensor)]
+    def _metrics_of(self, sensor: str | None) -> SegmentationMetrics:
+        metrics = self.metrics[self.groups.index(sensor)]
         assert isinstance(metrics, SegmentationMetrics)
         return metrics
 
@@ -187,25 +186,16 @@ def evaluate(
     hardware = hardware or HardwareConfig()
     check_hardware(hardware)
     _check_classes(bundle, dataset)
-    named = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
-    sensors = {sample_id: sensor for sample_id, sensor in named.items() if sensor is not None}
+    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
     task = EvaluationTask(bundle, protocol, hardware.precision, save, bundle.facts.label_set, sensors=sensors)
     if hardware.compile:
         task.model.compile()
-    several = hardware.devices != 1 or hardware.nodes > 1
     trainer = Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        **trainer_options(hardware),
         # Mixed precision is the inference code's business: scores stay float32.
         precision="32-true",
         logger=False,
         callbacks=[EvaluationProgress(console or Console(quiet=True))],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     check_share(len(dataset), trainer.world_size)
     sampler = EveryNth(len(dataset), trainer.global_rank, trainer.world_size)

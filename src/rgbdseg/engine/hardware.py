@@ -1,11 +1,36 @@
-"""Whether the devices that were asked for are there."""
+"""From a `HardwareConfig` to the devices of this machine, and what Lightning is told about them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from rgbdseg.config import HardwareConfig, check_devices
 from rgbdseg.errors import UsageError
+
+
+def uses_gpu(hardware: HardwareConfig) -> bool:
+    """Return whether the work will be done on CUDA devices."""
+    return torch.cuda.is_available() and hardware.accelerator != "cpu"
+
+
+def trainer_options(hardware: HardwareConfig) -> dict[str, Any]:
+    """Return what every Lightning trainer of this library is given: the devices, and none of its own extras."""
+    several = hardware.devices != 1 or hardware.nodes > 1
+    return {
+        "accelerator": hardware.accelerator,
+        "devices": hardware.devices,
+        "num_nodes": hardware.nodes,
+        # Buffers are equal on all devices under synchronised statistics; broadcasting them in every forward would
+        # hang validation, where devices may see different numbers of images.
+        "strategy": DDPStrategy(broadcast_buffers=False) if several else "auto",
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
 
 
 def check_hardware(hardware: HardwareConfig) -> None:

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
@@ -26,7 +25,7 @@ from rgbdseg.data.parallel import process_context
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
 from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
-from rgbdseg.engine.hardware import check_hardware, check_share
+from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options, uses_gpu
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
 from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
@@ -188,7 +187,7 @@ def _with_passes(config: TrainConfig, model: SegmentationModel, run: RunFolder, 
         # The main process has chosen and taken memory since: all must take its number.
         chosen = run.stored_config().get("hardware", {}).get("accumulate")
         return dataclasses.replace(config, hardware=dataclasses.replace(hardware, accumulate=chosen))
-    on_gpu = torch.cuda.is_available() and hardware.accelerator != "cpu"
+    on_gpu = uses_gpu(hardware)
     devices = hardware.devices if hardware.devices > 0 else max(1, torch.cuda.device_count() if on_gpu else 1)
     plan = plan_passes(config, model, devices, "cuda" if on_gpu else "cpu")
     if plan.accumulate > 1 and is_main_process():
@@ -226,14 +225,8 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
         TrainingProgress(config, console),
         RunCheckpoints(run, schedule, passes(config), console),
     ]
-    several = hardware.devices != 1 or hardware.nodes > 1
     return Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        # Buffers are equal on all devices under synchronised statistics; broadcasting them in every forward would
-        # hang validation, where devices may see different numbers of images.
-        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        **trainer_options(hardware),
         precision=hardware.precision,
         max_epochs=schedule.epochs,
         accumulate_grad_batches=passes(config),
@@ -243,10 +236,6 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
         logger=_make_logger(run),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         deterministic=hardware.deterministic,
         log_every_n_steps=10,
         default_root_dir=run.root,
@@ -262,7 +251,7 @@ def _make_logger(run: RunFolder) -> Logger | bool:
 def _loader_options(config: TrainConfig) -> dict[str, Any]:
     return {
         "num_workers": config.loader.workers,
-        "pin_memory": torch.cuda.is_available() and config.hardware.accelerator != "cpu",
+        "pin_memory": uses_gpu(config.hardware),
         "multiprocessing_context": process_context() if config.loader.workers else None,
     }
 
