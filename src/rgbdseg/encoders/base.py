@@ -28,6 +28,8 @@ class StagedEncoder(nn.Module, Generic[State]):
     """Channels of each feature that `forward` returns, finest first."""
     reductions: tuple[int, ...]
     """Input size divided by feature size for each feature; sizes that do not divide are rounded up."""
+    size_divisor: int = 1
+    """Image height and width must be multiples of it."""
     num_stages: int
     """Number of calls to `stage`."""
     input_conv: str
@@ -42,6 +44,13 @@ class StagedEncoder(nn.Module, Generic[State]):
     def stage(self, index: int, state: State) -> State:
         """Run stage ``index`` (counted from 0)."""
         raise NotImplementedError
+
+    def state_channels(self, index: int) -> tuple[int, ...]:
+        """Return the channels of every feature map in the state after stage ``index``, finest first.
+
+        One number for families whose state is one feature map.
+        """
+        return (self.channels[index],)
 
     def stage_name(self, index: int) -> str:
         """Return the name of the submodule that holds stage ``index``; raises UsageError where there is no such one."""

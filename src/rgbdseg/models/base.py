@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.card import MethodCard
 
 # B batch, C channels, H height, W width
 
@@ -57,6 +58,8 @@ class SegmentationModel(nn.Module):
     """Name of the family: the key under which the published checkpoint layout is known."""
     backbone_prefixes: tuple[str, ...] = ()
     """Parameters whose names start so are ImageNet-initialised; everything else is the head."""
+    card: MethodCard
+    """Facts of the published method, for the tables."""
     no_decay_names: tuple[str, ...] = ()
     """Last name components of parameters that get no weight decay beyond biases and normalisation."""
 

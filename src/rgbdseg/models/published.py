@@ -1,13 +1,9 @@
-"""Loading checkpoints in the layout of the originally published code.
-
-To add a family, write a function from our parameter names to the published ones and enter it in `LAYOUTS`.
-"""
+"""Loading checkpoints in the layout of the originally published code; the layouts are in `rgbdseg.models.layouts`."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +12,8 @@ from torch import Tensor
 
 from rgbdseg.errors import CheckpointError
 from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models.layouts import LAYOUTS, Layout
 from rgbdseg.models.state_file import read_state_dict
-
-KeyMap = Callable[[str], str]
-"""From the name of an entry of our state dict to its name in the published checkpoint."""
 
 SHOWN = 3  # names listed per kind of problem
 
@@ -33,10 +27,10 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     unexpected or misshapen entries and entries of shared modules that differ from each other; the model is then as it
     was.
     """
-    key_map = _layout(model)
+    layout = _layout(model)
     own = model.state_dict(keep_vars=True)  # entries of a shared module are then the same object
-    published = read_state_dict(source)
-    names = {name: key_map(name) for name in own}
+    published = {key: value for key, value in read_state_dict(source).items() if not layout.is_unused(key)}
+    names = {name: layout.key(name) for name in own}
     where = "the checkpoint" if isinstance(source, Mapping) else str(source)
     if set(published) == set(own) != set(names.values()):
         raise CheckpointError(f"{where} is already in this library's layout; load it as an ordinary checkpoint")
@@ -56,11 +50,11 @@ def to_published(model: SegmentationModel) -> dict[str, Tensor]:
 
     Raises CheckpointError for a family without a known published layout.
     """
-    key_map = _layout(model)
-    return {key_map(name): value for name, value in model.state_dict().items()}
+    layout = _layout(model)
+    return {layout.key(name): value for name, value in model.state_dict().items()}
 
 
-def _layout(model: SegmentationModel) -> KeyMap:
+def _layout(model: SegmentationModel) -> Layout:
     if model.family not in LAYOUTS:
         raise CheckpointError(
             f"no published checkpoint layout is known for models of family '{model.family}'; "
@@ -114,60 +108,3 @@ def _listing(kind: str, entries: list[str]) -> list[str]:
         return []
     more = f", and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
     return [f"{len(entries)} {kind} ({', '.join(entries[:SHOWN])}{more})"]
-
-
-_ASPP = {
-    "decoder.aspp.branches.": "aspp.map_convs.",
-    "decoder.aspp.branch_norm.": "aspp.map_bn.",
-    "decoder.aspp.reduce.": "aspp.red_conv.",
-    "decoder.aspp.image_conv.": "aspp.global_pooling_conv.",
-    "decoder.aspp.image_norm.": "aspp.global_pooling_bn.",
-    "decoder.aspp.image_reduce.": "aspp.pool_red_conv.",
-    "decoder.aspp.norm.": "aspp.red_bn.",
-}
-_SAGATE_HEAD = {
-    **{ours: f"head.{theirs}" for ours, theirs in _ASPP.items()},
-    "decoder.low_level.": "head.reduce.",
-    "decoder.fuse.": "head.last_conv.",
-    "decoder.classifier.": "head.classify.",
-    "auxiliary_head.": "head.auxlayer.block.",
-}
-_SAGATE_GATE = {
-    "separate_rgb.squeeze.": "fsp_rgb.filter.fc.0.",
-    "separate_rgb.excite.": "fsp_rgb.filter.fc.2.",
-    "separate_geometry.squeeze.": "fsp_hha.filter.fc.0.",
-    "separate_geometry.excite.": "fsp_hha.filter.fc.2.",
-    "score_rgb.": "gate_rgb.",
-    "score_geometry.": "gate_hha.",
-}
-
-
-def _sagate_key(name: str) -> str:
-    """SA-Gate of RGBD_Semantic_Segmentation_PyTorch: both streams in one backbone, HHA modules prefixed ``hha_``."""
-    part, _, rest = name.partition(".")
-    if part == "rgb_encoder":
-        return "backbone." + rest
-    if part == "geometry_encoder":
-        return "backbone." + re.sub(r"^(layer\d+\.\d+\.)?", r"\1hha_", rest, count=1)
-    if part == "gates":
-        index, _, leaf = rest.partition(".")
-        return f"backbone.sagates.{index}." + _replace_prefix(leaf, _SAGATE_GATE)
-    return _replace_prefix(name, _SAGATE_HEAD)
-
-
-_MALLEABLE = {**_ASPP, "encoder.": "backbone.", "decoder.": ""}
-
-
-def _malleable_key(name: str) -> str:
-    """Malleable 2.5D of RGBD_Semantic_Segmentation_PyTorch: the decoder's parts lie beside the backbone."""
-    return _replace_prefix(name, _MALLEABLE)
-
-
-def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
-    for ours, theirs in prefixes.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise AssertionError(f"no published name is known for '{name}'")
-
-
-LAYOUTS: dict[str, KeyMap] = {"malleable": _malleable_key, "sagate": _sagate_key}

@@ -1,0 +1,63 @@
+"""The training loss: one loss function per task, weighted and summed as a `LossConfig` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.loss_config import LossConfig
+from rgbdseg.losses.segmentation import segmentation_task_loss
+from rgbdseg.losses.targets import Targets
+from rgbdseg.models.base import SegmentationOutput, Task
+
+__all__ = ["Loss", "Targets", "segmentation_loss", "segmentation_task_loss"]
+
+
+class Loss(NamedTuple):
+    """total: scalar to back-propagate, times `loss_scale`.  parts: detached and without `loss_scale`, for logging:
+    'loss' (their weighted sum), 'main', and every auxiliary output by name.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def segmentation_loss(
+    output: SegmentationOutput,
+    label: Tensor,
+    config: LossConfig,
+    depth_m: Tensor | None = None,
+    camera: Tensor | None = None,
+) -> Loss:
+    """Return the weighted sum of the main and all auxiliary losses.
+
+    label: int64 (B, H, W), 255 = void; a batch without any labelled pixel has a finite loss of 0 and gradients of 0.
+    depth_m, camera: targets of depth and normal tasks, see `Targets`.
+    Raises UsageError for a task without a loss, a weight for an output the model does not have, and class weights that
+    do not match the classes.
+    """
+    targets = Targets(label, depth_m, camera)
+    main = _TASK_LOSSES["segmentation"](output.logits, targets, config)
+    total, parts = main, {"main": main.detach()}
+    unused = set(config.auxiliary_weights) - {auxiliary.name for auxiliary in output.aux}
+    if output.aux and unused:
+        raise unknown_name("auxiliary output", sorted(unused)[0], [auxiliary.name for auxiliary in output.aux])
+    for auxiliary in output.aux:
+        if auxiliary.task not in _TASK_LOSSES:
+            raise UsageError(
+                f"auxiliary output '{auxiliary.name}' has the task '{auxiliary.task}', which has no loss yet; "
+                f"expected one of: {', '.join(sorted(_TASK_LOSSES))}"
+            )
+        value = _TASK_LOSSES[auxiliary.task](auxiliary.value, targets, config)
+        total = total + config.auxiliary_weights.get(auxiliary.name, config.auxiliary_weight) * value
+        parts[auxiliary.name] = value.detach()
+    return Loss(total * config.loss_scale, {"loss": total.detach(), **parts})
+
+
+TaskLoss = Callable[[Tensor, Targets, LossConfig], Tensor]
+"""Compares a task's value (see `AuxiliaryOutput`) with the targets; returns a finite scalar."""
+
+_TASK_LOSSES: dict[Task, TaskLoss] = {"segmentation": segmentation_task_loss}
