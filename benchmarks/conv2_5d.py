@@ -4,15 +4,33 @@
 
 Forward and backward, to every input and parameter, of the four layers that ResNet-101 replaces.  The unfold formulation
 does what the published operator does: it unfolds the input and keeps one masked copy per depth kernel.  The floor is
-what no formulation of the same products can avoid: three plain convolutions of the same size.
-Times are medians of rounds in which the three take turns; on one CPU thread they are CPU time, which other processes on
+what no formulation of the same products can avoid: three plain convolutions of the same size.  On a GPU the table has
+the Triton kernels ("fused") beside the portable tiles ("lean").
+Times are medians of rounds in which all take turns; on one CPU thread they are CPU time, which other processes on
 the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
 before, each in a process of its own (on a GPU: of the allocator's peak), gradients included.
+
+What was tried on the CPU (AMD Zen 4, float32, one thread, batch 1), and what it gave:
+
+* oneDNN's product, which the floor's convolutions use as well, in place of MKL's: 92 to 96 against 60 to 80 GFLOP/s for
+  the output, a tenth to a third faster for the gradients.  The largest gain, and nearly all there is on the two late
+  layers, where everything else takes a tenth of the time.
+* Windows copied once per tile and shared by the kernels, all kernels masked in one operation and summed before the
+  result is added back: a third of the strided operations and half of the calls.  What remains above the products is a
+  third of their time on layer1 with its 64 channels, a quarter on layer2.
+* Larger tiles: nothing between 2 and 16 MB, so memory decides; more outputs per tile where there are many channels: a
+  tenth of the products on layer4.  The size is per thread, because every operation on a tile ends at a barrier.
+* Splitting rows and columns by their remainder modulo the stride, so that strided windows are dense: what it saves in
+  the windows it costs in the split; dropped.
+* 1x1 convolutions in place of the products: slower than MKL.  Products of a batch, one per thread: as one product.
+* Masks on the gradient of the output in place of the windows would need no sum over overlapping windows, but a fourth
+  product for the gradient of the masks; not done.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.nn.conv2_5d import DepthConv2d, MalleableConv2_5d
+from rgbdseg.nn.conv2_5d_product import FUSED_VARIABLE
 
 
 def unfold_windows(depth: Tensor, side: int, stride: int, padding: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,6 +125,7 @@ LAYERS = (
     Layer("layer4", 512, 16, 1, 2, 16),
 )
 FORMULATIONS = ("lean", "unfold", "floor")
+GPU_FORMULATIONS = ("lean", "fused", "unfold", "floor")
 Step = Callable[[], object]
 
 
@@ -136,8 +156,20 @@ def make_steps(layer: Layer, size: int, batch: int, device: str) -> dict[str, St
 
         return run
 
-    forwards = (lambda: conv(x, depth, focal_px), lambda: unfold_forward(conv, x, depth, focal_px), floor)
-    return {name: step(forward) for name, forward in zip(FORMULATIONS, forwards, strict=True)}
+    lean = step(lambda: conv(x, depth, focal_px))
+    steps = {"lean": lean, "unfold": step(lambda: unfold_forward(conv, x, depth, focal_px)), "floor": step(floor)}
+    return steps if device == "cpu" else steps | {"fused": with_fused_kernels(lean)}
+
+
+def with_fused_kernels(step: Step) -> Step:
+    def run() -> None:
+        os.environ[FUSED_VARIABLE] = "1"
+        try:
+            step()
+        finally:
+            del os.environ[FUSED_VARIABLE]
+
+    return run
 
 
 def median_seconds(steps: dict[str, Step], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -196,26 +228,36 @@ def main() -> None:
         layer = next(layer for layer in LAYERS if layer.name == name)
         print(measure_memory(layer, arguments.size, int(batch), formulation, arguments.device))
         return
-    print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), image side {arguments.size}")
-    print("forward + backward   milliseconds                        times as long as        MiB at the peak")
-    print("layer  batch       lean    unfold     floor      floor  unfold/lean       lean   unfold    ratio")
-    one_cpu_thread = arguments.device == "cpu" and arguments.threads == 1
+    compare(arguments)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print one table per batch size."""
+    names = FORMULATIONS if options.device == "cpu" else GPU_FORMULATIONS
+    ours = names[: names.index("unfold")]
+    measured = (*ours, "unfold")
+    one_cpu_thread = options.device == "cpu" and options.threads == 1
     clock = time.process_time if one_cpu_thread else time.perf_counter
-    total = dict.fromkeys(FORMULATIONS, 0.0)
-    for batch in arguments.batches:
+    print(f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), image side {options.size}")
+    heads = [f"{n} ms" for n in names] + [f"{n}/floor" for n in ours] + [f"unfold/{n}" for n in ours]
+    heads += [] if options.no_memory else [f"{n} MiB" for n in measured]
+    for batch in options.batches:
+        print(f"forward + backward, batch {batch}\n{'':8}" + "".join(f"{head:>13}" for head in heads))
+        total = dict.fromkeys(names, 0.0)
         for layer in LAYERS:
-            steps = make_steps(layer, arguments.size, batch, arguments.device)
-            seconds = median_seconds(steps, arguments.repeats, clock)
-            for name in FORMULATIONS:
-                total[name] += seconds[name]
-            row = f"{layer.name} {batch:4d} " + "".join(f"{1000 * seconds[n]:10.1f}" for n in FORMULATIONS)
-            row += f"{seconds['lean'] / seconds['floor']:11.2f}{seconds['unfold'] / seconds['lean']:13.2f}"
-            if not arguments.no_memory:
-                lean, unfold = (memory_in_new_process(layer, batch, n, arguments) for n in ("lean", "unfold"))
-                row += f"{lean:11.1f}{unfold:9.1f}{unfold / lean:9.2f}"
-            print(row, flush=True)
-    row = "total       " + "".join(f"{1000 * total[n]:10.1f}" for n in FORMULATIONS)
-    print(row + f"{total['lean'] / total['floor']:11.2f}{total['unfold'] / total['lean']:13.2f}")
+            steps = make_steps(layer, options.size, batch, options.device)
+            seconds = median_seconds({name: steps[name] for name in names}, options.repeats, clock)
+            del steps
+            total = {name: total[name] + seconds[name] for name in names}
+            memory = [] if options.no_memory else [memory_in_new_process(layer, batch, n, options) for n in measured]
+            print(f"{layer.name:8}" + row(seconds, ours) + "".join(f"{value:13.1f}" for value in memory), flush=True)
+        print(f"{'total':8}" + row(total, ours), flush=True)
+
+
+def row(seconds: dict[str, float], ours: tuple[str, ...]) -> str:
+    times = "".join(f"{1000 * value:13.1f}" for value in seconds.values())
+    times += "".join(f"{seconds[name] / seconds['floor']:13.2f}" for name in ours)
+    return times + "".join(f"{seconds['unfold'] / seconds[name]:13.2f}" for name in ours)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError, UsageError
@@ -19,6 +23,7 @@ from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import SegmentationModel, SegmentationOutput
 from rgbdseg.protocol import EvaluationProtocol
 from rgbdseg.sample import RGBDSample
+from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.spatial import resize_raster
 from tests.shared_data import shared_path
 
@@ -234,6 +239,68 @@ def test_published_evaluation(case: str, window_batch: int) -> None:
     assert torch.equal(result.prediction, data["output:prediction"])
 
 
+# --- memory
+
+
+class PeakMemory(TorchDispatchMode):
+    """Notes the most bytes that tensors made inside it held at one time, counting shared memory once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.now = 0
+        self.users: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self.note(tensor)
+        return result
+
+    def note(self, tensor: Tensor) -> None:
+        key, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        self.users[key] += 1
+        if self.users[key] == 1:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        weakref.finalize(tensor, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        self.users[key] -= 1
+        if self.users[key] == 0:
+            self.now -= size
+
+
+@pytest.mark.parametrize("combination", ["sagate", "softmax"])
+@pytest.mark.parametrize(("scales", "most"), [((1.0,), 1.0), ((0.75, 1.0, 1.25), 1 + 1.25**2)])
+def test_one_score_map_is_held_and_one_at_the_scale_in_progress(
+    combination: str, scales: tuple[float, ...], most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rgbdseg.inference._NUMBERS_AT_ONCE", 1)
+    weight = torch.randn(40, 3, 1, 1)
+    model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight))
+    protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, scales, True, combination, window_batch=1)  # type: ignore[arg-type]
+    sample = RGBDSample(image(96, 192))
+    with PeakMemory() as memory:
+        result = segment(model, sample, PLAIN, protocol)
+    one_map = 40 * 96 * 192 * 4
+    assert result.log_scores.untyped_storage().nbytes() == one_map
+    # The rest: windows of 16 x 16, a few maps of one class, the image itself.
+    assert most * one_map <= memory.peak < (most + 0.5) * one_map
+
+
+def test_resizing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(7, 3, 3, 3)
+    protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, (0.6, 1.0, 1.4))
+    results = []
+    for numbers in (1, 3 * 40 * 50, 2**24):
+        monkeypatch.setattr("rgbdseg.inference._NUMBERS_AT_ONCE", numbers)
+        model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight, padding=1))
+        results.append(segment(model, RGBDSample(image(29, 37)), PLAIN, protocol).log_scores)
+    for result in results[:2]:  # vector instructions round a little differently where an array ends
+        torch.testing.assert_close(result, results[2], rtol=1e-6, atol=1e-6)
+
+
 # --- large logits
 
 
@@ -358,6 +425,20 @@ def test_what_the_model_does_not_eat_is_not_needed_and_the_sample_stays_as_it_is
     sample = RGBDSample(rgb.clone(), label=torch.zeros(1, 9, 12, dtype=torch.uint8), camera=PinholeCamera(9, 9, 6, 4))
     segment(Recorder(lambda x, *_: x), sample, PLAIN, EvaluationProtocol(scales=(1.5,), flip=True))
     assert torch.equal(sample.rgb, rgb)
+
+
+def test_noise_is_added_and_belongs_to_the_frame() -> None:
+    spec = InputSpec(geometry="noise", geometry_mean=(0.0, 0.0, 0.0), geometry_std=(1.0, 1.0, 1.0))
+    model = Recorder(lambda rgb, geometry, _: rgb * 0 if geometry is None else geometry)
+    protocol = EvaluationProtocol(combination="sagate")
+    frame = RGBDSample(image(9, 12), sample_id="7")
+    scores = [segment(model, one, spec, protocol).log_scores for one in (frame, frame, frame.replace(sample_id="8"))]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+    expected = with_noise(frame).noise
+    assert expected is not None
+    torch.testing.assert_close(scores[0], expected / 255)
+    assert frame.noise is None
 
 
 # --- the model's side

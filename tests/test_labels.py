@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rgbdseg.data.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.labels import LABEL_SETS, LabelSet, generic_palette, get_label_set
 
@@ -38,6 +39,34 @@ def test_cityscapes_has_the_official_colours() -> None:
     assert cityscapes.palette[cityscapes.index("sky")] == (70, 130, 180)
 
 
+def test_cityscapes_has_the_official_categories_and_ids() -> None:
+    cityscapes = get_label_set("cityscapes19")
+    by_category: dict[str, set[str]] = {}
+    for class_name, category in zip(cityscapes.classes, cityscapes.categories, strict=True):
+        by_category.setdefault(category, set()).add(class_name)
+    assert by_category == {
+        "flat": {"road", "sidewalk"},
+        "construction": {"building", "wall", "fence"},
+        "object": {"pole", "traffic light", "traffic sign"},
+        "nature": {"vegetation", "terrain"},
+        "sky": {"sky"},
+        "human": {"person", "rider"},
+        "vehicle": {"car", "truck", "bus", "train", "motorcycle", "bicycle"},
+    }
+    # The reverse of how labels are read.
+    assert [TRAIN_ID_OF_LABEL_ID[official] for official in cityscapes.official_ids] == list(range(19))
+    assert cityscapes.official_ids[cityscapes.index("train")] == 31
+
+
+def test_sets_stored_before_categories_were_known() -> None:
+    values = get_label_set("cityscapes19").to_dict()
+    del values["categories"], values["official_ids"]
+    old = LabelSet.from_dict(values)
+    assert old.classes == get_label_set("cityscapes19").classes
+    assert old.categories == old.official_ids == ()
+    assert "categories" not in get_label_set("nyu40").to_dict()
+
+
 def test_generic_palette_is_the_one_of_pascal_voc() -> None:
     assert generic_palette(4) == ((128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
     assert generic_palette(8)[7] == (64, 0, 0)
@@ -63,5 +92,11 @@ def test_round_trip(name: str) -> None:
 def test_damaged_sets_are_refused() -> None:
     with pytest.raises(CheckpointError, match="label set is not understood"):
         LabelSet.from_dict({"name": "x", "classes": ["a", "b"], "palette": [[0, 0, 0]]})
+    two = {"name": "x", "classes": ("a", "b"), "palette": generic_palette(2)}
+    with pytest.raises(ValueError, match="1 categories for 2 classes"):
+        LabelSet(**two, categories=("thing",))  # type: ignore[arg-type]
+    for ids in ((7, 7), (7, 256)):
+        with pytest.raises(ValueError, match="expected distinct"):
+            LabelSet(**two, official_ids=ids)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="256 classes"):
         LabelSet("big", tuple(map(str, range(256))), generic_palette(256))

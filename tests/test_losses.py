@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -120,8 +121,8 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
 
 
 def test_a_task_without_a_loss_is_refused() -> None:
-    output = SegmentationOutput(logits(0, 1, 4, 4, 4), (AuxiliaryOutput("d", "depth", logits(1, 1, 1, 4, 4)),))
-    message = "auxiliary output 'd' has the task 'depth', which has no loss yet; expected one of: segmentation"
+    output = SegmentationOutput(logits(0, 1, 4, 4, 4), (AuxiliaryOutput("d", "flow", logits(1, 1, 1, 4, 4)),))  # type: ignore[arg-type]
+    message = "auxiliary output 'd' has the task 'flow', which has no loss yet; expected one of: contours, depth, "
     with pytest.raises(UsageError, match=message):
         segmentation_loss(output, labels(1, 1, 4, 4), LossConfig())
 
@@ -146,3 +147,17 @@ def test_class_weights_must_match_the_classes() -> None:
         segmentation_loss(
             SegmentationOutput(logits(0, 1, 4, 4, 4)), labels(1, 1, 4, 4), LossConfig(class_weights=(1.0, 1.0))
         )
+
+
+def test_auxiliary_outputs_may_have_another_criterion() -> None:
+    main, deep, label = logits(0, 2, 4, 6, 6), logits(1, 2, 4, 6, 6), labels(2, 2, 6, 6)
+    output = SegmentationOutput(main, (AuxiliaryOutput("deep", "segmentation", deep),))
+    mined = LossConfig(criterion="ohem", ohem_threshold=0.0, ohem_min_kept=5)
+    parts = segmentation_loss(output, label, mined).parts
+    plain_deep = dataclasses.replace(mined, auxiliary_criterion="cross_entropy")
+    mixed = segmentation_loss(output, label, plain_deep).parts
+    assert mixed["main"] == parts["main"]
+    torch.testing.assert_close(mixed["deep"], functional.cross_entropy(deep, label, ignore_index=255).detach())
+    assert parts["deep"] > mixed["deep"]
+    with pytest.raises(UsageError, match="unknown auxiliary loss criterion 'omeh'; did you mean 'ohem'"):
+        LossConfig(auxiliary_criterion="omeh")  # type: ignore[arg-type]

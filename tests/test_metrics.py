@@ -15,7 +15,9 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rgbdseg.data.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 from rgbdseg.errors import DataError
+from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
 
 NAN = math.nan
@@ -52,6 +54,59 @@ def test_mean_is_over_all_pixels_and_not_over_images() -> None:
     scores = metrics.compute()
     assert scores.mean_iou == pytest.approx((3 / 4 + 4 / 5) / 2)
     assert scores.images == 2
+
+
+def official_scores(label_ids: np.ndarray, predicted_ids: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    """Class and category IoU from files of label ids as the official script has them, over all 34 ids.
+
+    A void label counts nowhere, also where it belongs to a category, as parking does to flat.
+    """
+    ids = CITYSCAPES19.official_ids
+    evaluated = np.isin(label_ids, ids)
+    classes, categories = {}, {}
+    for index, name in enumerate(CITYSCAPES19.classes):
+        true, found = label_ids == ids[index], predicted_ids == ids[index]
+        classes[name] = (true & found).sum() / (evaluated & (true | found)).sum()
+    for category in dict.fromkeys(CITYSCAPES19.categories):
+        own = [i for i, c in zip(ids, CITYSCAPES19.categories, strict=True) if c == category]
+        true, found = np.isin(label_ids, own), np.isin(predicted_ids, own)
+        categories[category] = (true & found).sum() / (evaluated & (true | found)).sum()
+    return classes, categories
+
+
+def test_class_and_category_iou_are_those_of_the_official_script() -> None:
+    random = np.random.default_rng(0)
+    label_ids = random.integers(0, 34, (4, 50, 60))
+    ids = np.array(CITYSCAPES19.official_ids)
+    predicted = random.integers(0, 19, label_ids.shape)
+    train_ids = np.array(TRAIN_ID_OF_LABEL_ID)[label_ids]
+    right = (random.random(label_ids.shape) < 0.6) & (train_ids < 255)
+    predicted[right] = train_ids[right]
+    metrics = SegmentationMetrics(19, CITYSCAPES19.classes, CITYSCAPES19.categories)
+    metrics.update(torch.from_numpy(predicted), torch.from_numpy(train_ids))
+    scores = metrics.compute()
+    classes, categories = official_scores(label_ids, ids[predicted])
+    np.testing.assert_allclose(scores.iou, list(classes.values()), rtol=1e-12)
+    assert scores.category_names == ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
+    assert dict(zip(scores.category_names, scores.category_iou, strict=True)) == pytest.approx(categories, rel=1e-12)
+    assert scores.mean_category_iou == pytest.approx(np.mean(list(categories.values())), rel=1e-12)
+    plain = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    assert plain["mean_category_iou"] == scores.mean_category_iou
+    assert {entry["category"]: entry["iou"] for entry in plain["categories"]} == pytest.approx(categories, rel=1e-12)
+
+
+def test_categories_by_hand() -> None:
+    # Classes a and b are one category, c is one, and d is one that never occurs.
+    confusion = np.array([[3, 2, 1, 0], [0, 4, 0, 0], [0, 2, 5, 0], [0, 0, 0, 0]])
+    scores = SegmentationScores.from_confusion(confusion, 1, tuple("abcd"), ("x", "x", "y", "z"))
+    # x: 9 found, 10 true, 11 predicted.  y: 5 found, 7 true, 6 predicted.
+    np.testing.assert_allclose(scores.category_iou, [9 / 12, 5 / 8, NAN])
+    assert scores.mean_category_iou == pytest.approx((9 / 12 + 5 / 8) / 2)
+    assert scores.category_table() == [("x", "75.0"), ("y", "62.5"), ("z", "-")]
+    without = SegmentationScores.from_confusion(confusion, 1, tuple("abcd"))
+    assert math.isnan(without.mean_category_iou)
+    assert "mean_category_iou" not in without.summary()
+    assert "categories" not in without.to_dict()
 
 
 @given(seed=st.integers(0, 2**31), classes=st.integers(1, 12), void_share=st.floats(0, 1))

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from rgbdseg.errors import UsageError
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.protocol import Area, EvaluationProtocol
 
 
 def test_description_names_everything_that_changes_the_number() -> None:
@@ -25,6 +27,8 @@ def test_description_names_everything_that_changes_the_number() -> None:
         {"flip": False},
         {"combination": "softmax"},
         {"combination": "malleable"},
+        {"area": "nyu-crop"},
+        {"area": "nyu-eigen"},
     ]
     texts = {dataclasses.replace(base, **change).describe() for change in changes}
     assert len(texts | {text}) == len(changes) + 1
@@ -57,12 +61,47 @@ def test_to_dict_goes_through_json_and_back() -> None:
         ({"scales": (1.0, 0.0)}, "scales are (1.0, 0.0); expected one or more positive numbers"),
         ({"scales": (float("nan"),)}, "scales are (nan,); expected one or more positive numbers"),
         ({"window_batch": 0}, "window_batch is 0; expected at least 1"),
+        ({"area": "nyu-corp"}, "unknown evaluation area 'nyu-corp'; did you mean 'nyu-crop'?"),
     ],
 )
 def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as error:
         EvaluationProtocol(**options)  # type: ignore[arg-type]
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("area", "first", "last"), [("nyu-crop", (39, 40), (470, 600)), ("nyu-eigen", (45, 41), (470, 600))]
+)
+def test_counted_area(area: Area, first: tuple[int, int], last: tuple[int, int]) -> None:
+    protocol = EvaluationProtocol(area=area)
+    pixels = np.argwhere(counted_mask(protocol))
+    assert tuple(pixels[0]) == first
+    assert tuple(pixels[-1]) == last
+    assert len(pixels) == (last[0] - first[0] + 1) * (last[1] - first[1] + 1)
+    assert f"only rows {first[0]} to {last[0]}, columns {first[1]} to {last[1]} are counted" in protocol.describe()
+    assert protocol.slug() == f"softmax-whole-{area}"
+
+
+def counted_mask(protocol: EvaluationProtocol) -> npt.NDArray[np.bool_]:
+    mask = np.zeros((480, 640), dtype=bool)
+    mask[protocol.counted(mask.shape, "7")] = True
+    return mask
+
+
+def test_everything_is_counted_unless_told_otherwise() -> None:
+    assert counted_mask(EvaluationProtocol()).all()
+    assert "counted" not in EvaluationProtocol().describe()
+    assert EvaluationProtocol().counted((3, 4), "7") == (slice(None), slice(None))
+
+
+def test_an_area_of_another_size_is_refused() -> None:
+    with pytest.raises(DataError) as error:
+        EvaluationProtocol(area="nyu-crop").counted((480, 641), "7")
+    assert str(error.value) == (
+        "sample '7' is 480x641, but the evaluation area 'nyu-crop' is that of images of 480x640; "
+        "use the area 'full' (--area full)"
+    )
 
 
 def test_torch_is_not_imported() -> None:

@@ -27,6 +27,8 @@ class AugmentationConfig:
         contrast: as brightness.
         saturation: as brightness.
         hue: the shift is drawn from [-x, x] turns, 0 to 0.5.
+        on_device: move whole batches where the model is, instead of single samples in the loader processes; the same
+            values.
     """
 
     crop_size: tuple[int, int] = (480, 480)
@@ -36,6 +38,7 @@ class AugmentationConfig:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    on_device: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,11 @@ class OptimizerConfig:
         name: sgd or adamw.
         learning_rate: base rate of the schedule.
         momentum: of SGD.
-        weight_decay: on convolution and linear weights only; biases and normalisation get none.
+        weight_decay: see weight_decay_on.
         head_learning_rate_factor: multiplies the rate of everything outside the backbone.
+        weight_decay_on: 'weights' of convolutions and linear layers only, so that biases and normalisation have none,
+            or 'all' parameters.
+        gradient_clip_norm: gradients are scaled down to this norm over all parameters; null leaves them.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -92,6 +98,8 @@ class OptimizerConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     head_learning_rate_factor: float = 1.0
+    weight_decay_on: Literal["weights", "all"] = "weights"
+    gradient_clip_norm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +109,16 @@ class ScheduleConfig:
     Args:
         epochs: an epoch is a fixed number of optimiser steps, not a pass over the data.
         iterations_per_epoch: optimiser steps per epoch.
-        warmup_epochs: the rate rises linearly from 0 to the base rate; then the polynomial is evaluated at the
-            absolute iteration, so it continues a little below the base rate.
+        warmup_epochs: the rate rises linearly from 0 to the base rate; then the decay is evaluated at the absolute
+            iteration, so the polynomial continues a little below the base rate.
         power: of the polynomial (1 - iteration / total) ** power.
         validate_every_epochs: 0 switches validation off; the last epoch is always validated otherwise.
         checkpoint_every_epochs: a numbered checkpoint is kept that often; the newest state is always in last.ckpt.
         checkpoint_from_epoch: first epoch that leaves a numbered checkpoint.
         checkpoint_every_minutes: last.ckpt is also written inside an epoch when the newest one is older than this.
+        decay: 'polynomial', or 'step': the rate is multiplied by step_factor after every step_epochs epochs.
+        step_epochs: see decay.
+        step_factor: see decay.
     """
 
     epochs: int = 400
@@ -118,6 +129,9 @@ class ScheduleConfig:
     checkpoint_every_epochs: int = 10
     checkpoint_from_epoch: int = 0
     checkpoint_every_minutes: float = 10.0
+    decay: Literal["polynomial", "step"] = "polynomial"
+    step_epochs: int = 100
+    step_factor: float = 0.1
 
     @property
     def iterations(self) -> int:
@@ -196,11 +210,14 @@ def check_config(config: TrainConfig) -> None:
         "loader.batch_size": config.loader.batch_size,
         "schedule.epochs": config.schedule.epochs,
         "schedule.iterations_per_epoch": config.schedule.iterations_per_epoch,
+        "schedule.step_epochs": config.schedule.step_epochs,
+        "schedule.step_factor": config.schedule.step_factor,
         "hardware.accumulate": passes(config),
         "hardware.nodes": config.hardware.nodes,
         "augmentation.crop_size": min(config.augmentation.crop_size),
         "augmentation.scales": min(config.augmentation.scales, default=0),
         "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.gradient_clip_norm": 1 if (norm := config.optimizer.gradient_clip_norm) is None else norm,
         "loss.loss_scale": config.loss.loss_scale,
         "loader.validation_limit": _set(config.loader.validation_limit),
         "hardware.threads": _set(config.hardware.threads),

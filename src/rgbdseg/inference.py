@@ -18,6 +18,7 @@ from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import SegmentationOutput
 from rgbdseg.protocol import Combination, EvaluationProtocol
 from rgbdseg.sample import RGBDBatch, RGBDSample
+from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.pack import geometry_raster, pack, padded_size
 from rgbdseg.transforms.spatial import centred_margins, crop, flip_batch, linear_taps, pad, resize
 
@@ -54,6 +55,7 @@ class Segmentation:
 
 
 _LARGEST_LOG = 80.0  # exp(88.7) is the largest float32
+_NUMBERS_AT_ONCE = 2**24
 
 
 def segment(
@@ -69,7 +71,9 @@ def segment(
 
     model: in evaluation mode.  device: where to compute; default the model's own.  autocast_dtype: bfloat16 or float16
     runs the model in mixed precision; scores stay float32.  Views go through the model ``protocol.window_batch`` at a
-    time, so memory grows with the image and the number of classes, not with the number of windows.
+    time.  Besides one batch of views, one score map of the image is held, and with several scales or one other than 1
+    a second one at the scale in progress: memory grows with the image and the number of classes, but not with the
+    numbers of windows and scales.
 
     Raises UsageError for a model in training mode or a window the model cannot take, DataError for a sample that lacks
     what the model needs.
@@ -79,16 +83,21 @@ def segment(
     _check_window(protocol, spec)
     target = torch.device(device) if device is not None else _device_of(model, sample)
     source = _model_inputs(sample, spec, target)
-    total: Tensor | None = None
     setup = _Setup(_in_mixed_precision(model, target, autocast_dtype), spec, protocol)
+    total: Tensor | None = None
     with torch.no_grad():
         for scale in protocol.scales:
             size = (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale)))
-            scores = _resize_log(_score_one_scale(setup, resize(source, size)), sample.size)
-            total = scores if total is None else torch.logaddexp(total, scores)
+            scores = _score_one_scale(setup, resize(source, size))
+            if protocol.scales == (1.0,):
+                return Segmentation(scores)
+            if total is None:
+                total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
+            _add_resized(total, scores)
+            del scores  # or two scales would be held at once
     assert total is not None
     if protocol.combination == "softmax":
-        total = total - math.log(len(protocol.scales))
+        total -= math.log(len(protocol.scales))
     return Segmentation(total)
 
 
@@ -146,7 +155,7 @@ def _score_windows(setup: _Setup, sample: RGBDSample, window: tuple[int, int]) -
         torch.logaddexp(region, scores, out=region)
         count[rows, columns] += 1
     assert total is not None
-    return total - count.log() if setup.protocol.combination == "softmax" else total
+    return total.sub_(count.log_()) if setup.protocol.combination == "softmax" else total
 
 
 def _views(
@@ -197,6 +206,19 @@ def _combine(views: Sequence[Tensor], combination: Combination) -> Tensor:
     return probabilities[0] if len(views) == 1 else torch.logaddexp(*probabilities) - math.log(2)
 
 
+def _add_resized(total: Tensor, log_scores: Tensor) -> None:
+    """Add scores (C, h, w) to a total (C, H, W), both logarithms, at the total's size.
+
+    A few classes at a time: resizing needs several times the memory of what it resizes.
+    """
+    size = (total.shape[-2], total.shape[-1])
+    largest = max(total[0].numel(), log_scores[0].numel())
+    classes_at_once = max(1, _NUMBERS_AT_ONCE // largest)
+    for first in range(0, len(total), classes_at_once):
+        part = total[first : first + classes_at_once]
+        torch.logaddexp(part, _resize_log(log_scores[first : first + classes_at_once], size), out=part)
+
+
 def _resize_log(log_scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize scores given as logarithms: the bilinear mean (half-pixel centres) is taken of the scores themselves."""
     for dim, length in ((1, size[0]), (2, size[1])):
@@ -240,8 +262,10 @@ def _device_of(model: Model, sample: RGBDSample) -> torch.device:
 
 def _model_inputs(sample: RGBDSample, spec: InputSpec, device: torch.device) -> RGBDSample:
     """Return the sample on ``device`` with only the rasters the model eats, so that nothing else is resized."""
+    if spec.geometry == "noise":
+        sample = with_noise(sample)
     geometry_raster(sample, spec)
-    wanted = {"none": ("rgb",), "hha": ("rgb", "hha")}.get(spec.geometry, ("rgb", "depth_m"))
+    wanted = ("rgb", spec.geometry_raster)
     rasters: dict[str, object] = {
         name: raster.to(device) if name in wanted else None for name, raster in sample.rasters()
     }

@@ -18,18 +18,27 @@ class LabelSet:
     """Names and colours of the classes 0..len-1; 255 is void.
 
     aliases: other published spellings -> the name used here.
+    categories: the coarser group that each class belongs to, one name per class, or none at all.
+    official_ids: the number of each class in the files that the benchmark's server takes, 0..255, or none at all.
     """
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[RGB, ...]
     aliases: tuple[tuple[str, str], ...] = ()
+    categories: tuple[str, ...] = ()
+    official_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.palette):
             raise ValueError(f"label set {self.name}: {len(self.classes)} classes but {len(self.palette)} colours")
         if not 1 <= len(self.classes) <= IGNORE_INDEX:
             raise ValueError(f"label set {self.name}: {len(self.classes)} classes; expected 1..{IGNORE_INDEX}")
+        for what, given in (("categories", self.categories), ("official_ids", self.official_ids)):
+            if given and len(given) != len(self.classes):
+                raise ValueError(f"label set {self.name}: {len(given)} {what} for {len(self.classes)} classes")
+        if len(set(self.official_ids)) < len(self.official_ids) or not all(0 <= i <= 255 for i in self.official_ids):
+            raise ValueError(f"label set {self.name}: official_ids {self.official_ids}; expected distinct 0..255")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -48,17 +57,21 @@ class LabelSet:
             "classes": list(self.classes),
             "palette": [list(colour) for colour in self.palette],
             "aliases": [list(pair) for pair in self.aliases],
+            **({"categories": list(self.categories)} if self.categories else {}),
+            **({"official_ids": list(self.official_ids)} if self.official_ids else {}),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabelSet:
-        """Rebuild from `to_dict`."""
+        """Rebuild from `to_dict`, also of versions that knew no categories and no official ids."""
         try:
             return cls(
                 name=str(values["name"]),
                 classes=tuple(str(c) for c in values["classes"]),
                 palette=tuple((int(r), int(g), int(b)) for r, g, b in values["palette"]),
                 aliases=tuple((str(a), str(b)) for a, b in values.get("aliases", ())),
+                categories=tuple(str(c) for c in values.get("categories", ())),
+                official_ids=tuple(int(i) for i in values.get("official_ids", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"label set is not understood: {error!r}") from None
@@ -107,16 +120,23 @@ SUN37 = _named(
     television="tv",
 )
 
-# Cordts et al., CVPR 2016: the 19 training classes and their official colours.
-CITYSCAPES19 = _named(
+# Cordts et al., CVPR 2016: the 19 training classes with their official colours, categories and label ids.
+CITYSCAPES19 = LabelSet(
     "cityscapes19",
-    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
-    "rider, car, truck, bus, train, motorcycle, bicycle",
+    (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
     palette=(
         (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
         (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60),
         (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
     ),
+    categories=(
+        "flat", "flat", "construction", "construction", "construction", "object", "object", "object", "nature",
+        "nature", "sky", "human", "human", "vehicle", "vehicle", "vehicle", "vehicle", "vehicle", "vehicle",
+    ),
+    official_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
 )  # fmt: skip
 
 # The built-in generated data; `rgbdseg.data.rooms` says which classes differ by shape only and which by colour only.

@@ -31,6 +31,9 @@ class SegmentationScores:
     mean_iou, mean_accuracy: means over the classes where they are defined.
     pixel_accuracy: share of all labelled pixels.  frequency_weighted_iou: mean of iou weighted by the class's pixels.
     images: number of images counted.
+    category_names, category_iou: categories in the order of their first class, and their (K,) intersection over union,
+    where confusing classes of one category is no error; NaN for one in neither truth nor prediction.  Empty without
+    categories.  mean_category_iou: mean over the categories where it is defined; NaN without categories.
     """
 
     confusion: NDArray[np.int64]
@@ -42,12 +45,23 @@ class SegmentationScores:
     frequency_weighted_iou: float
     images: int
     class_names: tuple[str, ...]
+    category_names: tuple[str, ...] = ()
+    category_iou: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
+    mean_category_iou: float = math.nan
 
     @classmethod
     def from_confusion(
-        cls, confusion: NDArray[np.integer[Any]], images: int, class_names: Sequence[str] | None = None
+        cls,
+        confusion: NDArray[np.integer[Any]],
+        images: int,
+        class_names: Sequence[str] | None = None,
+        categories: Sequence[str] = (),
     ) -> SegmentationScores:
-        """Compute all scores from a confusion matrix (C, C) with the truth in rows."""
+        """Compute all scores from a confusion matrix (C, C) with the truth in rows.
+
+        categories: the category of each class, or none.  Their scores are those of the Cityscapes benchmark: pixels of
+        void truth count nowhere, whatever category their void label belongs to.
+        """
         counts = np.asarray(confusion, dtype=np.int64)
         names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(len(counts)))
         assert counts.shape == (len(names), len(names)), (counts.shape, len(names))
@@ -55,6 +69,8 @@ class SegmentationScores:
         iou = _ratio(found, truth + predicted - found)
         accuracy = _ratio(found, truth)
         total = int(truth.sum())
+        category_names = tuple(dict.fromkeys(categories))
+        category_iou = _category_iou(counts, categories, category_names)
         return cls(
             confusion=counts,
             iou=iou,
@@ -65,6 +81,9 @@ class SegmentationScores:
             frequency_weighted_iou=float((truth * np.nan_to_num(iou)).sum()) / total if total else math.nan,
             images=images,
             class_names=names,
+            category_names=category_names,
+            category_iou=category_iou,
+            mean_category_iou=_mean(category_iou),
         )
 
     def summary(self) -> dict[str, float]:
@@ -74,6 +93,7 @@ class SegmentationScores:
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "frequency_weighted_iou": self.frequency_weighted_iou,
+            **({"mean_category_iou": self.mean_category_iou} if self.category_names else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +106,11 @@ class SegmentationScores:
                 {"class": name, "iou": _or_none(iou), "accuracy": _or_none(accuracy), "pixels": int(pixels)}
                 for name, iou, accuracy, pixels in self._per_class()
             ],
+            **(
+                {"categories": [{"category": name, "iou": _or_none(iou)} for name, iou in self._per_category()]}
+                if self.category_names
+                else {}
+            ),
             "confusion": self.confusion.tolist(),
         }
 
@@ -114,6 +139,13 @@ class SegmentationScores:
             for name, iou, accuracy, pixels in self._per_class()
         ]
 
+    def category_table(self) -> list[tuple[str, str]]:
+        """Return rows (category, IoU %) for display; '-' where undefined."""
+        return [(name, _percent(iou)) for name, iou in self._per_category()]
+
+    def _per_category(self) -> list[tuple[str, float]]:
+        return list(zip(self.category_names, self.category_iou.tolist(), strict=True))
+
     def _per_class(self) -> list[tuple[str, float, float, int]]:
         pixels = self.confusion.sum(1)
         return list(zip(self.class_names, self.iou.tolist(), self.accuracy.tolist(), pixels.tolist(), strict=True))
@@ -125,9 +157,12 @@ class SegmentationMetrics(nn.Module):
     As a module it moves with its owner; `compute` sums over processes.
     """
 
-    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, num_classes: int, class_names: Sequence[str] | None = None, categories: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.categories = tuple(categories)
         self.class_names = tuple(class_names) if class_names is not None else None
         if self.class_names is not None and len(self.class_names) != num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {num_classes} classes")
@@ -158,7 +193,7 @@ class SegmentationMetrics(nn.Module):
         confusion, images = self.counter.compute()
         # torchmetrics squeezes the matrix of a single class to a scalar.
         matrix = confusion.reshape(self.num_classes, self.num_classes).cpu().numpy()
-        return SegmentationScores.from_confusion(matrix, int(images), self.class_names)
+        return SegmentationScores.from_confusion(matrix, int(images), self.class_names, self.categories)
 
     def reset(self) -> None:
         """Forget everything counted so far."""
@@ -180,6 +215,17 @@ class _Counter(MulticlassConfusionMatrix):
 
     def compute(self) -> Any:
         return self.confmat, self.images
+
+
+def _category_iou(confusion: NDArray[np.int64], categories: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
+    """Sum the rows and columns of each category, then score as for classes."""
+    if not categories:
+        return np.empty(0)
+    assert len(categories) == len(confusion), (len(categories), len(confusion))
+    member = (np.array(names)[:, None] == np.array(categories)).astype(np.int64)
+    merged = member @ confusion @ member.T
+    found = merged.diagonal()
+    return _ratio(found, merged.sum(1) + merged.sum(0) - found)
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -6,15 +6,35 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args
 
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import DataError, UsageError, unknown_name
 
 Mode = Literal["whole", "sliding"]
 Combination = Literal["softmax", "sagate", "malleable"]
+Area = Literal["full", "nyu-crop", "nyu-eigen"]
 
 _COMBINATION_TEXT = {
     "softmax": "softmax per view, averaged over views (softmax)",
     "sagate": "exp of summed flip logits, summed over windows and scales (sagate)",
     "malleable": "softmax of averaged flip logits, summed over windows and scales (malleable)",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountedArea:
+    """A part of an image: rows from top to before bottom, columns from left to before right, of images of one size."""
+
+    size: tuple[int, int]
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+AREAS: dict[str, CountedArea] = {
+    # Rows 40 to 471 and columns 41 to 601 counted from 1, as in the evaluation script of 3DGNN.
+    "nyu-crop": CountedArea((480, 640), 39, 471, 40, 601),
+    # Eigen et al., NIPS 2014: the area in which depth predictions on NYU Depth V2 are compared.
+    "nyu-eigen": CountedArea((480, 640), 45, 471, 41, 601),
 }
 
 
@@ -37,6 +57,9 @@ class EvaluationProtocol:
         flip: also look at the horizontal mirror image.
         combination: softmax, sagate or malleable; see above.
         window_batch: at most that many views (windows and mirror images) go through the model at once.
+        area: which pixels are counted, while all are seen: 'full' for all; 'nyu-crop' for rows 39 to 470 and columns
+            40 to 600 of NYU Depth V2, as in the published numbers of 3DGNN; 'nyu-eigen' for rows 45 to 470 and columns
+            41 to 600, where depth predictions are compared.
     """
 
     mode: Mode = "whole"
@@ -46,12 +69,15 @@ class EvaluationProtocol:
     flip: bool = False
     combination: Combination = "softmax"
     window_batch: int = 4
+    area: Area = "full"
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise unknown_name("evaluation mode", str(self.mode), get_args(Mode))
         if self.combination not in get_args(Combination):
             raise unknown_name("combination", str(self.combination), get_args(Combination))
+        if self.area not in get_args(Area):
+            raise unknown_name("evaluation area", str(self.area), get_args(Area))
         if self.mode == "sliding" and self.crop_size is None:
             raise UsageError("sliding evaluation has no crop_size; give the window as (height, width)")
         if self.crop_size is not None and (len(self.crop_size) != 2 or min(self.crop_size) < 1):
@@ -63,6 +89,21 @@ class EvaluationProtocol:
         if self.window_batch < 1:
             raise UsageError(f"window_batch is {self.window_batch}; expected at least 1")
 
+    def counted(self, size: tuple[int, int], sample_id: str) -> tuple[slice, slice]:
+        """Return the rows and columns that are counted of an image of ``size`` (height, width).
+
+        Raises DataError when the area is that of images of another size.
+        """
+        if self.area == "full":
+            return slice(None), slice(None)
+        area = AREAS[self.area]
+        if size != area.size:
+            raise DataError(
+                f"sample '{sample_id}' is {size[0]}x{size[1]}, but the evaluation area '{self.area}' is that of images "
+                f"of {area.size[0]}x{area.size[1]}; use the area 'full' (--area full)"
+            )
+        return slice(area.top, area.bottom), slice(area.left, area.right)
+
     def describe(self) -> str:
         """Return one line that names everything a reader needs to repeat the number."""
         if self.mode == "sliding":
@@ -72,7 +113,12 @@ class EvaluationProtocol:
             view = "whole image"
         scales = " ".join(f"{scale:g}" for scale in self.scales)
         flip = "flip" if self.flip else "no flip"
-        return f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
+        text = f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
+        if self.area == "full":
+            return text
+        area = AREAS[self.area]
+        counted = f"rows {area.top} to {area.bottom - 1}, columns {area.left} to {area.right - 1}"
+        return f"{text}; only {counted} are counted ({self.area})"
 
     def slug(self) -> str:
         """Return a short name for files, different for protocols that give different numbers."""
@@ -84,7 +130,9 @@ class EvaluationProtocol:
                 parts.append(f"stride{self.stride_rate:.3g}")
         if self.scales != (1.0,):
             parts.append("scales" + "_".join(f"{scale:g}" for scale in self.scales))
-        return "-".join([*parts, *(["flip"] if self.flip else [])])
+        if self.flip:
+            parts.append("flip")
+        return "-".join([*parts, *([] if self.area == "full" else [self.area])])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

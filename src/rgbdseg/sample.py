@@ -6,8 +6,8 @@ They are distinct on purpose, so that physical and normalised data cannot be con
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError
 from rgbdseg.labels import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # B batch, C channels, H height, W width
 
@@ -35,6 +38,7 @@ RASTERS: dict[str, RasterRule] = {
     "depth_m": RasterRule(1, torch.float32, "nearest", 0),
     "raw_depth_m": RasterRule(1, torch.float32, "nearest", 0),
     "hha": RasterRule(3, torch.uint8, "bilinear", 0),
+    "noise": RasterRule(3, torch.uint8, "bilinear", 0),
     "label": RasterRule(1, torch.uint8, "nearest", IGNORE_INDEX),
 }
 """The rule of every raster of `RGBDSample`: the one place where a new modality says how it is transformed."""
@@ -48,6 +52,7 @@ class RGBDSample:
     depth_m: float32 (1, H, W), z-depth in metres, 0 = no reading; may be in-painted.
     raw_depth_m: float32 (1, H, W), the sensor's own readings in metres, 0 = no reading (the missing mask of HHA).
     hha: uint8 (3, H, W) as (disparity, height, angle).
+    noise: uint8 (3, H, W), what models of the control that sees no geometry get in its place.
     label: uint8 (1, H, W), class indices, 255 = ignore.
     camera: intrinsics of exactly these pixels.
     sample_id: the name that outputs carry.
@@ -60,6 +65,7 @@ class RGBDSample:
     label: Tensor | None = None
     camera: PinholeCamera | None = None
     sample_id: str = ""
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, raster in self.rasters():
@@ -107,18 +113,19 @@ class RGBDBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> RGBDBatch:
         """Return the batch on ``device``."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
+        return move_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RGBDBatch:
         """Return the batch in page-locked memory, which a data loader asks for before copying to a GPU."""
-        pinned: dict[str, Any] = {
-            f.name: value.pin_memory()
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **pinned)
+        return move_tensors(self, Tensor.pin_memory)
+
+
+Held = TypeVar("Held", bound="DataclassInstance")
+
+
+def move_tensors(values: Held, move: Callable[[Tensor], Tensor]) -> Held:
+    """Return a dataclass with ``move`` applied to each field that is a tensor."""
+    moved: dict[str, Any] = {
+        f.name: move(value) for f in dataclasses.fields(values) if isinstance(value := getattr(values, f.name), Tensor)
+    }
+    return dataclasses.replace(values, **moved)

@@ -128,6 +128,11 @@ def test_values_that_evaluate_and_check_refuse(call: Callable[..., Result], tree
     few = call("evaluate", run_folder, "--accelerator", "cpu", "--devices", "3", "--limit", "1")
     expect_error(few, "1 images cannot be shared among 3 devices")
     expect_error(call("evaluate", run_folder, "--mode", "sliding"), "add --crop")
+    other_size = call("evaluate", run_folder, "--area", "nyu-crop", "--workers", "0")
+    expect_error(other_size, "sample '3' is 40x48", "evaluation area 'nyu-crop' is that of images of 480x640")
+    submission = call("evaluate", run_folder, "--save-submission", tree.parent / "submission")
+    expect_error(submission, "no evaluation server is known for the classes of")
+    assert not (tree.parent / "submission").exists()
     expect_error(call("check", tree, "--limit", "0"), "--limit 0 leaves no frame")
 
 

@@ -73,7 +73,7 @@ def test_reads_the_nyuv2_description() -> None:
         DatasetDescription(
             name="everything",
             source="Grüße",
-            label_set=LabelSet("two", ("a", "b"), ((1, 2, 3), (4, 5, 6)), (("aa", "a"),)),
+            label_set=LabelSet("two", ("a", "b"), ((1, 2, 3), (4, 5, 6)), (("aa", "a"),), ("x", "x"), (7, 0)),
             first_label=3,
             void_labels=(0, 255),
             depth=DepthUnit(0.001, -1, None),
@@ -104,6 +104,21 @@ def test_built_in_label_sets_are_written_by_name_and_others_in_full() -> None:
 def test_inline_label_sets_need_no_palette() -> None:
     description = DatasetDescription.from_dict(changed(label_set={"name": "mine", "classes": ["sky", "ground"]}))
     assert description.label_set == LabelSet("mine", ("sky", "ground"), generic_palette(2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("categories", "x", "a list of category names, one for each class"),
+        ("categories", ["x"], "1 categories for 2 classes"),
+        ("official_ids", [7, "8"], "a list of the benchmark's own class numbers"),
+        ("official_ids", [7, 7], "expected distinct"),
+    ],
+)
+def test_bad_categories_and_official_ids(key: str, value: object, message: str) -> None:
+    inline = {"name": "mine", "classes": ["sky", "ground"], key: value}
+    with pytest.raises(DataError, match=message):
+        DatasetDescription.from_dict(changed(label_set=inline))
 
 
 def test_the_example_in_error_messages_is_itself_correct() -> None:

@@ -71,3 +71,17 @@ def test_augmentation_is_a_function_of_the_draw(tmp_path: Path) -> None:
     assert torch.equal(first.rgb, again.rgb)
     assert first.camera == again.camera
     assert first.camera != other.camera
+
+
+def test_noise_is_fresh_at_every_draw_and_leaves_the_augmentation_alone(tmp_path: Path) -> None:
+    write_tree(tmp_path, count=3, size=(40, 48))
+    config = AugmentationConfig(crop_size=(24, 24))
+    rgb_only = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb",)), config, seed=5)
+    samples = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb", "noise")), config, seed=5)
+    first, again, other = samples[0, 17], samples[0, 17], samples[0, 18]
+    assert first.noise is not None
+    assert first.noise.shape == first.rgb.shape
+    assert torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.noise, other.noise)
+    assert rgb_only[0, 17].noise is None
+    assert torch.equal(first.rgb, rgb_only[0, 17].rgb)

@@ -123,6 +123,9 @@ def test_killed_run_resumes_from_the_end_of_the_last_epoch(
     assert_same_result(whole_run, resumed)
     iterations = [e["iteration"] for e in read_log(resumed)]
     assert iterations == sorted(iterations)
+    starts = [e for e in read_log(resumed) if "started" in e]
+    assert [e["iteration"] for e in starts] == [0, PER_EPOCH]
+    assert all("threads, PyTorch" in str(e["hardware"]) and e["command"] for e in starts)
 
 
 def test_accumulation_and_ema_resume_exactly(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from rgbdseg.errors import UsageError
 
 
 def test_listing() -> None:
-    assert rgbdseg.list_models("sagate_*") == ["sagate_resnet101", "sagate_resnet18", "sagate_resnet50"]
+    assert rgbdseg.list_models("sagate_r*") == ["sagate_resnet101", "sagate_resnet18", "sagate_resnet50"]
     assert rgbdseg.list_models("none*") == []
     assert set(rgbdseg.list_models("sagate_*")) < set(rgbdseg.list_models())
 
@@ -31,6 +31,17 @@ def test_options_reach_the_model() -> None:
             "unknown sagate_resnet18 option 'decoder_chanels'; did you mean 'decoder_channels'?",
         ),
         ("deeplabv3plus_resnet18", 5, {"modality": "rbg"}, "unknown modality 'rbg'; did you mean 'rgb'?"),
+        ("sagate", 5, {"encoder": "resnet5"}, "unknown encoder 'resnet5'; did you mean 'resnet50'?"),
+        ("sagate", 5, {"encoder": "vit_tiny_patch16_224"}, "supported are the timm models of the families: convnext, "),
+        ("sagate", 5, {"encoder": "test_resnet", "decoder": "hrnt"}, "unknown decoder 'hrnt'; did you mean 'hrnet'?"),
+        ("sagate_resnet18", 5, {"fusion": "gates"}, "unknown fusion 'gates'; did you mean 'gate'?"),
+        ("sagate_resnet18", 5, {"geometry": "noises"}, "unknown geometry input 'noises'; did you mean 'noise'?"),
+        (
+            "deeplabv3plus_resnet18",
+            5,
+            {"modality": "stacked", "depth_convolution": "plain"},
+            "2.5D convolutions need the modality 'rgb', got 'stacked'",
+        ),
         ("deeplabv3plus_resnet18", 5, {"encoder": "resnet50"}, "unknown deeplabv3plus_resnet18 option 'encoder'"),
         (
             "sagate_resnet18",
@@ -54,8 +65,24 @@ def test_controls_have_the_parts_of_the_two_stream_models() -> None:
         assert {n.replace("encoder.", "rgb_encoder.", 1): v.shape for n, v in one.state_dict().items()} == expected
 
 
+@pytest.mark.parametrize("family", ["sagate", "deeplabv3plus", "malleable"])
+def test_a_family_with_its_published_encoder_is_the_published_network(family: str) -> None:
+    with torch.device("meta"):
+        by_option, by_name = (rgbdseg.create_model(name, 7) for name in (family, f"{family}_resnet101"))
+    assert {n: v.shape for n, v in by_option.state_dict().items()} == {
+        n: v.shape for n, v in by_name.state_dict().items()
+    }
+    convolutions = [
+        [(m.stride, m.dilation) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+        for model in (by_option, by_name)
+    ]
+    assert convolutions[0] == convolutions[1]
+    assert by_option.input_spec == by_name.input_spec
+
+
 def test_input_specs() -> None:
     assert rgbdseg.create_model("sagate_resnet18", 5).input_spec.geometry == "hha"
+    assert rgbdseg.create_model("sagate_resnet18", 5, geometry="noise").input_spec.geometry == "noise"
     assert rgbdseg.create_model("deeplabv3plus_resnet18", 5).input_spec.geometry == "none"
     control = rgbdseg.create_model("deeplabv3plus_resnet18", 5, modality="geometry")
     assert control.input_spec.geometry == "hha"

@@ -12,18 +12,46 @@ from torch import Tensor, nn
 
 import rgbdseg
 from rgbdseg.encoders import StagedEncoder
+from rgbdseg.models.acfnet import ACFNet
+from rgbdseg.models.acnet import ACNet
 from rgbdseg.models.base import SegmentationModel, SegmentationOutput
+from rgbdseg.models.danet import DANet
 from rgbdseg.models.deeplabv3plus import DeepLabV3Plus
+from rgbdseg.models.gald import GALD
+from rgbdseg.models.gnn3d import GNN3D
 from rgbdseg.models.malleable import Malleable
+from rgbdseg.models.padnet import PADNet
+from rgbdseg.models.pap import PAP
+from rgbdseg.models.rdfnet import RDFNet
 from rgbdseg.models.sagate import SAGate
+from rgbdseg.transforms.pack import padded_size
 
 CLASSES = 5
 SMALL = [
     ("sagate_resnet18", {}),
     ("sagate_resnet18", {"output_stride": 16, "share_projections": False}),
+    ("sagate_resnet18", {"fusion": "sum", "geometry": "noise"}),
+    ("sagate", {"encoder": "tf_efficientnet_lite0", "output_stride": 32, "decoder_channels": 32}),
+    ("sagate", {"encoder": "hrnet_w18_small"}),
     ("deeplabv3plus_resnet18", {}),
+    ("deeplabv3plus", {"encoder": "mobilenetv2_035", "modality": "stacked", "decoder_channels": 32}),
     ("deeplabv3plus_resnet18", {"modality": "geometry", "output_stride": 16}),
     ("deeplabv3plus_resnet18", {"depth_convolution": "malleable"}),
+    ("acnet_resnet18", {}),
+    ("rdfnet_resnet18", {}),
+    ("rdfnet_resnet18", {"conventions": "torchvision", "resize": "bilinear"}),
+    ("danet_resnet18", {}),
+    ("gald_resnet18", {}),
+    ("acfnet_resnet18", {}),
+    ("acfnet_resnet18", {"compat": "unofficial"}),
+    ("gnn3d_resnet18", {}),
+    ("gnn3d_resnet18", {"channels": 32, "update": "lstm", "space": "xyz"}),
+    ("gnn3d_resnet18", {"steps": 0}),
+    ("padnet_resnet18", {}),
+    ("padnet_resnet18", {"output_stride": 16, "gate": "source", "lift": "features"}),
+    ("padnet_resnet18", {"distillation": "A", "tasks": ("normals", "contours")}),
+    ("pap_resnet18", {"channels": 32}),
+    ("pap_resnet18", {"channels": 32, "affinity": "exp_dist", "affinity_stride": 8, "output_stride": 32}),
 ]
 LARGE = sorted(set(rgbdseg.list_models()) - {name for name, _ in SMALL})
 
@@ -45,7 +73,8 @@ def build(name: str, options: dict[str, object]) -> SegmentationModel:
 def inputs(
     model: SegmentationModel, height: int = 64, width: int = 64, batch: int = 2
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """RGB, geometry and camera."""
+    """RGB, geometry and camera, in a size the model can take."""
+    height, width = padded_size((height, width), model.input_spec.size_divisor)
     generator = torch.Generator().manual_seed(2)
     channels = model.input_spec.geometry_channels
     rgb = torch.randn(batch, 3, height, width, generator=generator)
@@ -63,6 +92,9 @@ def activate_all_branches(model: nn.Module) -> None:
             nn.init.constant_(module.weight, 0.7)
         elif isinstance(module, nn.Linear):
             nn.init.ones_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.constant_(parameter, 0.7)
 
 
 def total(output: SegmentationOutput) -> Tensor:
@@ -76,16 +108,19 @@ def total(output: SegmentationOutput) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (61, 96)])
 def test_logits_have_the_size_of_the_input(name: str, options: dict[str, object], height: int, width: int) -> None:
     model = build(name, options).eval()
-    output = model(*inputs(model, height, width, batch=1))
-    assert output.logits.shape == (1, CLASSES, height, width)
+    rgb, geometry, camera = inputs(model, height, width, batch=1)
+    output = model(rgb, geometry, camera)
+    assert output.logits.shape == (1, CLASSES, *rgb.shape[-2:])
     assert output.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_large_models_forward(name: str) -> None:
-    model = rgbdseg.create_model(name, CLASSES).eval()
+    with torch.device("meta"):  # shapes are all that is asked
+        model = rgbdseg.create_model(name, CLASSES).eval()
+    rgb, *others = (a if a is None else a.to("meta") for a in inputs(model, 33, 47, batch=1))
     with torch.no_grad():
-        assert model(*inputs(model, 33, 47, batch=1)).logits.shape == (1, CLASSES, 33, 47)
+        assert model(rgb, *others).logits.shape == (1, CLASSES, *rgb.shape[-2:])
 
 
 @small_models
@@ -97,6 +132,7 @@ def test_one_return_type(name: str, options: dict[str, object]) -> None:
     names = [a.name for a in output.aux]
     assert len(set(names)) == len(names)
     channels = {"segmentation": CLASSES, "depth": 1, "normals": 3, "contours": 1}
+    assert {a.task for a in output.aux} <= {"segmentation", *model.auxiliary_tasks}
     for auxiliary in output.aux:
         assert auxiliary.value.shape[:2] == (len(output.logits), channels[auxiliary.task])
 
@@ -122,7 +158,7 @@ def test_every_input_counts(name: str, options: dict[str, object]) -> None:
         assert not torch.equal(logits, model(rgb, geometry.flip(1).flip(2), camera).logits)
     if camera is not None:
         assert not torch.equal(logits, model(rgb, geometry, 2 * camera).logits)
-    uses_rgb = options.get("modality", "rgb") == "rgb"
+    uses_rgb = options.get("modality") != "geometry"
     assert torch.equal(logits, model(rgb.flip(1), geometry, camera).logits) is not uses_rgb
 
 
@@ -146,7 +182,7 @@ def test_facts(name: str, options: dict[str, object]) -> None:
     backbone = [n for n in names if n.startswith(model.backbone_prefixes)]
     assert 0 < len(backbone) < len(names)
     for stream, encoder in model.encoder_streams():
-        assert stream in ("rgb", "geometry")
+        assert stream in ("rgb", "geometry", "stacked", "merge")
         assert isinstance(encoder, StagedEncoder)
         held = {id(p) for n, p in model.named_parameters() if n in backbone}
         assert all(id(p) in held for p in encoder.parameters())
@@ -176,8 +212,27 @@ def test_channels_last_gives_the_same(name: str, options: dict[str, object]) -> 
 # What is slow is tried with the smallest encoder.
 TINY: dict[str, Callable[[], SegmentationModel]] = {
     "sagate": lambda: SAGate(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
+    "deeplabv3plus stacked": lambda: DeepLabV3Plus(
+        CLASSES,
+        "tf_efficientnet_lite0",
+        modality="stacked",
+        output_stride=32,
+        dilations=None,
+        decoder_channels=16,
+        auxiliary_channels=16,
+    ),
     "deeplabv3plus": lambda: DeepLabV3Plus(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
     "malleable": lambda: Malleable(CLASSES, "test_resnet", decoder_channels=16),
+    "acnet": lambda: ACNet(CLASSES, "test_resnet", decoder_channels=(24, 16, 12, 8, 8), decoder_blocks=(2, 1, 1, 1, 1)),
+    "rdfnet": lambda: RDFNet(CLASSES, "test_resnet", width=8),
+    "danet": lambda: DANet(CLASSES, "test_resnet", channels=16),
+    "gald": lambda: GALD(CLASSES, "test_resnet", channels=16, auxiliary_channels=16),
+    "acfnet": lambda: ACFNet(CLASSES, "test_resnet", channels=16, auxiliary_channels=16),
+    "gnn3d": lambda: GNN3D(CLASSES, "test_resnet", channels=16, hidden_channels=16, neighbours=4),
+    "padnet": lambda: PADNet(
+        CLASSES, "test_resnet", branch_channels=16, small_branch_channels=8, channels=16, output_stride=16
+    ),
+    "pap": lambda: PAP(CLASSES, "test_resnet", channels=16, affinity_stride=8),
 }
 tiny_models = pytest.mark.parametrize("make", list(TINY.values()), ids=list(TINY))
 

@@ -109,6 +109,25 @@ def test_gate_parameters(channels: int, parameters: int) -> None:
     assert count(SeparationAggregationGate(channels)) == parameters
 
 
+def test_signed_features_pass_a_gate_that_does_not_rectify() -> None:
+    gate = make_gate()
+    rgb, geometry = features()
+    released = gate(rgb, geometry)
+    gate.rectify = False
+    fused, rgb_out, geometry_out = gate(rgb, geometry)
+    torch.testing.assert_close(fused, released[0])
+    torch.testing.assert_close(rgb_out, (rgb + fused) / 2)
+    torch.testing.assert_close(geometry_out, (geometry + fused) / 2)
+    assert rgb_out.min() < 0 <= released[1].min()
+
+
+@pytest.mark.parametrize(("channels", "min_width", "width"), [(24, 1, 1), (24, 8, 8), (320, 8, 20)])
+def test_least_width_of_the_bottleneck(channels: int, min_width: int, width: int) -> None:
+    gate = SeparationAggregationGate(channels, min_width=min_width)
+    assert gate.separate_rgb.squeeze.weight.shape == (width, 2 * channels)
+    assert gate.separate_geometry.excite.weight.shape == (channels, width)
+
+
 # The network
 
 
@@ -180,7 +199,7 @@ def test_decoder_reads_only_the_first_and_last_fused_feature() -> None:
     rgb, geometry = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
     fused = model.encode(rgb, geometry)
     assert [tuple(f.shape[1:]) for f in fused] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
-    small = model.decoder(fused[0], fused[3])
+    small = model.decoder(fused)
     expected = nn.functional.interpolate(small, (64, 64), mode="bilinear", align_corners=True)
     torch.testing.assert_close(model(rgb, geometry).logits, expected)
 
@@ -221,6 +240,106 @@ def test_overfits_one_batch() -> None:
         loss.backward()
         optimizer.step()
     assert (model(rgb, geometry).logits.argmax(1) == label).float().mean() > 0.9
+
+
+# Other encoders and the controls
+
+
+def tiny(**options: object) -> SAGate:
+    torch.manual_seed(0)
+    return SAGate(3, "test_resnet", decoder_channels=8, auxiliary_channels=8, **options).eval()  # type: ignore[arg-type]
+
+
+def test_sum_adds_what_two_separate_encoders_say() -> None:
+    model = tiny(fusion="sum", share_projections=False)
+    rgb, geometry = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+    pairs = zip(model.rgb_encoder(rgb), model.geometry_encoder(geometry), strict=True)
+    expected = [a + b for a, b in pairs]
+    for value, wanted in zip(model.encode(rgb, geometry), expected, strict=True):
+        torch.testing.assert_close(value, wanted)
+    assert count(model.gates) == 0
+
+
+def test_sum_has_the_parameters_of_the_gated_network_without_gates() -> None:
+    gated, summed = tiny(), tiny(fusion="sum")
+    assert count(gated) - count(gated.gates) == count(summed)
+
+
+def test_gates_rectify_where_the_encoder_does() -> None:
+    for name, rectified in (("resnet18", True), ("hrnet_w18_small", True), ("tf_efficientnet_lite0", False)):
+        with torch.device("meta"):
+            model = rgbdseg.create_model("sagate", 3, encoder=name)
+        gates = [m for m in model.modules() if isinstance(m, SeparationAggregationGate)]
+        assert {gate.rectify for gate in gates} == {rectified}
+
+
+def test_every_stage_of_any_encoder_exchanges() -> None:
+    model = rgbdseg.create_model("sagate", 3, encoder="tf_efficientnet_lite0", decoder_channels=8).eval()
+    rgb, geometry = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        state_rgb, state_geometry = model.rgb_encoder.stem(rgb), model.geometry_encoder.stem(geometry)
+        for index, fused in enumerate(model.encode(rgb, geometry)):
+            state_rgb = model.rgb_encoder.stage(index, state_rgb)
+            state_geometry = model.geometry_encoder.stage(index, state_geometry)
+            merged, state_rgb, state_geometry = model.gates[index](state_rgb, state_geometry)
+            torch.testing.assert_close(fused, merged)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gates"),
+    [
+        ("sagate_hrnet_w48", 131_312_162, 129_418),
+        ("sagate_hrnet_w18", 2 * 9_562_260 - 16_896 + 41_768 + 84_550, 41_768),
+    ],
+)
+def test_hrnet_parameters(name: str, parameters: int, gates: int) -> None:
+    with torch.device("meta"):
+        model = rgbdseg.create_model(name, 40)
+    assert count(model) - count(model.auxiliary_head) == parameters
+    assert count(model.gates) == gates
+    assert [len(branches) for branches in model.gates] == [1, 2, 3, 4]
+    width = model.rgb_encoder.channels[0]
+    assert count(model.auxiliary_head) == 4 * width * 40 + 40
+    blocks = [encoder.layer1[0].downsample for _, encoder in model.encoder_streams()]
+    assert blocks[0] is blocks[1]
+
+
+def hrnet() -> SAGate:
+    torch.manual_seed(0)
+    model = rgbdseg.create_model("sagate", 3, encoder="hrnet_w18_small")
+    assert isinstance(model, SAGate)
+    return model.eval()
+
+
+def test_every_branch_has_its_own_gate() -> None:
+    model = hrnet()
+    # The scores of stage 4, branch 2 prefer geometry, those of all other branches RGB.
+    for stage, branches in enumerate(model.gates):
+        for branch, gate in enumerate(branches):
+            for score in (gate.score_rgb, gate.score_geometry):
+                nn.init.zeros_(score.weight)
+                nn.init.zeros_(score.bias)
+            nn.init.constant_((gate.score_geometry if (stage, branch) == (3, 2) else gate.score_rgb).bias, 60.0)
+    rgb, geometry = torch.randn(1, 3, 65, 97), torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        fused = model.encode(rgb, geometry)
+        # With M = RGB everywhere before, the RGB stream runs as it would alone: (r + r) / 2 = r.
+        alone = model.rgb_encoder(rgb)
+    assert [tuple(f.shape[1:]) for f in fused] == [(16, 17, 25), (32, 9, 13), (64, 5, 7), (128, 3, 4)]
+    for branch in (0, 1, 3):
+        torch.testing.assert_close(fused[branch], alone[branch])
+    assert (fused[2] - alone[2]).abs().max() > 1e-2
+
+
+def test_auxiliary_classifier_of_hrnet_reads_the_last_branch_of_stage_3() -> None:
+    model = hrnet().train()
+    seen: list[Tensor] = []
+    model.auxiliary_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    fused: list[Tensor] = []
+    model.gates[2][2].register_forward_hook(lambda _, inputs, outputs: fused.append(outputs[0]))
+    output = model(torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64))
+    assert seen[0] is fused[0]
+    assert output.aux[0].value.shape == (2, 3, 64, 64)
 
 
 # Parity with the published code

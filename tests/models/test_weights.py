@@ -170,3 +170,12 @@ def test_no_such_weights() -> None:
 def test_model_without_encoder() -> None:
     with pytest.raises(CheckpointError, match="have no encoder that takes ImageNet weights"):
         load_encoder_weights(SegmentationModel(2, InputSpec(geometry="none")), "timm")
+
+
+def test_weights_for_images_of_another_normalisation_are_refused() -> None:
+    with torch.device("meta"):
+        model = rgbdseg.create_model("deeplabv3plus", 3, encoder="tf_efficientnet_b0")
+    with pytest.raises(
+        CheckpointError, match=r"trained with mean \(0.5, 0.5, 0.5\).*encoder='tf_efficientnet_b0.ap_in1k'"
+    ):
+        load_encoder_weights(model, "timm:tf_efficientnet_b0.ap_in1k")

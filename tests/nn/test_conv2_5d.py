@@ -26,6 +26,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles so small that blocks of channels, rows and images all occur."""
     monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_BYTES", 3000)
     monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_OUTPUTS", 10)
+    monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_OUTPUTS_PER_CHANNEL", 1)
 
 
 def noisy_depth(batch: int, height: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -311,6 +312,7 @@ def test_never_unfolds(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_BYTES", 1 << 16)
     monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_OUTPUTS", 64)
+    monkeypatch.setattr(conv2_5d_tiles, "_CPU_TILE_OUTPUTS_PER_CHANNEL", 1)
     conv = MalleableConv2_5d(32, 32, 3, 1, 1)
     x, depth = torch.randn(2, 32, 24, 24, requires_grad=True), torch.rand(2, 1, 24, 24) + 1
     with Watch():

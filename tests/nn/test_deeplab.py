@@ -22,7 +22,7 @@ def test_parameter_counts_of_the_released_decoder() -> None:
 
 def test_logits_have_the_size_of_the_low_level_feature() -> None:
     decoder = DeepLabV3PlusDecoder(8, 4, 5, channels=6, reduced_channels=3).eval()
-    assert decoder(torch.randn(2, 4, 15, 20), torch.randn(2, 8, 4, 5)).shape == (2, 5, 15, 20)
+    assert decoder([torch.randn(2, 4, 15, 20), torch.randn(2, 8, 4, 5)]).shape == (2, 5, 15, 20)
 
 
 def test_context_comes_before_the_low_level_feature() -> None:
@@ -31,11 +31,11 @@ def test_context_comes_before_the_low_level_feature() -> None:
     with torch.no_grad():
         decoder.fuse[0].weight[:, 6:] = 0
         high = torch.randn(1, 8, 4, 5)
-        torch.testing.assert_close(decoder(torch.randn(1, 4, 8, 8), high), decoder(torch.randn(1, 4, 8, 8), high))
+        torch.testing.assert_close(decoder([torch.randn(1, 4, 8, 8), high]), decoder([torch.randn(1, 4, 8, 8), high]))
         decoder.fuse[0].weight.normal_()
         decoder.fuse[0].weight[:, :6] = 0
         low = torch.randn(1, 4, 8, 8)
-        torch.testing.assert_close(decoder(low, high), decoder(low, torch.randn(1, 8, 4, 5)))
+        torch.testing.assert_close(decoder([low, high]), decoder([low, torch.randn(1, 8, 4, 5)]))
 
 
 def test_initialisation_is_kaiming_over_fan_in() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 
 import pytest
 import torch
@@ -8,9 +9,13 @@ import torch
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config import AugmentationConfig
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.augment import augment, jitter_colours, random_crop
+from rgbdseg.transforms.augment import augment, change_colours, draw_moves
 
 STILL = AugmentationConfig(crop_size=(1000, 1000), scales=(1.0,), flip_probability=0.0)
+
+
+def still(height: int, width: int) -> AugmentationConfig:
+    return dataclasses.replace(STILL, crop_size=(height, width))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -97,29 +102,30 @@ def test_crop_reaches_every_place_and_never_leaves_the_image() -> None:
     draws = generator()
     sample = tagged(5, 6)
     seen = collections.Counter(
-        int(random_crop(sample, (3, 4), draws).label[0, 0, 0])  # type: ignore[index]
+        int(augment(sample, still(3, 4), draws).label[0, 0, 0])  # type: ignore[index]
         for _ in range(900)
     )
     assert set(seen) == {row * 6 + column for row in range(3) for column in range(3)}
     assert all(60 <= count <= 145 for count in seen.values())  # 100 expected
-    assert random_crop(sample, (9, 4), draws).size == (5, 4)
+    assert augment(sample, still(9, 4), draws).size == (5, 4)
 
 
 def test_colours_change_and_geometry_does_not() -> None:
     sample = tagged()
-    config = AugmentationConfig(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
-    result = jitter_colours(sample, config, generator())
+    result = augment(
+        sample, dataclasses.replace(STILL, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2), generator()
+    )
     assert not torch.equal(result.rgb, sample.rgb)
     assert result.rgb.dtype == torch.uint8
     for name in ("depth_m", "hha", "label"):
         assert torch.equal(getattr(result, name), getattr(sample, name))
-    assert jitter_colours(sample, STILL, generator()) is sample
+    assert change_colours(sample.rgb, draw_moves(sample.size, STILL, generator())) is sample.rgb
 
 
 def test_brightness_factors_stay_in_their_range() -> None:
     draws = generator()
     flat = RGBDSample(torch.full((3, 2, 2), 100, dtype=torch.uint8))
-    config = AugmentationConfig(brightness=0.4)
-    values = [int(jitter_colours(flat, config, draws).rgb[0, 0, 0]) for _ in range(300)]
+    config = dataclasses.replace(STILL, brightness=0.4)
+    values = [int(augment(flat, config, draws).rgb[0, 0, 0]) for _ in range(300)]
     assert 60 <= min(values) <= 64
     assert 135 <= max(values) <= 140

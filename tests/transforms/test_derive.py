@@ -7,7 +7,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters, encode_hha
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.derive import with_hha
+from rgbdseg.transforms.derive import with_hha, with_noise
 
 CAMERA = PinholeCamera(60.0, 61.0, 31.0, 23.0)
 
@@ -56,3 +56,25 @@ def test_missing_depth_or_camera_is_an_error() -> None:
         with_hha(wall(sample_id="x", depth_m=None))
     with pytest.raises(DataError, match=r"sample 'x' has no camera, .* give the intrinsics fx,fy,cx,cy"):
         with_hha(wall(sample_id="x", camera=None))
+
+
+def test_noise_belongs_to_the_frame_unless_it_is_drawn() -> None:
+    first, again, other = (with_noise(wall(sample_id=name)).noise for name in ("a", "a", "b"))
+    assert first is not None
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [with_noise(wall(sample_id="a"), generator).noise for _ in range(2)]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], first)
+
+
+def test_noise_is_uniform_and_independent() -> None:
+    noise = with_noise(RGBDSample(torch.zeros(3, 256, 256, dtype=torch.uint8), sample_id="x")).noise
+    assert noise is not None
+    assert (noise.min(), noise.max()) == (0, 255)
+    values = noise.double() - 127.5
+    assert values.mean().abs() < 0.7  # 4 deviations of the mean
+    assert values.std() == pytest.approx(256 / 12**0.5, rel=0.01)
+    for dim in (0, 1, 2):
+        assert ((values * values.roll(1, dim)).mean() / values.var()).abs() < 0.01

@@ -33,6 +33,17 @@ def test_imagenet_normalisation_of_rgb_and_hha_by_hand() -> None:
     assert batch.geometry[0, :, 1, 2].tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_noise_is_treated_like_hha_and_hha_is_no_substitute() -> None:
+    spec = InputSpec(geometry="noise")
+    batch = pack([sample().replace(noise=sample().hha, hha=None)], spec)
+    expected = pack([sample()], InputSpec()).geometry
+    assert batch.geometry is not None
+    assert expected is not None
+    assert torch.equal(batch.geometry, expected)
+    with pytest.raises(DataError, match="has no noise, which this model needs; add it with"):
+        pack([sample()], spec)
+
+
 def test_bgr_reverses_the_channels_before_the_statistics() -> None:
     spec = InputSpec(geometry="none", channel_order="bgr", rgb_mean=(0.0, 0.5, 0.1), rgb_std=(1.0, 1.0, 2.0))
     batch = pack([sample()], spec)

@@ -34,6 +34,7 @@ def full_sample(height: int = 6, width: int = 8) -> RGBDSample:
         label=index.to(torch.uint8),
         camera=PinholeCamera(10.0, 11.0, 3.7, 2.2),
         sample_id="s",
+        noise=(index.repeat(3, 1, 1) + 4).to(torch.uint8),
     )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
-from rgbdseg.cli.protocol_args import add_protocol_options, chosen_protocol, stored_protocol
+from rgbdseg.cli.protocol_args import add_area_option, add_protocol_options, chosen_protocol, stored_protocol
 from rgbdseg.config import HardwareConfig
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
     from rgbdseg.engine.evaluate import EvaluationResult
+    from rgbdseg.metrics import SegmentationScores
 
 
 def run(arguments: list[str]) -> int:
@@ -28,6 +29,8 @@ def run(arguments: list[str]) -> int:
 
     quiet_lightning()
     paths = find_checkpoints(options.checkpoint, options.epochs)
+    if options.save_submission and len(paths) > 1:
+        raise UsageError(f"--save-submission takes one checkpoint; --epochs {options.epochs} gives {len(paths)}")
     place = Path(options.checkpoint)
     out = (
         Path(options.out) if options.out else (RunFolder(place).root if place.is_dir() else place.parent) / "evaluation"
@@ -43,7 +46,8 @@ def run(arguments: list[str]) -> int:
         if is_main_process():
             # Shown first: hours of computing must not be lost to a full disk.
             _show(result, time.monotonic() - start)
-            say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
+            if result.scores.images:
+                say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
     if len(results) > 1 and is_main_process():
         rows = [
             (Path(one.checkpoint).name, f"{100 * one.scores.mean_iou:.2f}", f"{100 * one.scores.pixel_accuracy:.2f}")
@@ -61,7 +65,11 @@ def _parser() -> Parser:
     parser.add_argument("--epochs", metavar="A-B", help="every numbered checkpoint of the run in this range")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
+    add_area_option(parser)
     parser.add_argument("--save", metavar="DIR", help="write raw and coloured predictions there")
+    parser.add_argument(
+        "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder of the result files; default: evaluation/ beside it")
     parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT-PROTOCOL")
     parser.add_argument("--hha-cache", metavar="DIR", help="folder where computed HHA images are kept")
@@ -76,18 +84,27 @@ def _parser() -> Parser:
 
 def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+    from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.submission import SubmissionFolder
 
     bundle = load_bundle(path)
     config = bundle.facts.config or {}
     data = options.data or config.get("data")
     if not data:
         raise UsageError(f"{path} does not say what it was trained on; add --data DATASET")
+    tree = open_tree(data)
+    labelled = bool({frame.sample_id for frame in tree.frames(options.split)} & tree.index("label").files.keys())
+    if not labelled and not options.save_submission:
+        raise UsageError(
+            f"split '{options.split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
+            "have the predictions written with --save-submission DIR"
+        )
     dataset = RGBDDataset(
-        data,
+        tree,
         options.split,
-        needs=rasters_needed(bundle.facts.input_spec, label=True),
+        needs=rasters_needed(bundle.facts.input_spec, label=labelled),
         hha_cache=options.hha_cache,
         limit=options.limit,
     )
@@ -98,25 +115,51 @@ def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
         hardware=HardwareConfig(accelerator=options.accelerator, devices=options.devices, precision=options.precision),
         workers=options.workers,
         save=Path(options.save) if options.save else None,
+        submission=SubmissionFolder(options.save_submission, dataset.label_set, dataset.ids)
+        if options.save_submission
+        else None,
         console=CONSOLE,
     )
 
 
 def _show(result: EvaluationResult, seconds: float) -> None:
+    scored = bool(result.scores.images)
+    if scored:
+        _show_tables(result)
+    say(f"dataset    {result.dataset}, split {result.split}, {result.frames} images")
+    say(f"protocol   {result.protocol.describe()}")
+    if scored:
+        _show_summary(result.scores)
+    else:
+        say(f"split {result.split} has no labels: nothing is scored")
+    if result.submission is not None:
+        say(
+            f"wrote {result.submission.folder}, checked against the rules of the evaluation server; zip it to submit it"
+        )
+        for remark in result.submission.remarks(result.dataset, result.split):
+            say(f"note: {remark}")
+    say(f"{result.frames / seconds:.2f} images/s")
+
+
+def _show_tables(result: EvaluationResult) -> None:
     scores = result.scores
     title = f"{result.model}, {result.checkpoint}" + (f" (epoch {result.epoch})" if result.epoch is not None else "")
     print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], scores.table())
+    if scores.category_names:
+        print_table("by category", ["category", "IoU %"], scores.category_table())
     if result.sensors:
         rows = [
             (name, str(one.images), *(f"{100 * score:.2f}" for score in (one.mean_iou, one.pixel_accuracy)))
             for name, one in result.sensors.items()
         ]
         print_table("by sensor", ["sensor", "images", "mIoU %", "pixel accuracy %"], rows)
-    say(f"dataset    {result.dataset}, split {result.split}, {scores.images} images")
-    say(f"protocol   {result.protocol.describe()}")
+
+
+def _show_summary(scores: SegmentationScores) -> None:
     say(
         f"mIoU {100 * scores.mean_iou:.2f}   pixel accuracy {100 * scores.pixel_accuracy:.2f}   "
         f"mean accuracy {100 * scores.mean_accuracy:.2f}   "
         f"frequency-weighted IoU {100 * scores.frequency_weighted_iou:.2f}"
     )
-    say(f"{scores.images / seconds:.2f} images/s")
+    if scores.category_names:
+        say(f"category mIoU {100 * scores.mean_category_iou:.2f}")

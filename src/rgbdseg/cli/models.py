@@ -1,33 +1,142 @@
-"""``rgbdseg models``: list the models."""
+"""``rgbdseg models``: list the models, or say what each costs and where it comes from."""
 
 from __future__ import annotations
 
-from rgbdseg.cli.common import Parser, print_table
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rgbdseg.cli.common import Parser, print_table, progress_bar, say
 from rgbdseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from rgbdseg.models.card import MethodCard
+    from rgbdseg.models.measure import ModelCost
+
+REPEATS = 3  # timed runs of each model
 
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
     parser = Parser("models", "List the models.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell-style pattern of names")
-    parser.add_argument("--details", action="store_true", help="also build each one and count its parameters")
-    parser.add_argument("--classes", type=int, default=40, help="number of classes to count parameters for")
+    parser.add_argument(
+        "--details", action="store_true", help="also build each one, measure what it costs, and say what is published"
+    )
+    parser.add_argument("--classes", type=int, default=40, help="number of classes to build for")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help="of an image"
+    )
+    parser.add_argument("--no-latency", action="store_true", help="do not run the models, only count")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the details there as Markdown tables")
     options = parser.parse_args(arguments)
-    from rgbdseg.models.catalog import create_model, list_models
+    from rgbdseg.models.catalog import list_models
 
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no model matches '{options.pattern}'; see rgbdseg models")
-    rows: list[tuple[str, ...]] = []
-    for name in names:
-        if not options.details:
-            rows.append((name,))
-            continue
-        model = create_model(name, options.classes)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        rows.append((name, model.family, model.input_spec.geometry, f"{count:,}"))
-    columns = (
-        ["model", "family", "geometry", f"parameters, {options.classes} classes"] if options.details else ["model"]
-    )
-    print_table("models", columns, rows, left=3)
+    if min(options.size) < 1:
+        raise UsageError(f"--size is {options.size[0]} {options.size[1]}; expected positive numbers of pixels")
+    if not options.details and options.markdown is None:
+        print_table("models", ["model"], [(name,) for name in names])
+        return 0
+    size = (options.size[0], options.size[1])
+    measured = _measure(names, options.classes, size, 0 if options.no_latency else REPEATS)
+    rows = [_row(name, card, cost) for name, (card, cost) in measured.items()]
+    cards = {card.method: card for card, _ in measured.values()}
+    notes = _notes(options.classes, size)
+    if options.markdown is not None:
+        from rgbdseg.files import write_text
+
+        write_text(options.markdown, _markdown(rows, cards, notes))
+        say(f"wrote {options.markdown}")
+        return 0
+    # A terminal has no room for the method and its numbers beside each model: they follow below.
+    print_table("models", [COLUMNS[i] for i in NARROW], [[row[i] for i in NARROW] for row in rows], left=2)
+    say(notes)
+    for card in cards.values():
+        say(f"\n{card.method} ({card.year}; {card.paper})\n  code: {card.code}")
+        for result in card.results:
+            say(f"  published: {result.mean_iou} mIoU, {result.dataset}, {result.model} {result.protocol}".rstrip())
+        say(f"  exact: {card.exact}\n  ours: {card.ours}")
     return 0
+
+
+COLUMNS = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "latency", "published mIoU")
+NARROW = (0, 3, 4, 5, 6)
+
+
+def _measure(
+    names: Sequence[str], classes: int, size: tuple[int, int], repeats: int
+) -> dict[str, tuple[MethodCard, ModelCost]]:
+    from rgbdseg.models.catalog import create_model
+    from rgbdseg.models.measure import measure_model
+
+    measured: dict[str, tuple[MethodCard, ModelCost]] = {}
+    with progress_bar("measuring") as move:
+        for done, name in enumerate(names):
+            move(done, len(names))
+            model = create_model(name, classes)
+            measured[name] = (model.card, measure_model(model, size, repeats=repeats))
+    return measured
+
+
+def _row(name: str, card: MethodCard, cost: ModelCost) -> tuple[str, ...]:
+    results = [f"{result.mean_iou:.1f} ({result.dataset})" for result in card.results if result.model == name]
+    return (
+        name,
+        card.method,
+        str(card.year),
+        card.input,
+        f"{cost.parameters / 1e6:.2f} M",
+        f"{cost.flops / 1e9:.1f}",
+        "-" if cost.latency_s is None else f"{cost.latency_s:.2f} s",
+        "; ".join(results) or "-",
+    )
+
+
+def _notes(classes: int, size: tuple[int, int]) -> str:
+    import platform
+
+    import torch
+
+    on = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), PyTorch {torch.__version__}"
+    return (
+        f"{classes} classes. Parameters include the heads that only training uses. GFLOPs and latency: one image of "
+        f"{size[0]}x{size[1]} pixels, a multiply-add counts as two operations; latency is the median of {REPEATS} runs "
+        f"in float32 on {on}. Published numbers are percent, and the protocols behind them differ."
+    )
+
+
+def _markdown(rows: Sequence[Sequence[str]], cards: dict[str, MethodCard], notes: str) -> str:
+    methods = [(card.method, card.paper, card.code, card.exact, card.ours) for card in cards.values()]
+    results = [
+        (card.method, result.model, result.dataset, f"{result.mean_iou:.2f}".rstrip("0").rstrip("."), result.protocol)
+        for card in cards.values()
+        for result in card.results
+    ]
+    return "\n".join(
+        [
+            "# Models and methods",
+            "",
+            "Written by `rgbdseg models --markdown FILE`; do not edit.",
+            "",
+            notes,
+            "",
+            *_table(COLUMNS, rows),
+            "",
+            "## Where each method comes from, and what here equals it",
+            "",
+            *_table(("method", "paper", "published code", "exact", "ours"), methods),
+            "",
+            "## Published numbers",
+            "",
+            *_table(("method", "model or encoder", "dataset, classes", "mIoU", "protocol"), results),
+            "",
+        ]
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

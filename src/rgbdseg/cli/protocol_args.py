@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, get_args
 
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.protocol import Combination, EvaluationProtocol, Mode
+from rgbdseg.protocol import Area, Combination, EvaluationProtocol, Mode
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,13 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="also the mirror image")
     group.add_argument("--protocol", choices=get_args(Combination), help="how views become one score map")
     group.add_argument("--window-batch", type=int, metavar="N", help="views that go through the model at once")
+
+
+def add_area_option(parser: argparse.ArgumentParser) -> None:
+    """Add --area, for commands that count pixels."""
+    parser.add_argument(
+        "--area", choices=get_args(Area), help="pixels that are counted (default: as the checkpoint's recipe says)"
+    )
 
 
 def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) -> EvaluationProtocol:
@@ -37,6 +44,7 @@ def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) ->
         ("flip", options.flip),
         ("combination", options.protocol),
         ("window_batch", options.window_batch),
+        ("area", getattr(options, "area", "full")),  # a command without the option counts nothing
     ):
         if value is not None:
             changes[field] = value

@@ -28,9 +28,9 @@ EVERYTHING = frozenset({"rgb", "depth_m", "hha", "label"})
 def rasters_needed(spec: InputSpec, *, label: bool, depth: bool = False) -> frozenset[str]:
     """Return the rasters to load for a model; ``depth``: depth_m as well, e.g. as a training target."""
     rasters = {"rgb"}
-    if spec.geometry == "hha":
-        rasters.add("hha")
-    if depth or spec.geometry in ("depth", "metric_depth"):
+    if spec.geometry_raster is not None:
+        rasters.add(spec.geometry_raster)
+    if depth:
         rasters.add("depth_m")
     if label:
         rasters.add("label")
@@ -53,7 +53,8 @@ class RGBDDataset(Dataset[RGBDSample]):
     """Physical samples of one split of a prepared tree.
 
     root: the dataset folder, or an opened tree.  split: a name of its description, or "all" for every image.
-    needs: names of `rgbdseg.sample.RASTERS` to load; only these are decoded, and the samples carry no others.
+    needs: names of `rgbdseg.sample.RASTERS` to load; only these are decoded, and the samples carry no others.  Noise is
+    not loaded: whoever draws the samples adds it.
     hha_cache: folder where HHA is kept that the tree lacks; without it, such HHA is computed anew at each access.
     hha_parameters: override the description's.  ids: only these frames, in this order.  limit: only the first frames.
 

@@ -210,7 +210,7 @@ def _read_label_set(reader: FieldReader) -> LabelSet | None:
             return get_label_set(value)
         except UsageError as error:
             raise DataError(f"{reader.file}: key 'label_set': {error}") from None
-    inline = reader.section("label_set", known={"name", "classes", "palette", "aliases"})
+    inline = reader.section("label_set", known={"name", "classes", "palette", "aliases", "categories", "official_ids"})
     classes = inline.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
         raise inline.wrong("classes", "a list of class names")
@@ -220,12 +220,20 @@ def _read_label_set(reader: FieldReader) -> LabelSet | None:
     aliases = inline.get("aliases", [])
     if not isinstance(aliases, list) or not all(isinstance(a, list) and len(a) == 2 for a in aliases):
         raise inline.wrong("aliases", "a list of pairs [other spelling, class name]")
+    categories = inline.get("categories", [])
+    if not isinstance(categories, list) or not all(isinstance(c, str) for c in categories):
+        raise inline.wrong("categories", "a list of category names, one for each class")
+    official_ids = inline.get("official_ids", [])
+    if not isinstance(official_ids, list) or not all(type(i) is int for i in official_ids):
+        raise inline.wrong("official_ids", "a list of the benchmark's own class numbers, one for each class")
     try:
         return LabelSet(
             inline.text("name"),
             tuple(classes),
             tuple((r, g, b) for r, g, b in palette),
             tuple((str(a), str(b)) for a, b in aliases),
+            tuple(categories),
+            tuple(official_ids),
         )
     except ValueError as error:
         raise DataError(f"{reader.file}: key 'label_set': {error}") from None

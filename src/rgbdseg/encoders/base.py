@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
 State = TypeVar("State")
 """What passes from stage to stage: one feature map (B, C, H, W) for most families, a tuple of maps for families that
@@ -36,13 +38,38 @@ class StagedEncoder(nn.Module, Generic[State]):
     """Name of the convolution that reads the image: its weight is adapted when ``in_chans`` is not 3."""
     classifier: str
     """Prefix of the classifier in published weights of the whole network, which an encoder drops."""
+    pretrained_name: str = ""
+    """Name of the timm model, with the tag of its weights where one was given; `create_encoder` sets it."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean per channel, of RGB in 0 to 1, that the published weights were trained with; `create_encoder` sets it."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """The standard deviations that go with ``mean``."""
+    output_strides: tuple[int, ...] = (32,)
+    """Output strides that the family can be built with."""
+    multi_grid: bool = False
+    """Whether the dilations of the last stage's blocks can be set."""
+    rectified: bool = False
+    """Whether no feature is ever negative, since each stage ends with a ReLU."""
+    one_channel_weight: Literal["sum", "mean"] = "sum"
+    """How published weights of three input channels become those of one."""
+    dropped: tuple[str, ...] = ()
+    """Prefixes of what else of published weights an encoder drops: layers between its features and the classifier."""
 
-    def stem(self, image: Tensor) -> State:
-        """Return the state before the first stage for an image (B, in_chans, H, W)."""
-        raise NotImplementedError
+    stem: Callable[[Tensor], State]
+    """Returns the state before the first stage for an image (B, in_chans, H, W).
+
+    A method, or the submodule where timm's network has one of this name.
+    """
 
     def stage(self, index: int, state: State) -> State:
         """Run stage ``index`` (counted from 0)."""
+        raise NotImplementedError
+
+    def collect(self, states: Sequence[State]) -> list[Tensor]:
+        """Return the features that `forward` returns from the states after each of the stages, finest first.
+
+        States that were exchanged or merged with those of another stream will do as well.
+        """
         raise NotImplementedError
 
     def state_channels(self, index: int) -> tuple[int, ...]:
@@ -64,7 +91,12 @@ class StagedEncoder(nn.Module, Generic[State]):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return all features of an image (B, in_chans, H, W), finest first: (B, channels[i], H_i, W_i)."""
-        raise NotImplementedError
+        states: list[State] = []
+        state = self.stem(image)
+        for index in range(self.num_stages):
+            state = self.stage(index, state)
+            states.append(state)
+        return self.collect(states)
 
 
 AnyEncoder = StagedEncoder[Any]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rgbdseg.config import ScheduleConfig, TrainConfig
+from rgbdseg.engine.hardware import describe_hardware
 from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.files import WriteError, atomic_path
@@ -98,11 +103,23 @@ class RunCheckpoints(Callback):
 
 
 class TrainingLog(Callback):
-    """Appends to log.jsonl: the loss every few steps, validation scores after each validation."""
+    """Appends to log.jsonl: the loss every few steps, validation scores after each validation.
+
+    Each start or continuation leaves a line with its command, machine and versions.  `elapsed_s` counts from there.
+    """
 
     def __init__(self, run: RunFolder, every: int = 10) -> None:
         self.run = run
         self.every = every
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what runs where."""
+        self._start = time.monotonic()
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        hardware = describe_hardware(pl_module.device, trainer.world_size)
+        self._append(trainer, {"started": started, "command": command, "hardware": hardware})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,8 +140,13 @@ class TrainingLog(Callback):
             self._append(trainer, {"miou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy})
 
     @rank_zero_only
-    def _append(self, trainer: Trainer, values: dict[str, float]) -> None:
-        entry = {"iteration": trainer.global_step, "epoch": trainer.current_epoch, **values}
+    def _append(self, trainer: Trainer, values: Mapping[str, float | str]) -> None:
+        entry = {
+            "iteration": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "elapsed_s": round(time.monotonic() - self._start, 1),
+            **values,
+        }
         try:
             with open(self.run.log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

@@ -23,6 +23,7 @@ from rgbdseg.engine.callbacks import interruptible
 from rgbdseg.engine.checkpoint import ModelBundle
 from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options
 from rgbdseg.engine.sampling import EveryNth
+from rgbdseg.engine.submission import SubmissionFolder
 from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.errors import DataError
 from rgbdseg.files import write_text
@@ -38,7 +39,9 @@ from rgbdseg.visualize import colourise, save_png
 class EvaluationResult:
     """The scores of one checkpoint with everything needed to repeat them.
 
+    scores: undefined throughout, and of 0 images, for a split without labels.
     sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
+    frames: number of images that were segmented.  submission: where the files for the benchmark's server are.
     """
 
     checkpoint: str
@@ -50,6 +53,8 @@ class EvaluationResult:
     protocol: EvaluationProtocol
     scores: SegmentationScores
     sensors: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
+    frames: int = 0
+    submission: SubmissionFolder | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -81,7 +86,7 @@ class EvaluationResult:
 class EvaluationTask(LightningModule):
     """Segments and counts, in all and for each sensor; optionally saves each prediction.
 
-    sensors: id of every frame -> its sensor, None where the dataset does not say.
+    sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class EvaluationTask(LightningModule):
         label_set: LabelSet,
         *,
         sensors: Mapping[str, str | None],
+        submission: SubmissionFolder | None = None,
     ) -> None:
         super().__init__()
         self.model = bundle.model
@@ -101,10 +107,13 @@ class EvaluationTask(LightningModule):
         self.autocast_dtype = AUTOCAST[precision]
         self.save = save
         self.label_set = label_set
+        self.submission = submission
         self.sensor_of = sensors
         self.groups = sorted(set(sensors.values()), key=str)
         # Each frame is counted once, in its sensor's group; the whole is the sum of the groups.
-        self.metrics = nn.ModuleList(SegmentationMetrics(len(label_set), label_set.classes) for _ in self.groups)
+        self.metrics = nn.ModuleList(
+            SegmentationMetrics(len(label_set), label_set.classes, label_set.categories) for _ in self.groups
+        )
         self.scores: SegmentationScores | None = None
         self.sensor_scores: dict[str, SegmentationScores] = {}
 
@@ -119,16 +128,25 @@ class EvaluationTask(LightningModule):
         )
         prediction = result.prediction.cpu()
         if sample.label is not None:
-            self._metrics_of(self.sensor_of[sample.sample_id]).update(prediction, sample.label[0])
+            counted = self.protocol.counted(sample.size, sample.sample_id)
+            metrics = self._metrics_of(self.sensor_of[sample.sample_id])
+            metrics.update(prediction[counted], sample.label[0][counted])
         if self.save is not None:
             save_prediction(prediction, sample.sample_id, self.save, self.label_set)
+        if self.submission is not None:
+            self.submission.write(sample.sample_id, prediction)
 
     def on_test_epoch_end(self) -> None:
         """Sum over devices."""
+        if self.submission is not None:
+            self.trainer.strategy.barrier()  # nothing is summed without labels, and every file must be there
         parts = {group: self._metrics_of(group).compute() for group in self.groups}
-        confusion = np.sum([part.confusion for part in parts.values()], axis=0)
+        nothing = np.zeros((len(self.label_set), len(self.label_set)), dtype=np.int64)
+        confusion = sum((part.confusion for part in parts.values()), start=nothing)
         images = sum(part.images for part in parts.values())
-        self.scores = SegmentationScores.from_confusion(confusion, images, self.label_set.classes)
+        self.scores = SegmentationScores.from_confusion(
+            confusion, images, self.label_set.classes, self.label_set.categories
+        )
         self.sensor_scores = {name: part for name, part in parts.items() if name is not None}
 
     def _metrics_of(self, sensor: str | None) -> SegmentationMetrics:
@@ -177,17 +195,23 @@ def evaluate(
     hardware: HardwareConfig | None = None,
     workers: int = 2,
     save: Path | None = None,
+    submission: SubmissionFolder | None = None,
     console: Console | None = None,
 ) -> EvaluationResult:
     """Evaluate a checkpoint on a dataset; with ``save``, also write raw and coloured predictions there.
 
+    submission: also write what the benchmark's server takes; a dataset loaded without labels is not scored.
     Raises DataError when the dataset's classes are not those the model was trained on.
     """
     hardware = hardware or HardwareConfig()
     check_hardware(hardware)
     _check_classes(bundle, dataset)
-    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
-    task = EvaluationTask(bundle, protocol, hardware.precision, save, bundle.facts.label_set, sensors=sensors)
+    labelled = "label" in dataset.needs
+    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labelled else {}
+    # The dataset's label set, since checkpoints of older versions know no categories.
+    task = EvaluationTask(
+        bundle, protocol, hardware.precision, save, dataset.label_set, sensors=sensors, submission=submission
+    )
     if hardware.compile:
         task.model.compile()
     trainer = Trainer(
@@ -206,9 +230,13 @@ def evaluate(
         num_workers=workers,
         multiprocessing_context=process_context() if workers else None,
     )
+    if submission is not None and trainer.is_global_zero:
+        submission.start()  # other processes write after this one has joined them in the test
     with interruptible():
         trainer.test(task, loader, verbose=False)
     assert task.scores is not None
+    if submission is not None and trainer.is_global_zero:
+        submission.finish(dataset.description.size)
     facts = bundle.facts
     return EvaluationResult(
         checkpoint=str(bundle.path),
@@ -220,6 +248,8 @@ def evaluate(
         protocol=protocol,
         scores=task.scores,
         sensors=task.sensor_scores,
+        frames=len(dataset),
+        submission=submission,
     )
 
 

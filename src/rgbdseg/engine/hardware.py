@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
@@ -51,3 +52,13 @@ def check_share(images: int, devices: int) -> None:
     """Raise UsageError unless every device gets an image: one without would not take part in summing the counts."""
     if images < devices:
         raise UsageError(f"{images} images cannot be shared among {devices} devices; use at most {images} devices")
+
+
+def describe_hardware(device: torch.device, processes: int = 1) -> str:
+    """Return what computes, in words: the device, its number, and the version of PyTorch."""
+    if device.type == "cuda":
+        what = torch.cuda.get_device_name(device)
+    else:
+        what = f"{device.type.upper()} ({platform.machine()}), {torch.get_num_threads()} threads"
+    several = f"{processes} x " if processes > 1 else ""
+    return f"{several}{what}, PyTorch {torch.__version__}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rgbdseg.config import TrainConfig
 from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models.measure import example_inputs
 
 # Gradients, workspaces of convolutions and fragmentation come on top of what backward keeps; measured 1.1 to 1.2 for
 # SA-Gate on the CPU.
@@ -48,11 +49,6 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
 def activation_bytes(model: SegmentationModel, batch: int, size: tuple[int, int]) -> int:
     """Return the bytes that a training forward keeps for backward, beyond parameters, traced on the meta device."""
     shadow = copy.deepcopy(model).to("meta").train()
-    height, width = size
-    channels = shadow.input_spec.geometry_channels
-    rgb = torch.empty(batch, 3, height, width, device="meta")
-    geometry = torch.empty(batch, channels, height, width, device="meta") if channels else None
-    camera = torch.empty(batch, 4, device="meta") if shadow.input_spec.needs_camera else None
     own = {p.untyped_storage()._cdata for p in shadow.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -63,7 +59,7 @@ def activation_bytes(model: SegmentationModel, batch: int, size: tuple[int, int]
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        output = shadow(rgb, geometry, camera)
+        output = shadow(*example_inputs(shadow.input_spec, batch, size, "meta"))
     assert output.logits.shape[0] == batch
     return sum(storage.nbytes() for storage in kept.values())
 

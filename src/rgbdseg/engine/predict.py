@@ -122,7 +122,7 @@ def predict(
     a camera that is not given.
     """
     spec = bundle.facts.input_spec
-    if spec.geometry != "none" and frames[0].depth is None:
+    if spec.needs_depth and frames[0].depth is None:
         raise DataError(f"{bundle.facts.model_name} needs depth ({spec.geometry}); add --depth")
     if (spec.geometry == "hha" or spec.needs_camera) and camera is None:
         raise DataError(

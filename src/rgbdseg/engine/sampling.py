@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from rgbdseg.config import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.augment import augment
+from rgbdseg.transforms.augment import Moves, apply_moves, draw_moves
+from rgbdseg.transforms.derive import with_noise
 
 Draw = tuple[int, int]
 """(index of the sample in the dataset, running number of the draw since the start of the run)."""
@@ -81,8 +82,8 @@ class EpochBatches(Sampler[list[Draw]]):
                 yield [self.draws[number] for number in range(start, start + self.samples_per_pass)]
 
 
-class TrainingSamples(Dataset[RGBDSample]):
-    """Augmented samples by draw."""
+class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
+    """Whole frames with the augmentation that was drawn for them, by draw."""
 
     def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
         self.dataset = dataset
@@ -92,10 +93,26 @@ class TrainingSamples(Dataset[RGBDSample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> RGBDSample:
+    def __getitem__(self, draw: Draw) -> tuple[RGBDSample, Moves]:
         index, number = draw
         generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
-        return augment(self.dataset[index], self.config, generator)
+        sample = self.dataset[index]
+        moves = draw_moves(sample.size, self.config, generator)
+        # After the moves, so that they are the same with and without noise.
+        return (with_noise(sample, generator) if "noise" in self.dataset.needs else sample), moves
+
+
+class TrainingSamples(Dataset[RGBDSample]):
+    """Augmented samples by draw."""
+
+    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
+        self.frames = DrawnFrames(dataset, config, seed)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, draw: Draw) -> RGBDSample:
+        return apply_moves(*self.frames[draw])
 
 
 class EveryNth(Sampler[int]):

@@ -17,6 +17,7 @@ from rgbdseg.losses import segmentation_loss
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.sample import RGBDBatch, RGBDSample
+from rgbdseg.transforms.augment_batch import FrameBatch
 
 AUTOCAST: dict[str, torch.dtype | None] = {
     "32-true": None,
@@ -38,7 +39,7 @@ class SegmentationTask(LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move batches; single validation samples are moved by the inference code."""
-        return batch.to(device) if isinstance(batch, RGBDBatch) else batch
+        return batch.to(device) if isinstance(batch, RGBDBatch | FrameBatch) else batch
 
     def on_train_batch_start(self, batch: RGBDBatch, batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws what an uninterrupted one would.
@@ -57,7 +58,7 @@ class SegmentationTask(LightningModule):
         rgb = batch.rgb.contiguous(memory_format=memory_format)
         geometry = None if batch.geometry is None else batch.geometry.contiguous(memory_format=memory_format)
         output = self.model(rgb, geometry, batch.camera)
-        total, parts = segmentation_loss(output, batch.label, self.config.loss)
+        total, parts = segmentation_loss(output, batch.label, self.config.loss, batch.depth_m, batch.camera)
         if not torch.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss became {float(parts['loss'])} at iteration {self.global_step}")
         several = self.trainer.world_size > 1
@@ -81,7 +82,8 @@ class SegmentationTask(LightningModule):
             device=self.device,
             autocast_dtype=AUTOCAST[self.config.hardware.precision],
         )
-        self.validation_metrics.update(result.prediction, sample.label[0])
+        counted = self.config.validation.counted(sample.size, sample.sample_id)
+        self.validation_metrics.update(result.prediction[counted], sample.label[0][counted])
 
     def on_validation_epoch_end(self) -> None:
         """Reduce over devices and log."""

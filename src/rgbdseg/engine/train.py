@@ -3,84 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
-from torch.utils.data import DataLoader
 
 from rgbdseg.config import TrainConfig, check_config, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-from rgbdseg.data.parallel import process_context
-from rgbdseg.data.tree import open_tree
+from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
 from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
+from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options, uses_gpu
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
-from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.errors import DataError, RGBDSegError
-from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.catalog import create_model
 from rgbdseg.models.weights import load_encoder_weights
 from rgbdseg.nn.sync_batch_norm import synchronise_batch_norm
-from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.pack import pack
-
-
-class SegmentationData(LightningDataModule):
-    """Training batches and validation samples of one config."""
-
-    def __init__(
-        self, config: TrainConfig, train: RGBDDataset, validation: RGBDDataset | None, input_spec: InputSpec
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.train_set = train
-        self.validation_set = validation
-        self.input_spec = input_spec
-
-    def train_dataloader(self) -> DataLoader[RGBDSample]:
-        """Return the batches of this device."""
-        trainer = self.trainer
-        assert trainer is not None
-        config = self.config
-        batches = EpochBatches(
-            ShuffledDraws(len(self.train_set), config.seed),
-            position=lambda: trainer.global_step,
-            iterations_per_epoch=config.schedule.iterations_per_epoch,
-            accumulate=passes(config),
-            samples_per_pass=samples_per_pass(config, trainer.world_size),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        return DataLoader(
-            TrainingSamples(self.train_set, config.augmentation, config.seed),
-            batch_sampler=batches,
-            collate_fn=functools.partial(pack, spec=self.input_spec, size=config.augmentation.crop_size),
-            **_loader_options(config),
-        )
-
-    def val_dataloader(self) -> DataLoader[RGBDSample] | list[Any]:
-        """Return single samples; every image goes to exactly one device."""
-        if self.validation_set is None:
-            return []
-        trainer = self.trainer
-        assert trainer is not None
-        sampler = EveryNth(len(self.validation_set), trainer.global_rank, trainer.world_size)
-        return DataLoader(self.validation_set, sampler=sampler, batch_size=None, **_loader_options(self.config))
 
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False, console: Console | None = None) -> RunFolder:
@@ -93,10 +43,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     check_config(config)
     check_hardware(config.hardware)
     run = RunFolder(Path(out))
-    model, datasets = _build(config)
+    model, datasets = build_run(config)
     config = _with_passes(config, model, run, console)
     task = SegmentationTask(model, config, model_facts(config, model, datasets[0]))
-    data = SegmentationData(config, *datasets, task.facts.input_spec)
+    data = SegmentationData(config, *datasets, task.facts.input_spec, with_depth=trains_on_depth(model))
     trainer = _make_trainer(config, run, console)
     samples_per_pass(config, trainer.world_size)
     if datasets[1] is not None:
@@ -154,7 +104,8 @@ def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, check
         ) from error
 
 
-def _build(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, RGBDDataset | None]]:
+def build_run(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, RGBDDataset | None]]:
+    """Return the model with its ImageNet weights, and the training and validation frames of a config."""
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     tree = open_tree(config.data)
@@ -168,6 +119,8 @@ def _build(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, R
         model.to(memory_format=torch.channels_last)
     needs = rasters_needed(model.input_spec, label=True)
     train_set = RGBDDataset(tree, loader.train_split, needs=needs, hha_cache=loader.hha_cache)
+    if trains_on_depth(model):
+        train_set = _with_depth_target(config, model, train_set, tree)
     validation_set = None
     if config.schedule.validate_every_epochs:
         validation_set = RGBDDataset(
@@ -176,6 +129,31 @@ def _build(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, R
     if len(train_set) == 0:
         raise DataError(f"split '{config.loader.train_split}' of {config.data} is empty; nothing to train on")
     return model, (train_set, validation_set)
+
+
+def trains_on_depth(model: SegmentationModel) -> bool:
+    """Return whether auxiliary outputs of the model are compared with depth, or normals computed from it."""
+    return not {"depth", "normals"}.isdisjoint(model.auxiliary_tasks)
+
+
+def _with_depth_target(
+    config: TrainConfig, model: SegmentationModel, plain: RGBDDataset, tree: PreparedTree
+) -> RGBDDataset:
+    """Return the training set with depth; raises DataError naming the need when depth or a camera is missing."""
+    tasks = " and ".join(task for task in ("depth", "normals") if task in model.auxiliary_tasks)
+    need = f"{config.model.name} is trained to predict {tasks} besides the classes"
+    try:
+        train_set = RGBDDataset(tree, plain.split, needs=plain.needs | {"depth_m"}, hha_cache=config.loader.hha_cache)
+    except DataError as error:
+        raise DataError(f"{error}; needed since {need}") from error
+    if "normals" in model.auxiliary_tasks or config.loss.dense.depth_focal_px is not None:
+        for index, sample_id in enumerate(train_set.ids):
+            if train_set.camera(index) is None:
+                raise DataError(
+                    f"{tree.root}: frame '{sample_id}' has no camera, needed since {need}; state camera or cameras in "
+                    "dataset.json"
+                )
+    return train_set
 
 
 def _with_passes(config: TrainConfig, model: SegmentationModel, run: RunFolder, console: Console) -> TrainConfig:
@@ -230,6 +208,7 @@ def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trai
         precision=hardware.precision,
         max_epochs=schedule.epochs,
         accumulate_grad_batches=passes(config),
+        gradient_clip_val=config.optimizer.gradient_clip_norm,
         check_val_every_n_epoch=schedule.validate_every_epochs or None,
         limit_val_batches=1.0 if schedule.validate_every_epochs else 0,
         num_sanity_val_steps=0,
@@ -246,14 +225,6 @@ def _make_logger(run: RunFolder) -> Logger | bool:
     if importlib.util.find_spec("tensorboard") is None:
         return False
     return TensorBoardLogger(save_dir=run.root, name=run.tensorboard.name, version="")
-
-
-def _loader_options(config: TrainConfig) -> dict[str, Any]:
-    return {
-        "num_workers": config.loader.workers,
-        "pin_memory": uses_gpu(config.hardware),
-        "multiprocessing_context": process_context() if config.loader.workers else None,
-    }
 
 
 def is_main_process() -> bool:

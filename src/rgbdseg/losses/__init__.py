@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.loss_config import LossConfig
+from rgbdseg.losses.dense import contours_task_loss, depth_task_loss, normals_task_loss
 from rgbdseg.losses.segmentation import segmentation_task_loss
 from rgbdseg.losses.targets import Targets
 from rgbdseg.models.base import SegmentationOutput, Task
@@ -39,19 +41,20 @@ def segmentation_loss(
     Raises UsageError for a task without a loss, a weight for an output the model does not have, and class weights that
     do not match the classes.
     """
-    targets = Targets(label, depth_m, camera)
+    targets = Targets(label, depth_m, camera, config.dense.farthest_depth_m)
     main = _TASK_LOSSES["segmentation"](output.logits, targets, config)
-    total, parts = main, {"main": main.detach()}
+    total, parts = config.main_weight * main, {"main": main.detach()}
     unused = set(config.auxiliary_weights) - {auxiliary.name for auxiliary in output.aux}
     if output.aux and unused:
         raise unknown_name("auxiliary output", sorted(unused)[0], [auxiliary.name for auxiliary in output.aux])
+    auxiliary_config = dataclasses.replace(config, criterion=config.auxiliary_criterion or config.criterion)
     for auxiliary in output.aux:
         if auxiliary.task not in _TASK_LOSSES:
             raise UsageError(
                 f"auxiliary output '{auxiliary.name}' has the task '{auxiliary.task}', which has no loss yet; "
                 f"expected one of: {', '.join(sorted(_TASK_LOSSES))}"
             )
-        value = _TASK_LOSSES[auxiliary.task](auxiliary.value, targets, config)
+        value = _TASK_LOSSES[auxiliary.task](auxiliary.value, targets, auxiliary_config)
         total = total + config.auxiliary_weights.get(auxiliary.name, config.auxiliary_weight) * value
         parts[auxiliary.name] = value.detach()
     return Loss(total * config.loss_scale, {"loss": total.detach(), **parts})
@@ -60,4 +63,9 @@ def segmentation_loss(
 TaskLoss = Callable[[Tensor, Targets, LossConfig], Tensor]
 """Compares a task's value (see `AuxiliaryOutput`) with the targets; returns a finite scalar."""
 
-_TASK_LOSSES: dict[Task, TaskLoss] = {"segmentation": segmentation_task_loss}
+_TASK_LOSSES: dict[Task, TaskLoss] = {
+    "segmentation": segmentation_task_loss,
+    "depth": depth_task_loss,
+    "normals": normals_task_loss,
+    "contours": contours_task_loss,
+}

@@ -24,8 +24,8 @@ class AuxiliaryOutput(NamedTuple):
     """One auxiliary prediction of training, at any resolution.
 
     name: unique within the model; loss weights of a recipe refer to it.
-    task: ``segmentation`` logits (B, classes, h, w), ``depth`` (B, 1, h, w) in metres, ``normals`` (B, 3, h, w),
-    ``contours`` logits (B, 1, h, w).
+    task: ``segmentation`` logits (B, classes, h, w), ``depth`` (B, 1, h, w) in metres or whatever the loss makes of
+    them, ``normals`` (B, 3, h, w) in the camera frame, of any length, ``contours`` logits (B, 1, h, w).
     """
 
     name: str
@@ -60,6 +60,8 @@ class SegmentationModel(nn.Module):
     """Parameters whose names start so are ImageNet-initialised; everything else is the head."""
     card: MethodCard
     """Facts of the published method, for the tables."""
+    auxiliary_tasks: tuple[Task, ...] = ()
+    """Tasks of the auxiliary outputs beyond segmentation: training loads and computes what these are compared with."""
     no_decay_names: tuple[str, ...] = ()
     """Last name components of parameters that get no weight decay beyond biases and normalisation."""
 
@@ -69,7 +71,10 @@ class SegmentationModel(nn.Module):
         self.input_spec = input_spec
 
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield (input, encoder) of every ImageNet-initialisable stream; input is ``rgb`` or ``geometry``."""
+        """Yield (input, encoder) of every stream that takes ImageNet weights.
+
+        input: ``rgb``, ``geometry``, or ``stacked`` for both as one image.
+        """
         return iter(())
 
     def check_geometry(self, rgb: Tensor, geometry: Tensor | None) -> Tensor:

@@ -34,11 +34,41 @@ from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models.card import MethodCard, PublishedResult
 from rgbdseg.nn.aspp import ASPP
 from rgbdseg.nn.conv2_5d import ASSIGNMENT_PARAMETERS
 from rgbdseg.nn.conv2_5d_masks import Compat
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_bilinear, resize_logits
+
+_CODE = "github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT); no trained weights"
+_CARD = MethodCard(
+    method="Malleable 2.5D convolution",
+    year=2020,
+    paper="ECCV 2020, arXiv 2007.09365",
+    input="RGB + metric depth + focal length",
+    code=_CODE,
+    results=(
+        PublishedResult("NYU Depth V2, 40", "malleable_resnet101", 50.9, "several scales"),
+        PublishedResult("NYU Depth V2, 40", "malleable_resnet50", 49.7, "several scales"),
+        PublishedResult("Cityscapes validation, 19", "malleable_resnet101", 80.81, "several scales"),
+    ),
+    exact="operator, network, initialisation, training settings and evaluation rule of the released code",
+    ours="the lean computation of the operator; the paper's rules and other encoders as options",
+)
+_PLAIN_CARD = MethodCard(
+    method="2.5D convolution",
+    year=2019,
+    paper="ICIP 2019",
+    input="RGB + metric depth + focal length",
+    code="none; the operator in " + _CODE,
+    results=(
+        PublishedResult("NYU Depth V2, 40", "conv2_5d_resnet101", 49.1),
+        PublishedResult("SUN RGB-D, 37", "conv2_5d_resnet101", 48.2),
+    ),
+    exact="the operator",
+    ours="the places of the operator and the decoder, taken from Malleable 2.5D",
+)
 
 # B batch, C channels, H height, W width
 
@@ -136,6 +166,7 @@ class Malleable(SegmentationModel):
     """
 
     family = "malleable"
+    card = _CARD
     backbone_prefixes = ("encoder.",)
     no_decay_names = ASSIGNMENT_PARAMETERS
     convolution: DepthConvolution = "malleable"
@@ -205,6 +236,7 @@ class Conv2_5dNet(Malleable):  # noqa: N801 - the name of its operator
     """The same with the plain 2.5D operator."""
 
     family = "conv2_5d"
+    card = _PLAIN_CARD
     convolution = "plain"
 
 
@@ -217,6 +249,11 @@ class MalleableOptions(TypedDict, total=False):
     fixed_focal_px: float | None
     training_depth_scale: float
     norm_momentum: float
+
+
+def malleable(num_classes: int, encoder: str = "resnet101s", **options: Unpack[MalleableOptions]) -> Malleable:
+    """The released network on any staged encoder of the ResNet family."""
+    return Malleable(num_classes, encoder, **options)
 
 
 def malleable_resnet101(num_classes: int, **options: Unpack[MalleableOptions]) -> Malleable:

@@ -22,18 +22,24 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     """Load a checkpoint of the published code of the model's family into ``model``, all of it or nothing.
 
     source: a ``.pth`` or ``.safetensors`` file or a mapping; the weights directly or under ``model`` or ``state_dict``,
-    with or without the prefix ``module.``.  Files are read without running code from them.
+    with or without the prefix ``module.``.  Files are read without running code from them.  Counters of batches may be
+    absent.
     Raises CheckpointError for a family without a known published layout, an unreadable file, and for missing,
     unexpected or misshapen entries and entries of shared modules that differ from each other; the model is then as it
     was.
     """
     layout = _layout(model)
     own = model.state_dict(keep_vars=True)  # entries of a shared module are then the same object
-    published = {key: value for key, value in read_state_dict(source).items() if not layout.is_unused(key)}
+    content = read_state_dict(source)
+    stored = {layout.spelling(key): value for key, value in content.items() if not layout.is_unused(key)}
+    published = {key: layout.read(key, value) for key, value in stored.items()}
     names = {name: layout.key(name) for name in own}
     where = "the checkpoint" if isinstance(source, Mapping) else str(source)
     if set(published) == set(own) != set(names.values()):
         raise CheckpointError(f"{where} is already in this library's layout; load it as an ordinary checkpoint")
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):  # files from Caffe and from before PyTorch 0.4.1 lack the counter
+            published.setdefault(names[name], torch.zeros_like(value))
     found = {name: published[key] for name, key in names.items() if key in published}
     problems = _compare(own, found, names)
     problems += _listing("unexpected", sorted(set(published) - set(names.values())))
@@ -46,12 +52,13 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
 
 
 def to_published(model: SegmentationModel) -> dict[str, Tensor]:
-    """Return the state dict of ``model`` in the layout of the published code (tensors are not copied).
+    """Return the state dict of ``model`` in the layout of the published code (tensors are not copied where they agree).
 
-    Raises CheckpointError for a family without a known published layout.
+    Raises CheckpointError for a family without a known published layout, and for values which that cannot hold.
     """
     layout = _layout(model)
-    return {layout.key(name): value for name, value in model.state_dict().items()}
+    named = {layout.key(name): value for name, value in model.state_dict().items()}
+    return {key: layout.write(key, value) for key, value in named.items()}
 
 
 def _layout(model: SegmentationModel) -> Layout:

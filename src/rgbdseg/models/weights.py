@@ -24,8 +24,9 @@ SHOWN = 3  # names listed per kind of problem
 class LoadedStream:
     """What one encoder took from a file of weights.
 
-    stream: ``rgb`` or ``geometry``.  tensors: number of entries loaded.  dropped: entries of the file that belong to
-    the classifier.  adapted_from: input channels of the file's first convolution where it had to be adapted, else None.
+    stream: ``rgb``, ``geometry`` or ``stacked``.  tensors: number of entries loaded.  dropped: entries of the file that
+    belong to the classifier or lie before it.  adapted_from: input channels of the file's first convolution where it
+    had to be adapted, else None.
     """
 
     stream: str
@@ -43,7 +44,8 @@ def load_encoder_weights(model: SegmentationModel, source: str | Path) -> tuple[
     ``resnet101_v1c.pth`` that segmentation code shares.  The classifier's entries are dropped.  Old files without
     ``num_batches_tracked`` are accepted.
     A stream whose input has not three channels gets an adapted first convolution: for one channel the sum over the
-    three (equal to showing the pretrained network a grey image), otherwise repeated copies scaled to the same total.
+    three (equal to showing the pretrained network a grey image) or, where the encoder says so, their mean; otherwise
+    repeated copies scaled to the same total.
     A 2.5D convolution gets the weight of the plain one it replaced in every depth kernel.
     Raises CheckpointError when the file cannot be read, entries are missing, misshapen or unexpected, the model has no
     encoder, or the download fails.
@@ -64,8 +66,21 @@ def load_encoder_weights(model: SegmentationModel, source: str | Path) -> tuple[
 
 def _read(encoder: AnyEncoder, source: str) -> dict[str, Tensor]:
     if source == "timm" or source.startswith("timm:"):
-        return _download(source.partition(":")[2] or encoder.name)
+        name = source.partition(":")[2] or encoder.pretrained_name or encoder.name
+        _check_statistics(encoder, name)
+        return _download(name)
     return read_state_dict(source)
+
+
+def _check_statistics(encoder: AnyEncoder, name: str) -> None:
+    """Raise CheckpointError for weights that were trained with images normalised otherwise than the encoder's are."""
+    facts = timm.models.get_pretrained_cfg(name) if timm.models.is_model_pretrained(name) else None
+    if facts is not None and (tuple(facts.mean), tuple(facts.std)) != (encoder.mean, encoder.std):
+        raise CheckpointError(
+            f"the weights '{name}' were trained with mean {tuple(facts.mean)} and std {tuple(facts.std)}, but the "
+            f"encoder '{encoder.name}' is shown images with mean {encoder.mean} and std {encoder.std}; build the model "
+            f"with encoder='{name}' and load 'timm'"
+        )
 
 
 def _download(name: str) -> dict[str, Tensor]:
@@ -86,7 +101,8 @@ def _prepare(
 ) -> tuple[dict[str, Tensor], LoadedStream]:
     """Return the complete state dict for ``encoder`` and the report on it, or raise CheckpointError."""
     own = encoder.state_dict()
-    dropped = tuple(name for name in published if name.startswith(encoder.classifier + "."))
+    prefixes = tuple(f"{prefix}." for prefix in (encoder.classifier, *encoder.dropped))
+    dropped = tuple(name for name in published if name.startswith(prefixes))
     state = {name: value for name, value in published.items() if name not in dropped}
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
@@ -118,7 +134,8 @@ def _adapt_input(state: dict[str, Tensor], encoder: AnyEncoder) -> int | None:
         return None
     copies = -(-encoder.in_chans // 3)
     if encoder.in_chans == 1:
-        state[name] = weight.sum(dim=1, keepdim=True)
+        total = weight.sum(dim=1, keepdim=True)
+        state[name] = total / 3 if encoder.one_channel_weight == "mean" else total
     else:
         state[name] = weight.repeat(1, copies, 1, 1)[:, : encoder.in_chans] * (3 / encoder.in_chans)
     return 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import check_pooled_batch
 
 # B batch, C channels, H height, W width
 
@@ -56,11 +56,7 @@ class ASPP(nn.Module):
 
         Raises UsageError for a single image in training without synchronised normalisation.
         """
-        if self.image_norm.training and type(self.image_norm) is nn.BatchNorm2d and x_BCHW.shape[0] == 1:
-            raise UsageError(
-                "training on one image per step is not possible: the image-level normalisation needs at least two; "
-                "use a batch of 2 or more, or synchronised normalisation over several devices"
-            )
+        check_pooled_batch(self.image_norm, x_BCHW)
         local = torch.cat([branch(x_BCHW) for branch in self.branches], dim=1)
         local = self.reduce(functional.leaky_relu(self.branch_norm(local), self.leaky_slope))
         image = self.image_norm(self.image_conv(x_BCHW.mean(dim=(2, 3), keepdim=True)))

@@ -9,7 +9,12 @@ and, recomputed, in the backward pass, beside the tensors that a plain convoluti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +25,13 @@ from rgbdseg.nn.conv2_5d_tiles import Tiles, Window, sum_dtype
 
 # B batch, C input channels, O output channels, K depth kernels, k side of the window, T = k*k window positions,
 # H W input size, h w output size; of a tile: N images, D = channels * T, Q = rows * w
+
+FUSED_VARIABLE = "RGBDSEG_FUSED_CONV2_5D"
+"""Environment variable: 1 lets CUDA tensors go through the Triton kernels of `rgbdseg.nn.conv2_5d_triton`.
+
+They are not yet measured on hardware; without it, and without Triton, all devices use the tiles.
+"""
+_FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def masked_product(x_BCHW: Tensor, weights: Sequence[Tensor], masks_BKThw: Tensor, window: Window) -> Tensor:
@@ -51,17 +63,19 @@ def _by_taps(x: Tensor, weights: Sequence[Tensor], masks: Tensor, window: Window
 @torch.library.custom_op("rgbdseg::masked_product", mutates_args=())
 def _masked_product(x: Tensor, weights: list[Tensor], masks: Tensor, window: list[int]) -> Tensor:
     """window: stride, padding and dilation, since operators take no objects."""
-    tiles = Tiles(x, Window(weights[0].shape[-1], *window))
-    matrices = [_as_matrix(w) for w in weights]
+    fused, geometry = _fused(x), Window(weights[0].shape[-1], *window)
+    if fused is not None:
+        return fused.forward(x, weights, masks, geometry)
+    tiles = Tiles(x, geometry, len(weights))
     masks = masks.to(x.dtype)
     y = x.new_empty((x.shape[0], weights[0].shape[0], *tiles.size), dtype=sum_dtype(x))
-    for block in tiles:
-        for tile in block.tiles():
-            target_NOQ, columns = tile.outputs_of(y), tiles.buffer(0, tile)
-            for kernel, matrix_OD in enumerate(matrices):
-                tile.multiply_windows(tile.masks_of(masks, kernel), columns)
-                fresh = kernel == 0 and block.channels.start == 0
-                _add_product(target_NOQ, block.channels_of(matrix_OD), _as_columns(columns), fresh)
+    for channels in tiles.channels():
+        matrix_OD = _as_matrix(weights, channels)
+        for block in tiles.blocks(channels):
+            for tile in block.tiles():
+                masked = _mask(tiles.windows(tile), tile.outputs_of(masks), out=tiles.scratch(tile))
+                responses, target = _product(matrix_OD, masked.flatten(1, 3)), tile.outputs_of(y)
+                target.add_(responses) if channels.start else target.copy_(responses)
     return y.to(x.dtype)
 
 
@@ -75,36 +89,40 @@ def _masked_product_backward(
     grad_y: Tensor, x: Tensor, weights: list[Tensor], masks: Tensor, window: list[int], *, needs: list[bool]
 ) -> list[Tensor]:
     """Return the gradients of x, masks and every kernel; what ``needs`` (x, masks, weights) excludes is empty."""
+    fused, geometry = _fused(x), Window(weights[0].shape[-1], *window)
+    if fused is not None:
+        return fused.backward(grad_y, x, weights, masks, geometry, needs=needs)
     need_x, need_masks, need_weights = needs
-    tiles = Tiles(x, Window(weights[0].shape[-1], *window))
-    matrices = [_as_matrix(w) for w in weights]
-    grad_x = torch.zeros(x.shape if need_x else (0,), dtype=x.dtype, device=x.device)
+    tiles = Tiles(x, geometry, len(weights))
+    grad_x = torch.empty(x.shape if need_x else (0,), dtype=x.dtype, device=x.device)
     grad_masks = torch.zeros(masks.shape if need_masks else (0,), dtype=masks.dtype, device=masks.device)
-    grad_matrices = [torch.zeros_like(m, dtype=sum_dtype(m)) for m in matrices] if need_weights else []
-    grad_y, shares = grad_y.contiguous(), masks.to(x.dtype)
-    for block in tiles:
-        for tile in block.tiles():
-            grad_NOQ, columns = tile.outputs_of(grad_y), tiles.buffer(0, tile)
-            for kernel, matrix_OD in enumerate(matrices):
-                mask = tile.masks_of(shares, kernel)
+    grad_weights = [
+        torch.empty(w.shape if need_weights else (0,), dtype=sum_dtype(w), device=w.device) for w in weights
+    ]
+    shares = masks.to(x.dtype)
+    for channels in tiles.channels():
+        matrix_DO = _as_matrix(weights, channels).T.contiguous()
+        fresh = True
+        for block in tiles.blocks(channels):
+            for tile in block.tiles():
+                grad_NOQ, mask_NKTQ = tile.outputs_of(grad_y).contiguous(), tile.outputs_of(shares)
+                windows, scratch = tiles.windows(tile), tiles.scratch(tile)
                 if need_weights:
-                    tile.multiply_windows(mask, columns)
-                    target_OD = block.channels_of(grad_matrices[kernel])
-                    for grad_OQ, columns_DQ in zip(grad_NOQ, _as_columns(columns), strict=True):
-                        _add_product(target_OD[None], grad_OQ, columns_DQ.T[None], fresh=False)
+                    masked = _mask(windows, mask_NKTQ, out=scratch)
+                    _add_to_weights([grad[:, channels] for grad in grad_weights], grad_NOQ, masked, fresh)
+                    fresh = False
                 if not (need_x or need_masks):
                     continue
-                grad_columns = tiles.buffer(1, tile)
-                _add_product(_as_columns(grad_columns), block.channels_of(matrix_OD).T, grad_NOQ, fresh=True)
-                if need_x:
-                    tile.add_to_gradient(grad_columns, mask)
+                responses = _product(matrix_DO, grad_NOQ).view(scratch.shape)
                 if need_masks:
-                    tile.multiply_windows(grad_columns, columns)
-                    tile.masks_of(grad_masks, kernel).add_(columns.sum(dim=1, dtype=masks.dtype))
-        if need_x:
-            block.write_gradient(grad_x)
-    grad_weights = [m.view(w.shape).to(w.dtype) for m, w in zip(grad_matrices, weights, strict=False)]
-    return [grad_x, grad_masks, *(grad_weights or [w.new_empty(0) for w in weights])]
+                    torch.mul(responses, windows[:, None], out=scratch)
+                    tile.outputs_of(grad_masks).add_(scratch.sum(dim=2, dtype=masks.dtype))
+                if need_x:
+                    # The windows are not needed any more: their memory takes the sum.
+                    tile.add_to_gradient(_sum_over_kernels(responses, mask_NKTQ, out=windows))
+            if need_x:
+                block.write_gradient(grad_x)
+    return [grad_x, grad_masks, *(grad.to(w.dtype) for grad, w in zip(grad_weights, weights, strict=True))]
 
 
 @_masked_product_backward.register_fake
@@ -137,22 +155,62 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 _masked_product.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _as_matrix(weight: Tensor) -> Tensor:
-    """Return a kernel (O, C, k, k) as (O, C * T)."""
-    return weight.reshape(weight.shape[0], -1)
+def _fused(x: Tensor) -> ModuleType | None:
+    """Return the module with the fused kernels where it is asked for, installed and fit for ``x``."""
+    if not x.is_cuda or x.dtype not in _FUSED_DTYPES or os.environ.get(FUSED_VARIABLE) != "1":
+        return None
+    return _triton_module()
 
 
-def _as_columns(windows_NcTrw: Tensor) -> Tensor:
-    """Return windows as matrices (N, D, Q)."""
-    return windows_NcTrw.flatten(3).flatten(1, 2)
+@functools.cache
+def _triton_module() -> ModuleType | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("rgbdseg.nn.conv2_5d_triton")
 
 
-def _add_product(target: Tensor, left: Tensor, right: Tensor, fresh: bool) -> None:
-    """Add left (P, S) @ right (N, S, R) to target (N, P, R), or write it there when ``fresh``."""
-    if target.dtype != left.dtype:
-        product = torch.matmul(left, right)
-        target.copy_(product) if fresh else target.add_(product)
-    elif target.shape[0] == 1:
-        torch.addmm(target[0], left, right[0], beta=0 if fresh else 1, out=target[0])
-    else:
-        torch.baddbmm(target, left.expand(target.shape[0], -1, -1), right, beta=0 if fresh else 1, out=target)
+def _as_matrix(weights: Sequence[Tensor], channels: slice) -> Tensor:
+    """Return some channels of the kernels (O, C, k, k), side by side: (O, K * c * T)."""
+    return torch.stack([w[:, channels] for w in weights], dim=1).flatten(1)
+
+
+def _mask(windows_NcTQ: Tensor, mask_NKTQ: Tensor, out: Tensor) -> Tensor:
+    """Write one masked copy of the windows per kernel to ``out`` (N, K, c, T, Q), and return it."""
+    return torch.mul(windows_NcTQ[:, None], mask_NKTQ[:, :, None], out=out)
+
+
+def _sum_over_kernels(values_NKcTQ: Tensor, mask_NKTQ: Tensor, out: Tensor) -> Tensor:
+    """Write the sum over kernels of values times masks to ``out`` (N, c, T, Q), and return it."""
+    torch.mul(values_NKcTQ[:, 0], mask_NKTQ[:, 0, None], out=out)
+    for kernel in range(1, values_NKcTQ.shape[1]):
+        out.addcmul_(values_NKcTQ[:, kernel], mask_NKTQ[:, kernel, None])
+    return out
+
+
+def _add_to_weights(targets: list[Tensor], grad_NOQ: Tensor, masked_NKcTQ: Tensor, fresh: bool) -> None:
+    """Add a tile's part to the kernels' gradients (O, c, k, k), or write it there when ``fresh``."""
+    parts = _product(grad_NOQ, masked_NKcTQ.flatten(1, 3).mT)
+    part_OD = parts[0] if len(parts) == 1 else parts.sum(dim=0, dtype=targets[0].dtype)
+    for target, part in zip(targets, part_OD.chunk(len(targets), dim=1), strict=True):
+        part_Ockk = part.unflatten(1, target.shape[1:])
+        target.copy_(part_Ockk) if fresh else target.add_(part_Ockk)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left (P, S) or (N, P, S) times right (N, S, R); of each matrix, its transpose at most is not dense."""
+    linear = _onednn_linear(left)
+    if linear is None:
+        return torch.matmul(left, right)
+    lefts = left.unbind() if left.ndim == 3 else (left,) * len(right)
+    products = [linear(a, b.T, None, "none", [], "") for a, b in zip(lefts, right, strict=True)]
+    return products[0][None] if len(products) == 1 else torch.stack(products)
+
+
+def _onednn_linear(values: Tensor) -> Callable[..., Tensor] | None:
+    """Return oneDNN's product with a transposed matrix for ``values``, or None where PyTorch has none for them.
+
+    In float32 PyTorch's own product is MKL's, which is up to a third slower on some processors.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)

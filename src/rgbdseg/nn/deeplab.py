@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -47,8 +49,9 @@ class DeepLabV3PlusDecoder(nn.Module):
         )
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, low_level: Tensor, high_level: Tensor) -> Tensor:
-        """Return logits (B, classes, h, w) at the size of ``low_level`` (B, C, h, w)."""
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, classes, h, w) at the size of the first feature (B, C, h, w), from it and the last one."""
+        low_level, high_level = features[0], features[-1]
         context = self.aspp(high_level)
         # align_corners=True as released; needed for checkpoint parity.
         context = resize_bilinear(context, (low_level.shape[-2], low_level.shape[-1]), align_corners=True)

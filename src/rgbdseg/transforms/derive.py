@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
 from rgbdseg.errors import DataError
@@ -31,3 +33,15 @@ def with_hha(sample: RGBDSample, parameters: HHAParameters = INDOOR) -> RGBDSamp
         parameters=parameters,
     )
     return sample.replace(hha=hha[0])
+
+
+def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> RGBDSample:
+    """Return the sample with noise, independent for every pixel and channel and uniform over 0 to 255.
+
+    generator: draws it, for training; None gives the noise that belongs to the sample's id and size, for evaluation.
+    """
+    if generator is None:
+        digest = hashlib.sha256(sample.sample_id.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    noise = torch.randint(256, (3, *sample.size), dtype=torch.uint8, generator=generator)
+    return sample.replace(noise=noise)

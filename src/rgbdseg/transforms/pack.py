@@ -16,6 +16,14 @@ from rgbdseg.transforms.spatial import centred_margins
 # B batch, C channels, H height, W width
 
 
+REMEDIES = {
+    "hha": "compute it from depth first",
+    "depth_m": "give a depth map",
+    "noise": "add it with rgbdseg.transforms.derive.with_noise",
+}
+"""What to do about a sample without the raster that a geometry input is made from."""
+
+
 def normalise_rgb(rgb: Tensor, spec: InputSpec) -> Tensor:
     """Turn RGB (..., 3, H, W) in 0..255 into model input: /255, minus mean, over std, in the spec's channel order."""
     if spec.channel_order == "bgr":
@@ -28,22 +36,25 @@ def geometry_raster(sample: RGBDSample, spec: InputSpec) -> Tensor | None:
 
     Raises DataError when the sample lacks it.
     """
-    if spec.geometry == "none":
+    name = spec.geometry_raster
+    if name is None:
         return None
-    name = "hha" if spec.geometry == "hha" else "depth_m"
     raster: Tensor | None = getattr(sample, name)
     if raster is None:
-        remedy = "compute it from depth first" if name == "hha" else "give a depth map"
+        remedy = REMEDIES[name]
         raise DataError(f"sample '{sample.sample_id}' has no {name}, which this model needs; {remedy}")
     return raster
 
 
 def normalise_geometry(raster: Tensor, spec: InputSpec) -> Tensor:
     """Turn the physical raster (..., C, H, W) of `geometry_raster` into model input, as the spec's kind says."""
-    if spec.geometry == "hha":
+    if spec.geometry in ("hha", "noise"):
         return _standardise(raster.float() / 255, spec.geometry_mean, spec.geometry_std)
     if spec.geometry == "depth":
-        return _standardise(raster, spec.geometry_mean, spec.geometry_std) * (raster > 0)
+        if spec.missing_depth_m is None:
+            return _standardise(raster, spec.geometry_mean, spec.geometry_std) * (raster > 0)
+        filled = raster.masked_fill(raster <= 0, spec.missing_depth_m)
+        return _standardise(filled, spec.geometry_mean, spec.geometry_std)
     return raster
 
 

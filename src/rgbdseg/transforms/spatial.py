@@ -52,17 +52,18 @@ def linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor,
 
 def _resize_uint8(raster: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear in OpenCV's fixed point: 11-bit weights, 4 bits dropped after the columns, 16 + 2 after the rows."""
-    low, high, weight_low, weight_high = _fixed_point_taps(raster.shape[-1], size[1], raster.device)
+    low, high, weight_low, weight_high = fixed_point_taps(raster.shape[-1], size[1], raster.device)
     wide = raster.int()
     rows = wide.index_select(-1, low).mul_(weight_low).add_(wide.index_select(-1, high).mul_(weight_high))
     rows = rows.bitwise_right_shift_(4)
-    low, high, weight_low, weight_high = _fixed_point_taps(raster.shape[-2], size[0], raster.device)
+    low, high, weight_low, weight_high = fixed_point_taps(raster.shape[-2], size[0], raster.device)
     upper = rows.index_select(-2, low).mul_(weight_low[:, None]).bitwise_right_shift_(16)
     lower = rows.index_select(-2, high).mul_(weight_high[:, None]).bitwise_right_shift_(16)
     return upper.add_(lower).add_(2).bitwise_right_shift_(2).to(torch.uint8)
 
 
-def _fixed_point_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def fixed_point_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return `linear_taps` with both weights as whole numbers of 11 bits, int32 (target,)."""
     low, high, fraction = linear_taps(source, target, device)
     return low, high, (2048 * (1 - fraction)).round_().int(), (2048 * fraction).round_().int()
 
@@ -79,10 +80,14 @@ def resize(sample: RGBDSample, size: tuple[int, int]) -> RGBDSample:
     return sample.replace(**changes)
 
 
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return ``int(side * scale)`` per side, at least one pixel."""
+    return (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
+
+
 def rescale(sample: RGBDSample, scale: float) -> RGBDSample:
-    """Resize to ``int(side * scale)`` per side, at least one pixel."""
-    height, width = sample.size
-    return resize(sample, (max(1, int(height * scale)), max(1, int(width * scale))))
+    """Resize to `scaled_size`."""
+    return resize(sample, scaled_size(sample.size, scale))
 
 
 def flip_horizontal(sample: RGBDSample) -> RGBDSample:

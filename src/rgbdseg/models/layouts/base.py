@@ -6,6 +6,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
+
+
+def _unchanged(name: str, value: Tensor) -> Tensor:
+    return value
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -13,10 +19,16 @@ class Layout:
 
     key: from the name of an entry of our state dict to its published name.
     unused: regular expressions that match, from the start, published entries which the published network never uses.
+    spelling: from a name in a checkpoint to the one that ``key`` gives, where published files name an entry in several
+    ways.
+    read, write: from a published name and the value stored under it to our value, and back, where they differ.
     """
 
     key: Callable[[str], str]
     unused: tuple[str, ...] = ()
+    spelling: Callable[[str], str] = str
+    read: Callable[[str, Tensor], Tensor] = _unchanged
+    write: Callable[[str, Tensor], Tensor] = _unchanged
 
     def is_unused(self, published: str) -> bool:
         """Whether the published network never uses the entry of this name."""

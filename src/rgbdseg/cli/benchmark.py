@@ -1,0 +1,71 @@
+"""``rgbdseg benchmark``: how fast a recipe runs here, beside the plain way of doing the same."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rgbdseg.cli.common import Parser, print_table, say
+from rgbdseg.cli.config_args import config_parser, parse_config
+from rgbdseg.errors import UsageError
+from rgbdseg.recipes import RECIPES, get_recipe
+
+if TYPE_CHECKING:
+    from rgbdseg.engine.benchmark import Measurement
+
+WORK = ("train", "evaluate", "loader")
+EPILOG = f"""
+RECIPE: {", ".join(sorted(RECIPES))}.
+Every other option is a field of the configuration, as for rgbdseg train; what is measured is the recipe with them.  The
+plain way is the same run in float32, uncompiled, contiguous, with samples read and augmented one by one in the training
+process and one view of an image at a time.  evaluate counts images as iterations, train and loader count batches.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    parser = Parser("benchmark", "Measure a recipe on this machine beside the plain way of doing the same.")
+    parser.add_argument("work", choices=WORK, help="what to measure")
+    parser.add_argument("recipe", help="a recipe")
+    parser.add_argument("--data", metavar="DATASET", required=True, help="folder of the prepared dataset")
+    parser.add_argument("--iterations", type=int, default=10, help="timed batches (evaluate: images) of each")
+    parser.usage = "rgbdseg benchmark {train,evaluate,loader} RECIPE --data DATASET [--GROUP.FIELD VALUE ...]"
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    known, rest = parser.parse_known_args(arguments)
+    if known.iterations < 1:
+        raise UsageError(f"--iterations is {known.iterations}; expected at least 1")
+    config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest)
+    config = dataclasses.replace(config, data=str(Path(known.data).resolve()))
+    from rgbdseg.config import check_config
+    from rgbdseg.engine.benchmark import measure, plain
+    from rgbdseg.engine.hardware import check_hardware
+
+    check_config(config)
+    check_hardware(config.hardware)
+    if config.hardware.devices != 1 or config.hardware.nodes != 1:
+        raise UsageError("the benchmark measures one device; use --hardware.devices 1 --hardware.nodes 1")
+    measured = {
+        "plain": measure(known.work, plain(config), known.iterations),
+        "this recipe": measure(known.work, config, known.iterations),
+    }
+    print_table(f"{known.work}, {known.recipe}", _COLUMNS, [_row(name, one) for name, one in measured.items()])
+    ratio = measured["this recipe"].images_per_s / measured["plain"].images_per_s
+    say(f"this recipe does {ratio:.2f} times the images per second of the plain way, both measured in this run")
+    return 0
+
+
+_COLUMNS = ("", "images", "images/s", "waiting for data", "peak memory", "share of matrix-product rate")
+
+
+def _row(name: str, one: Measurement) -> tuple[str, ...]:
+    return (
+        name,
+        str(one.images),
+        f"{one.images_per_s:.2f}",
+        f"{100 * one.loading_share:.0f} %",
+        "unknown" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.2f} GiB",
+        f"{100 * one.utilisation:.0f} %" if one.flops else "-",
+    )

@@ -1,0 +1,252 @@
+"""ACNet: attention complementary network, three ResNets for colour, depth and their merge.
+
+Paper: Hu, Yang, Fei, Wang, ACNet: Attention Based Network to Exploit Complementary Features for RGBD Semantic
+Segmentation, ICIP 2019, arXiv 1905.10089.
+Published code: github.com/anheidelonghu/ACNet (no licence stated), with a trained NYU Depth V2 checkpoint.
+Published on NYU Depth V2, 40 classes, one scale, whole image, no mirror: 48.3 mIoU.  On SUN RGB-D, 37 classes: 48.1.
+
+`acnet_resnet50` is the released network.  Traits worth knowing:
+
+* depth is one channel of metres, normalised by one mean and deviation; a missing reading counts as 0 m;
+* the colour and depth streams never see each other: only the merge stream is told about both;
+* the four auxiliary classifiers read the decoder before a skip is added, so none of them sees that level's encoder;
+* the decoder doubles its maps from 1/32 on without resizing, so height and width must be multiples of 32.
+
+Deliberate deviations: none in the network.  Untrained encoders start from timm's initialisation, in which residual
+branches begin at zero; the released code starts from ImageNet weights.  `acnet_resnet18` is ours: small enough to train
+on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders.resnet_variants import pooled_stem, remove_stem, unpooled_stem
+from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
+from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.transforms.pack import check_size
+
+# B batch, C channels, H height, W width
+
+LEVELS = 5
+"""The stem before pooling (1/2 of the image) and the four stages (1/4 to 1/32)."""
+
+INPUT_SPEC = InputSpec(
+    geometry="depth",
+    rgb_mean=(0.4850042694973687, 0.41627756261047333, 0.3981809741523051),
+    rgb_std=(0.26415541082494515, 0.2728415392982039, 0.2831175140191598),
+    geometry_mean=(2.8424503515351494,),
+    geometry_std=(0.9932836506164299,),
+    missing_depth_m=0.0,
+    size_divisor=32,
+)
+"""As released: statistics of the training images and of their depth in metres."""
+
+
+class ChannelAttention(nn.Module):
+    """Weigh every channel by what the spatial means of all channels say (section 2.2 of the paper).
+
+    channels: C.  Input and output are (B, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` times one weight between 0 and 1 per image and channel."""
+        return x * torch.sigmoid(self.score(x.mean(dim=(2, 3), keepdim=True)))
+
+
+class UpBlock(nn.Module):
+    """Residual block of the decoder.
+
+    ``double``: its second convolution and its shortcut are transposed ones that double height and width; otherwise the
+    shortcut is the identity and ``channels`` must equal ``out_channels``.
+    """
+
+    def __init__(self, channels: int, out_channels: int, double: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2: nn.Module
+        self.shortcut: nn.Module
+        if double:
+            self.conv2 = nn.ConvTranspose2d(
+                channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False
+            )
+            self.shortcut = nn.Sequential(
+                nn.ConvTranspose2d(channels, out_channels, 2, stride=2, bias=False), nn.BatchNorm2d(out_channels)
+            )
+        else:
+            assert channels == out_channels
+            self.conv2 = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+            self.shortcut = nn.Identity()
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, h, w) for (B, channels, H, W), doubled or not."""
+        residual = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return functional.relu(residual + self.shortcut(x), inplace=True)
+
+
+def _blocks(channels: int, out_channels: int, count: int, double: bool) -> nn.Sequential:
+    """Return ``count`` blocks, of which the last one changes channels and size."""
+    keep = [UpBlock(channels, channels, double=False) for _ in range(count - 1)]
+    return nn.Sequential(*keep, UpBlock(channels, out_channels, double))
+
+
+class ACNetDecoder(nn.Module):
+    """Residual blocks that double the size four times, with the merged feature of each level added on the way.
+
+    in_channels: of the merged features, finest first.  channels: widths of the five levels, coarsest first.
+    blocks: number of blocks of the four doublings and of the refinement at 1/2.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_classes: int, channels: Sequence[int], blocks: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(wide, narrow, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU(inplace=True))
+            for wide, narrow in zip(in_channels, reversed(channels), strict=True)
+        )
+        self.doublings = nn.ModuleList(
+            _blocks(channels[i], channels[i + 1], blocks[i], double=True) for i in range(LEVELS - 1)
+        )
+        self.refinement = _blocks(channels[-1], channels[-1], blocks[-1], double=False)
+        self.classifier = nn.ConvTranspose2d(channels[-1], num_classes, 2, stride=2)
+
+    def forward(self, merged: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return logits (B, classes, H, W) and what the doublings gave before a skip was added, finest (1/2) first."""
+        skips = [lateral(feature) for lateral, feature in zip(self.laterals, merged, strict=True)]
+        x = skips.pop()
+        doubled: list[Tensor] = []
+        for doubling, skip in zip(self.doublings, reversed(skips), strict=True):
+            doubled.insert(0, doubling(x))
+            x = doubled[0] + skip
+        return self.classifier(self.refinement(x)), doubled
+
+
+class ACNet(SegmentationModel):
+    """Three ResNets, channel attention from two of them into the third at five levels, and a decoder of its own.
+
+    num_classes: number of classes.  encoder: name of a ResNet of timm.
+    decoder_channels: widths of the decoder at 1/32, 1/16, 1/8, 1/4 and 1/2.  decoder_blocks: number of residual blocks
+    of the four doublings and of the refinement at 1/2.
+    Raises UsageError for an encoder that is not a ResNet, and unless both have five positive numbers.
+    """
+
+    family = "acnet"
+    backbone_prefixes = ("rgb_encoder.", "depth_encoder.", "merge_encoder.")
+    card = MethodCard(
+        method="ACNet",
+        year=2019,
+        paper="ICIP 2019, arXiv 1905.10089",
+        input="RGB + depth",
+        code="github.com/anheidelonghu/ACNet (no licence stated)",
+        results=(
+            PublishedResult("NYU Depth V2, 40", "acnet_resnet50", 48.3, "whole image, one scale, no flip"),
+            PublishedResult("SUN RGB-D, 37", "acnet_resnet50", 48.1, "whole image, one scale, no flip"),
+        ),
+        exact="network, input statistics, multi-resolution loss and schedule of the released code",
+        ours="acnet_resnet18; colour jitter and scales of training come close to the released ones",
+    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str,
+        *,
+        decoder_channels: Sequence[int] = (512, 256, 128, 64, 64),
+        decoder_blocks: Sequence[int] = (6, 4, 3, 3, 3),
+    ) -> None:
+        super().__init__(num_classes, INPUT_SPEC)
+        for option, values in (("decoder_channels", decoder_channels), ("decoder_blocks", decoder_blocks)):
+            if len(values) != LEVELS or min(values) < 1:
+                raise UsageError(f"model option {option} is {tuple(values)}; expected {LEVELS} positive integers")
+        self.rgb_encoder: AnyEncoder = create_encoder(encoder)
+        self.depth_encoder: AnyEncoder = create_encoder(encoder, in_chans=1)
+        self.depth_encoder.one_channel_weight = "mean"
+        self.merge_encoder: AnyEncoder = create_encoder(encoder)
+        remove_stem(self.merge_encoder)
+        stem_norm: Any = self.rgb_encoder.get_submodule("bn1")
+        channels: tuple[int, ...] = (stem_norm.num_features, *self.rgb_encoder.channels)
+        self.rgb_attention = nn.ModuleList(ChannelAttention(c) for c in channels)
+        self.depth_attention = nn.ModuleList(ChannelAttention(c) for c in channels)
+        self.decoder = ACNetDecoder(channels, num_classes, decoder_channels, decoder_blocks)
+        self.auxiliary_heads = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in decoder_channels[:0:-1])
+        for part in (self.rgb_attention, self.depth_attention, self.decoder, self.auxiliary_heads):
+            _init(part)
+
+    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield all three encoders; the merge stream takes the weights of the stages."""
+        yield "rgb", self.rgb_encoder
+        yield "geometry", self.depth_encoder
+        yield "merge", self.merge_encoder
+
+    def encode(self, rgb: Tensor, depth: Tensor) -> list[Tensor]:
+        """Return the five merged features, finest (1/2) first: (B, C_i, H_i, W_i)."""
+        rgb_state, depth_state = unpooled_stem(self.rgb_encoder, rgb), unpooled_stem(self.depth_encoder, depth)
+        merged = [self.rgb_attention[0](rgb_state) + self.depth_attention[0](depth_state)]
+        rgb_state, depth_state = pooled_stem(self.rgb_encoder, rgb_state), pooled_stem(self.depth_encoder, depth_state)
+        state = pooled_stem(self.merge_encoder, merged[0])
+        for index in range(LEVELS - 1):
+            rgb_state = self.rgb_encoder.stage(index, rgb_state)
+            depth_state = self.depth_encoder.stage(index, depth_state)
+            state = self.merge_encoder.stage(index, state)
+            state = state + self.rgb_attention[index + 1](rgb_state) + self.depth_attention[index + 1](depth_state)
+            merged.append(state)
+        return merged
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        """Return logits (B, classes, H, W), in training also logits at 1/2 to 1/16: ``stride2`` to ``stride16``.
+
+        rgb (B, 3, H, W) and geometry, depth (B, 1, H, W), normalised as ``input_spec`` says; camera is not used.
+        Raises UsageError when geometry is absent or does not fit, and DataError unless H and W are multiples of 32.
+        """
+        geometry = self.check_geometry(rgb, geometry)
+        check_size((rgb.shape[-2], rgb.shape[-1]), self.input_spec)
+        logits, doubled = self.decoder(self.encode(rgb, geometry))
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        if not self.training:
+            return SegmentationOutput(logits)
+        auxiliary = tuple(
+            AuxiliaryOutput(f"stride{2 ** (index + 1)}", "segmentation", head(feature))
+            for index, (head, feature) in enumerate(zip(self.auxiliary_heads, doubled, strict=True))
+        )
+        return SegmentationOutput(logits, auxiliary)
+
+
+def _init(module: nn.Module) -> None:
+    """Kaiming normal over the fan-out for plain convolutions; everything else keeps PyTorch's default, as released."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ACNetOptions(TypedDict, total=False):
+    """Options of every ACNet: see `ACNet`."""
+
+    decoder_channels: Sequence[int]
+    decoder_blocks: Sequence[int]
+
+
+def acnet_resnet50(num_classes: int, **options: Unpack[ACNetOptions]) -> ACNet:
+    """The released network: 116,628,168 parameters with 40 classes."""
+    return ACNet(num_classes, "resnet50", **options)
+
+
+def acnet_resnet18(num_classes: int, **options: Unpack[ACNetOptions]) -> ACNet:
+    """A small network for CPUs: three ResNet-18 and a narrow decoder."""
+    small: ACNetOptions = {"decoder_channels": (128, 64, 64, 32, 32), "decoder_blocks": (1, 1, 1, 1, 1)}
+    return ACNet(num_classes, "resnet18", **(small | options))

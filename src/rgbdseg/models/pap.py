@@ -1,0 +1,278 @@
+"""PAP: pattern-affinitive propagation across depth, surface normals and segmentation.
+
+Paper: Zhang, Cui, Xu, Yan, Sebe, Yang, Pattern-Affinitive Propagation across Depth, Surface Normal and Semantic
+Segmentation, CVPR 2019, arXiv 1906.03525.
+Published code: none.  github.com/Armanfard-Lab/EMA-Net (no licence) and github.com/VITA-Group/M3ViT have simplified
+re-implementations: a walk with restart, which is the same for one step, and affinities that do not sum to one per row.
+Published on NYU Depth V2, 40 classes: 50.4 mIoU, 76.2 % pixel accuracy (ResNet-50).  SUN RGB-D, 37 classes: 50.5 mIoU,
+83.8 % pixel accuracy.
+**The network sees RGB alone**: depth and normals are training targets, and no geometry is read at test time.
+
+As in the paper: three task decoders with initial predictions, an affinity matrix over positions per task, a learned
+convex combination of the three for each target task, diffusion of the target's feature by it, final predictions.
+Ours, where the paper is open: decoders with 3x3 convolutions of 256 channels and lateral connections, the affinity as
+softmax of scaled inner products, five steps with a share of 0.05, diffusion at 1/16 of the image with its change added
+to the feature at 1/4, reconstruction by two convolutions after bilinear enlargement, the ResNet with a stem of three
+convolutions.  The paper's additional loss on the affinities themselves is left out.
+
+Memory of the affinities: with N = ceil(H / s) ceil(W / s) positions at the working resolution of stride s, training
+keeps 6 N^2 float32 numbers per image (three affinities and three combinations) and needs about as many again for their
+gradients; prediction needs 4 N^2.  For 480x640 that is 35 MB per image at s = 16 (N = 1200), 553 MB at s = 8, 8.8 GB at
+s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypedDict, Unpack, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
+from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.nn.blocks import at_least_float32
+from rgbdseg.nn.conv_norm import conv_norm_relu
+from rgbdseg.nn.init import init_head
+from rgbdseg.nn.resize import resize_bilinear
+
+# B batch, C channels, H height, W width, N positions of the working grid
+
+AffinityForm = Literal["softmax", "exp_dist", "relu_norm"]
+"""How two positions with vectors x and y are similar, before every row is divided by its sum:
+``softmax``: exp(x.y / sqrt(C)).  ``exp_dist``: exp(-|x - y|^2 / sqrt(C)).  ``relu_norm``: max(0, x.y)."""
+
+_TASKS: tuple[Task, ...] = ("segmentation", "depth", "normals")
+_FEATURE_STRIDE = 4
+_STRIDES = (4, 8, 16, 32)
+
+
+def affinity_matrix(x_BNC: Tensor, form: AffinityForm) -> Tensor:
+    """Return the affinities of all pairs of positions (B, N, N), not negative, with rows that sum to one.
+
+    Computed in the precision of ``x_BNC``.
+    """
+    width = x_BNC.shape[-1]
+    if form == "relu_norm":
+        products_BNN = functional.relu(x_BNC @ x_BNC.transpose(1, 2))
+        # A vector of zeros is similar to nothing else; it keeps to itself.
+        itself = torch.eye(products_BNN.shape[-1], dtype=x_BNC.dtype, device=x_BNC.device) * 1e-6
+        products_BNN = products_BNN + itself
+        return products_BNN / products_BNN.sum(dim=-1, keepdim=True)
+    scaled_BNC = x_BNC * width**-0.25
+    if form == "softmax":
+        return (scaled_BNC @ scaled_BNC.transpose(1, 2)).softmax(dim=-1)
+    # |x|^2 is the same along a row and falls out.
+    return torch.baddbmm(
+        scaled_BNC.square().sum(dim=-1)[:, None, :], scaled_BNC, scaled_BNC.transpose(1, 2), beta=-1, alpha=2
+    ).softmax(dim=-1)
+
+
+def diffuse(h_BNC: Tensor, affinity_BNN: Tensor, iterations: int, beta: float) -> Tensor:
+    """Return ``beta M^T h + (1 - beta) h`` for T = ``iterations`` products with the affinity M."""
+    diffused = h_BNC
+    for _ in range(iterations):
+        diffused = affinity_BNN @ diffused
+    return beta * diffused + (1 - beta) * h_BNC
+
+
+class TaskDecoder(nn.Module):
+    """Upsampling blocks of one task, from the last encoder feature to 1/4 of the image.
+
+    encoder_channels: of all encoder features, finest first.  channels: of the result.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.top = conv_norm_relu(encoder_channels[-1], channels)
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in (encoder_channels[1], encoder_channels[0]))
+        self.blocks = nn.ModuleList(conv_norm_relu(channels, channels) for _ in self.laterals)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return (B, channels, H / 4, W / 4) from all encoder features, finest first."""
+        x: Tensor = self.top(features[-1])
+        for lateral, block, skip in zip(self.laterals, self.blocks, (features[1], features[0]), strict=True):
+            size = (skip.shape[-2], skip.shape[-1])
+            x = block(resize_bilinear(x, size, align_corners=False) + lateral(skip))
+        return x
+
+
+class Reconstruction(nn.Module):
+    """From a task's feature at 1/4 of the image to its prediction at full size."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.at_half = conv_norm_relu(channels, channels // 2)
+        self.at_full = conv_norm_relu(channels // 2, channels // 4)
+        self.predict = nn.Conv2d(channels // 4, outputs, 1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return (B, outputs, H, W) in float32; size: (H, W)."""
+        half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        x = self.at_half(resize_bilinear(x, half, align_corners=False))
+        x = self.at_full(resize_bilinear(x, size, align_corners=False))
+        prediction: Tensor = self.predict(x)
+        return at_least_float32(prediction)
+
+
+class PAP(SegmentationModel):
+    """One RGB encoder, three task decoders, cross-task affinities and diffusion.
+
+    num_classes: number of classes.  encoder: name of a staged encoder whose first two features are at 1/4 and 1/8.
+    output_stride: of the encoder.  channels: of the decoders, a multiple of 4.
+    affinity: form of the affinities, see `AffinityForm`.  iterations: steps of the diffusion.
+    beta: share of the diffused feature, from 0 (no diffusion) to 1.
+    affinity_stride: image size divided by that of the grid of affinities and diffusion: 4, 8, 16 or 32.  Memory grows
+    with the fourth power of the resolution, see above.
+    Raises UsageError for values outside these ranges.
+    """
+
+    family = "pap"
+    backbone_prefixes = ("encoder.",)
+    no_decay_names = ("alpha_logits",)
+    auxiliary_tasks = ("depth", "normals")
+    card = MethodCard(
+        method="PAP",
+        year=2019,
+        paper="CVPR 2019, arXiv 1906.03525",
+        input="RGB (depth supervision)",
+        code="none; simplified re-implementations exist",
+        results=(
+            PublishedResult("NYU Depth V2, 40", "pap_resnet50", 50.4),
+            PublishedResult("SUN RGB-D, 37", "pap_resnet50", 50.5),
+        ),
+        exact="tasks, affinities, cross-task combination, diffusion",
+        ours="decoders, form and resolution of the affinities, steps and share; no loss on the affinities themselves",
+    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str,
+        *,
+        output_stride: int = 16,
+        channels: int = 256,
+        affinity: AffinityForm = "softmax",
+        iterations: int = 5,
+        beta: float = 0.05,
+        affinity_stride: int = 16,
+    ) -> None:
+        super().__init__(num_classes, InputSpec(geometry="none"))
+        check_widths(channels=channels)
+        _check_options(channels, affinity, iterations, beta, affinity_stride)
+        self.affinity: AffinityForm = affinity
+        self.iterations = iterations
+        self.beta = beta
+        self.pool = affinity_stride // _FEATURE_STRIDE
+        self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
+        outputs = {"segmentation": num_classes, "depth": 1, "normals": 3}
+        self.decoders = nn.ModuleDict({task: TaskDecoder(self.encoder.channels, channels) for task in _TASKS})
+        self.heads = nn.ModuleDict({task: nn.Conv2d(channels, outputs[task], 1) for task in _TASKS})
+        self.embeddings = nn.ModuleDict({task: nn.Conv2d(channels, channels // 2, 1) for task in _TASKS})
+        # Row k: how much each task's affinity counts for target k, before the softmax; at first mostly its own.
+        self.alpha_logits = nn.Parameter(torch.eye(len(_TASKS)))
+        self.reconstructions = nn.ModuleDict({task: Reconstruction(channels, outputs[task]) for task in _TASKS})
+        for name, part in self.named_children():
+            if name != "encoder":
+                init_head(part)
+
+    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the only encoder."""
+        yield "rgb", self.encoder
+
+    def task_affinities(self, working: dict[Task, Tensor]) -> list[Tensor]:
+        """Return the float32 affinity (B, N, N) of every task from features (B, C, h, w) on the working grid."""
+        embedded = [self.embeddings[task](working[task]).flatten(2).transpose(1, 2) for task in _TASKS]
+        with _full_precision(embedded[0]):
+            return [affinity_matrix(at_least_float32(x_BNC), self.affinity) for x_BNC in embedded]
+
+    def combined_affinity(self, target: Task, affinities: Sequence[Tensor]) -> Tensor:
+        """Return the convex combination (B, N, N) of all tasks' affinities for one target."""
+        alpha = self.alpha_logits[_TASKS.index(target)].softmax(dim=0)
+        combined = alpha[0] * affinities[0]
+        for share, affinity_BNN in zip(alpha[1:], affinities[1:], strict=True):
+            combined = combined + share * affinity_BNN
+        return combined
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        """Return logits (B, classes, H, W); in training also ``aux``.
+
+        ``aux`` holds ``initial_segmentation``, ``initial_depth`` and ``initial_normals`` at 1/4 of the image, and the
+        final ``depth`` and ``normals`` at its size.  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are
+        not looked at.
+        """
+        size = (rgb.shape[-2], rgb.shape[-1])
+        encoded = self.encoder(rgb)
+        features: dict[Task, Tensor] = {task: self.decoders[task](encoded) for task in _TASKS}
+        working = {task: self._to_grid(feature) for task, feature in features.items()}
+        affinities = self.task_affinities(working)
+        final: dict[Task, Tensor] = {}
+        for task in _TASKS if self.training else _TASKS[:1]:
+            change = self._change(task, working[task], affinities)
+            quarter = (features[task].shape[-2], features[task].shape[-1])
+            propagated = features[task] + resize_bilinear(change, quarter, align_corners=False)
+            final[task] = self.reconstructions[task](propagated, size)
+        logits = final["segmentation"]
+        if not self.training:
+            return SegmentationOutput(logits)
+        initial = [AuxiliaryOutput(f"initial_{task}", task, self.heads[task](features[task])) for task in _TASKS]
+        further = [AuxiliaryOutput(task, task, final[task]) for task in self.auxiliary_tasks]
+        return SegmentationOutput(logits, (*initial, *further))
+
+    def _to_grid(self, feature: Tensor) -> Tensor:
+        """Average the feature over the cells of the working grid; cells at the border may be smaller."""
+        return feature if self.pool == 1 else functional.avg_pool2d(feature, self.pool, ceil_mode=True)
+
+    def _change(self, task: Task, working: Tensor, affinities: Sequence[Tensor]) -> Tensor:
+        """Return what diffusion adds to the feature (B, C, h, w) on the working grid."""
+        with _full_precision(working):
+            h_BNC = at_least_float32(working).flatten(2).transpose(1, 2)
+            diffused = diffuse(h_BNC, self.combined_affinity(task, affinities), self.iterations, self.beta)
+            change = (diffused - h_BNC).transpose(1, 2).unflatten(2, working.shape[-2:])
+        return change.to(working.dtype)
+
+
+def _full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Switch mixed precision off: sums over thousands of positions lose too much in half precision."""
+    if like.device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _check_options(channels: int, affinity: str, iterations: int, beta: float, affinity_stride: int) -> None:
+    if channels % 4:
+        raise UsageError(f"model option channels is {channels}; expected a multiple of 4")
+    if affinity not in get_args(AffinityForm):
+        raise unknown_name("PAP affinity", affinity, get_args(AffinityForm))
+    if iterations < 1:
+        raise UsageError(f"model option iterations is {iterations}; expected 1 or more; beta 0 switches diffusion off")
+    if not 0 <= beta <= 1:
+        raise UsageError(f"model option beta is {beta}; expected a number from 0 to 1")
+    if affinity_stride not in _STRIDES:
+        raise UsageError(f"model option affinity_stride is {affinity_stride}; expected one of {_STRIDES}")
+
+
+class PAPOptions(TypedDict, total=False):
+    """Options of every PAP: see `PAP`."""
+
+    output_stride: int
+    channels: int
+    affinity: AffinityForm
+    iterations: int
+    beta: float
+    affinity_stride: int
+
+
+def pap_resnet50(num_classes: int, **options: Unpack[PAPOptions]) -> PAP:
+    """PAP with the encoder of the published results: 43,142,433 parameters with 40 classes."""
+    return PAP(num_classes, "resnet50s", **options)
+
+
+def pap_resnet18(num_classes: int, **options: Unpack[PAPOptions]) -> PAP:
+    """PAP with the encoder of the paper's ablations."""
+    return PAP(num_classes, "resnet18", **options)

@@ -1,0 +1,19 @@
+"""The convolution block of most decoders."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# B batch, C channels, H height, W width
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1, bias: bool = False
+) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU: (B, in_channels, H, W) to (B, out_channels, H, W)."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

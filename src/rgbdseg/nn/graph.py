@@ -1,0 +1,85 @@
+"""Recurrent message passing on a graph of feature-map positions."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbdseg.errors import UsageError, unknown_name
+
+# B batch, C channels, N = h*w nodes, K neighbours of a node
+
+Update = Literal["rnn", "lstm"]
+"""How a node takes in its message."""
+
+
+def mean_over_neighbours(values_BNC: Tensor, neighbours_BNK: Tensor) -> Tensor:
+    """Return the mean of every node's neighbours: (B, N, C), in float32 when values come in half precision.
+
+    neighbours_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
+    """
+    batch, number, channels = values_BNC.shape
+    if values_BNC.dtype in (torch.bfloat16, torch.float16):
+        values_BNC = values_BNC.float()
+    first_of_image = torch.arange(batch, device=neighbours_BNK.device)[:, None, None] * number
+    bags = (neighbours_BNK + first_of_image).flatten(0, 1)
+    means = functional.embedding_bag(bags, values_BNC.reshape(-1, channels), mode="mean")
+    return means.view(batch, number, channels)
+
+
+class RecurrentGraph(nn.Module):
+    """The 3D graph neural network of Qi et al., ICCV 2017: the same two layers in every step.
+
+    The message to node v is the mean of ReLU(W_g h_u + b_g) over its neighbours u; it depends on u only, so it is
+    computed once for every node and gathered.  With a message m_v the state becomes
+
+    * ``rnn``: h_v <- ReLU(W_q [h_v, m_v] + b_q);
+    * ``lstm``: gates i, f, o and candidate g, in this order, = W [h_v, m_v] + b;
+      c_v <- sigmoid(f) c_v + sigmoid(i) tanh(g), from 0; h_v <- sigmoid(o) tanh(c_v).
+
+    channels: C of the features and of the state.  steps: number of updates, at least 1.
+    Raises UsageError for values outside these ranges.
+    """
+
+    def __init__(self, channels: int, steps: int = 3, update: Update = "rnn") -> None:
+        super().__init__()
+        if update not in get_args(Update):
+            raise unknown_name("graph update", str(update), get_args(Update))
+        if steps < 1:
+            raise UsageError(f"steps is {steps}; expected at least 1 update of the nodes")
+        self.steps = steps
+        self.kind: Update = update
+        self.message = nn.Linear(channels, channels)
+        self.update = nn.Linear(2 * channels, channels if update == "rnn" else 4 * channels)
+        for layer in (self.message, self.update):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, feature_BChw: Tensor, neighbours_BNK: Tensor) -> Tensor:
+        """Return the states after the last step (B, C, h, w).
+
+        feature_BChw: the first states.  neighbours_BNK: int64, for node row * w + column its neighbours among the N =
+        h * w nodes; a node receives from its own neighbours, also where it is not one of theirs.
+        """
+        state = feature_BChw.flatten(2).transpose(1, 2)
+        cell: Tensor | None = None
+        for _ in range(self.steps):
+            message = mean_over_neighbours(functional.relu(self.message(state)), neighbours_BNK)
+            joined = self.update(torch.cat([state, message.to(state.dtype)], dim=-1))
+            if self.kind == "rnn":
+                state = functional.relu(joined)
+            else:
+                state, cell = _lstm(joined, cell)
+        return state.transpose(1, 2).unflatten(2, feature_BChw.shape[-2:])
+
+
+def _lstm(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the new state and cell; no cell is one of 0."""
+    enter, keep, leave, candidate = gates.chunk(4, dim=-1)
+    fresh = torch.sigmoid(enter) * torch.tanh(candidate)
+    # The gate of a first cell is multiplied too: its parameters then belong to every graph that autograd builds.
+    cell = torch.sigmoid(keep) * (torch.zeros_like(fresh) if cell is None else cell) + fresh
+    return torch.sigmoid(leave) * torch.tanh(cell), cell

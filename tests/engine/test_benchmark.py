@@ -1,0 +1,64 @@
+"""Benchmarks count the work they did; how fast it was is nobody's business here."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from rgbdseg.config import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
+from rgbdseg.engine.benchmark import PeakMemory, Work, measure, plain
+from rgbdseg.models.catalog import create_model
+from rgbdseg.models.measure import measure_model
+from rgbdseg.protocol import EvaluationProtocol
+from tests.synthetic import write_tree
+
+OPTIONS = {"decoder_channels": 8, "auxiliary_channels": 8}
+
+
+def config(tree: Path) -> TrainConfig:
+    return TrainConfig(
+        data=str(tree),
+        model=ModelConfig(name="deeplabv3plus_resnet18", options=OPTIONS),
+        loader=LoaderConfig(batch_size=4, workers=0),
+        augmentation=AugmentationConfig(crop_size=(32, 32), on_device=True),
+        evaluation=EvaluationProtocol(mode="sliding", crop_size=(32, 32), flip=True, window_batch=4),
+        hardware=HardwareConfig(accelerator="cpu", threads=1, accumulate=2, channels_last=True),
+    )
+
+
+@pytest.mark.parametrize("work", ["train", "evaluate", "loader"])
+def test_work_is_counted(tmp_path: Path, work: Work) -> None:
+    tree = write_tree(tmp_path / "tree", count=6, train=4, size=(32, 48))
+    one = config(tree)
+    measured = measure(work, one, 3)
+    assert measured.images == (3 if work == "evaluate" else 3 * 4)
+    assert 0 < measured.loading_s < measured.seconds
+    assert measured.images_per_s == measured.images / measured.seconds
+    forward = measure_model(create_model(one.model.name, 4, **OPTIONS), (32, 32)).flops
+    # Two windows and their mirror images for each frame; backward costs twice the forward pass.
+    assert measured.flops == {"train": 3 * 12 * forward, "evaluate": 3 * 4 * forward, "loader": 0}[work]
+
+
+def test_the_plain_way_does_the_same_work(tmp_path: Path) -> None:
+    fast = config(tmp_path)
+    fast = dataclasses.replace(fast, hardware=dataclasses.replace(fast.hardware, precision="bf16-mixed", compile=True))
+    slow = plain(fast)
+    assert (slow.hardware.precision, slow.hardware.compile, slow.hardware.channels_last) == ("32-true", False, False)
+    assert (slow.loader.workers, slow.augmentation.on_device, slow.evaluation.window_batch) == (0, False, 1)
+    assert (slow.model, slow.optimizer, slow.loss) == (fast.model, fast.optimizer, fast.loss)
+    assert slow.loader.batch_size == fast.loader.batch_size
+    assert dataclasses.replace(slow.evaluation, window_batch=4) == fast.evaluation
+
+
+def test_peak_memory_is_that_since_the_start() -> None:
+    first = PeakMemory(torch.device("cpu"))
+    held = torch.ones(100 * 2**20, dtype=torch.uint8)
+    seen = first.bytes()
+    del held
+    later = PeakMemory(torch.device("cpu")).bytes()
+    assert seen is not None
+    assert later is not None
+    assert seen - later > 80 * 2**20

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from rgbdseg.config import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.engine.data_module import SegmentationData
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.sample import RGBDBatch
+from tests.synthetic import write_tree
+
+CONFIG = TrainConfig(
+    loader=LoaderConfig(batch_size=4, workers=0),
+    augmentation=AugmentationConfig(crop_size=(24, 32), brightness=0.3, contrast=0.3),
+    schedule=ScheduleConfig(epochs=1, iterations_per_epoch=3),
+)
+
+
+def batches(config: TrainConfig, dataset: RGBDDataset) -> list[RGBDBatch]:
+    data = SegmentationData(config, dataset, None, InputSpec(geometry="depth", geometry_mean=(2,), geometry_std=(1,)))
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.training_batches(lambda: 0)]
+
+
+def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    dataset = RGBDDataset(tree, "train", needs=("rgb", "depth_m", "label"))
+    on_device = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(CONFIG.augmentation, on_device=True))
+    usual, moved = batches(CONFIG, dataset), batches(on_device, dataset)
+    assert len(usual) == len(moved) == 3
+    for expected, batch in zip(usual, moved, strict=True):
+        assert batch.sample_ids == expected.sample_ids
+        torch.testing.assert_close(batch.rgb, expected.rgb, rtol=0, atol=1e-6)
+        assert batch.label is not None
+        assert expected.label is not None
+        assert torch.equal(batch.label, expected.label)
+        torch.testing.assert_close(batch.geometry, expected.geometry, rtol=0, atol=1e-6)

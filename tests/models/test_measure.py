@@ -1,0 +1,50 @@
+"""Costs of models whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models.base import SegmentationModel, SegmentationOutput
+from rgbdseg.models.measure import example_inputs, measure_model
+
+
+class Toy(SegmentationModel):
+    """A 3x3 convolution and, in training only, an auxiliary one."""
+
+    def __init__(self) -> None:
+        super().__init__(2, InputSpec(geometry="none"))
+        self.main = nn.Conv2d(3, 2, 3, padding=1, bias=False)
+        self.again = self.main  # shared: to be counted once
+        self.auxiliary = nn.Conv2d(3, 2, 1)
+
+    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+        if self.training:
+            self.auxiliary(rgb)
+        return SegmentationOutput(self.main(rgb))
+
+
+def test_costs_by_hand() -> None:
+    model = Toy().train()
+    cost = measure_model(model, (5, 7), repeats=1)
+    assert cost.parameters == 3 * 2 * 9 + 3 * 2 + 2
+    assert cost.inference_parameters == 3 * 2 * 9
+    assert cost.flops == 2 * 5 * 7 * 3 * 2 * 9
+    assert cost.latency_s is not None
+    assert 0 < cost.latency_s < 60
+    assert model.training
+    assert model.main.weight.device.type == "cpu"
+    assert measure_model(model, (5, 7)).latency_s is None
+
+
+def test_example_inputs_follow_the_spec() -> None:
+    spec = InputSpec(geometry="metric_depth", needs_camera=True)
+    rgb, geometry, camera = example_inputs(spec, 2, (4, 6))
+    assert rgb.shape == (2, 3, 4, 6)
+    assert geometry is not None
+    assert geometry.shape == (2, 1, 4, 6)
+    assert geometry.min() >= 1
+    assert camera is not None
+    torch.testing.assert_close(camera, torch.tensor([[5.4, 5.4, 2.5, 1.5]] * 2))
+    assert example_inputs(InputSpec(geometry="none"), 1, (4, 6))[1:] == (None, None)

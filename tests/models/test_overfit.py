@@ -1,0 +1,68 @@
+"""Every family learns four real frames by heart; most mistakes between the files and the loss prevent it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import rgbdseg
+from rgbdseg.config import AugmentationConfig
+from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+from rgbdseg.loss_config import LossConfig
+from rgbdseg.losses import segmentation_loss
+from rgbdseg.models.base import SegmentationModel
+from rgbdseg.sample import RGBDBatch
+from rgbdseg.transforms.augment import augment
+from rgbdseg.transforms.pack import pack
+from tests.shared_data import shared_path
+
+FRAMES = ("2", "7", "500", "1000")
+SIZE = (96, 128)
+STEPS = 80
+
+# (name, options, learning rate); the smallest variant of each family.
+MODELS: list[tuple[str, dict[str, object], float]] = [
+    ("acnet_resnet18", {}, 2e-3),
+    ("gnn3d_resnet18", {}, 2e-3),
+    ("rdfnet_resnet18", {"conventions": "torchvision"}, 2e-3),
+    ("sagate_resnet18", {}, 2e-3),
+]
+
+
+def four_frames(model: SegmentationModel) -> RGBDBatch:
+    """Four whole frames at a fifth of their size, by the path that training takes."""
+    tree = shared_path("nyuv2/dataset.json").parent
+    needs = rasters_needed(model.input_spec, label=True, depth=bool(model.auxiliary_tasks))
+    dataset = RGBDDataset(tree, ids=FRAMES, needs=needs)
+    small = AugmentationConfig(crop_size=SIZE, scales=(SIZE[0] / 480,), flip_probability=0.0)
+    samples = [augment(dataset[index], small, torch.Generator()) for index in range(len(FRAMES))]
+    return pack(samples, model.input_spec, SIZE, with_depth=bool(model.auxiliary_tasks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options", "learning_rate"), MODELS, ids=[name for name, _, _ in MODELS])
+def test_learns_four_frames_by_heart(name: str, options: dict[str, object], learning_rate: float) -> None:
+    torch.manual_seed(0)
+    model = rgbdseg.create_model(name, 40, **options).train()
+    for dropout in model.modules():  # made to prevent just this
+        if isinstance(dropout, nn.Dropout | nn.Dropout2d):
+            dropout.p = 0.0
+    batch = four_frames(model)
+    assert batch.label is not None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=STEPS)
+    losses: list[float] = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        output = model(batch.rgb, batch.geometry, batch.camera)
+        loss = segmentation_loss(output, batch.label, LossConfig(), batch.depth_m, batch.camera)
+        loss.total.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.parts["main"]))
+    with torch.no_grad():  # batch statistics: the running ones have not caught up after so few steps
+        prediction = model(batch.rgb, batch.geometry, batch.camera).logits.argmax(1)
+    labelled = batch.label != 255
+    assert losses[-1] < losses[0] / 4, losses[:: STEPS // 8]
+    assert (prediction == batch.label)[labelled].float().mean() > 0.75

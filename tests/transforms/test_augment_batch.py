@@ -1,0 +1,77 @@
+"""The batched transforms give what the transforms of single samples give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.config import AugmentationConfig
+from rgbdseg.errors import DataError
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.sample import RGBDSample
+from rgbdseg.transforms.augment import augment, draw_moves
+from rgbdseg.transforms.augment_batch import augment_frames, collect_frames
+from rgbdseg.transforms.pack import pack
+
+COLOURS = AugmentationConfig(
+    crop_size=(24, 32), scales=(0.5, 0.75, 1.0, 1.3, 1.75), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
+)
+
+
+def frame(seed: int, height: int, width: int) -> RGBDSample:
+    draws = torch.Generator().manual_seed(seed)
+    integers = lambda channels: torch.randint(0, 256, (channels, height, width), generator=draws, dtype=torch.uint8)  # noqa: E731
+    return RGBDSample(
+        rgb=integers(3),
+        depth_m=torch.rand(1, height, width, generator=draws) * 5 - 0.5,
+        hha=integers(3),
+        label=integers(1),
+        camera=PinholeCamera(30, 31, 20.5, 15.25),
+        sample_id=str(seed),
+        noise=integers(3),
+    )
+
+
+@pytest.mark.parametrize("geometry", ["hha", "depth", "metric_depth", "none", "noise"])
+@pytest.mark.parametrize("sizes", [[(33, 47)] * 6, [(33, 47), (20, 60), (40, 25), (33, 47), (64, 64), (24, 32)]])
+def test_equals_the_transforms_of_single_samples(geometry: str, sizes: list[tuple[int, int]]) -> None:
+    means = {"hha": (0.4, 0.5, 0.6), "noise": (0.4, 0.5, 0.6), "depth": (2.0,)}.get(geometry, ())
+    spec = InputSpec(geometry=geometry, geometry_mean=means, geometry_std=means, needs_camera=True)  # type: ignore[arg-type]
+    samples = [frame(seed, *size) for seed, size in enumerate(sizes)]
+    for attempt in range(4):
+        draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
+        expected = pack(
+            [augment(s, COLOURS, g) for s, g in zip(samples, draws, strict=True)], spec, (24, 32), with_depth=True
+        )
+        draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
+        drawn = [(s, draw_moves(s.size, COLOURS, g)) for s, g in zip(samples, draws, strict=True)]
+        batch = augment_frames(collect_frames(drawn, (24, 32), needs_camera=True), spec, with_depth=True)
+        torch.testing.assert_close(batch.rgb, expected.rgb, rtol=0, atol=1e-6)
+        assert (batch.geometry is None) == (expected.geometry is None)
+        if batch.geometry is not None and expected.geometry is not None:
+            torch.testing.assert_close(batch.geometry, expected.geometry, rtol=0, atol=1e-6)
+        assert batch.label is not None
+        assert expected.label is not None
+        assert torch.equal(batch.label, expected.label)
+        assert batch.depth_m is not None
+        assert expected.depth_m is not None
+        assert torch.equal(batch.depth_m, expected.depth_m)
+        assert batch.camera is not None
+        assert expected.camera is not None
+        torch.testing.assert_close(batch.camera, expected.camera)
+        assert batch.sample_ids == expected.sample_ids
+
+
+def test_samples_that_differ_in_what_they_hold_are_refused() -> None:
+    moves = draw_moves((20, 20), COLOURS, torch.Generator())
+    other = frame(1, 20, 20).replace(label=None)
+    with pytest.raises(DataError, match="'1' does not hold the rasters of the others: rgb, depth_m, hha, noise, label"):
+        collect_frames([(frame(0, 20, 20), moves), (other, moves)], (24, 32), needs_camera=False)
+    blind = frame(2, 20, 20).replace(camera=None)
+    with pytest.raises(DataError, match="'2' has no camera"):
+        collect_frames([(blind, moves)], (24, 32), needs_camera=True)
+    assert collect_frames([(blind, moves)], (24, 32), needs_camera=False).camera is None
+    batch = collect_frames([(other.replace(hha=None), moves)], (24, 32), needs_camera=False)
+    with pytest.raises(DataError, match="'1' has no hha"):
+        augment_frames(batch, InputSpec())
