@@ -19,7 +19,7 @@ What was tried on the CPU (AMD Zen 4, float32, one thread, batch 1), and what it
   result is added back: a third of the strided operations and half of the calls.  What remains above the products is a
   third of their time on layer1 with its 64 channels, a quarter on layer2.
 * Larger tiles: nothing between 2 and 16 MB, so memory decides; more outputs per tile where there are many channels: a
-  tenth of the products on layer4.  The size is per thread, because every operation on a tile ends at a barrier.
+  tenth of the products on layer4.
 * Splitting rows and columns by their remainder modulo the stride, so that strided windows are dense: what it saves in
   the windows it costs in the split; dropped.
 * 1x1 convolutions in place of the products: slower than MKL.  Products of a batch, one per thread: as one product.
@@ -30,6 +30,7 @@ What was tried on the CPU (AMD Zen 4, float32, one thread, batch 1), and what it
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import statistics
 import subprocess
@@ -200,6 +201,7 @@ def measure_memory(layer: Layer, size: int, batch: int, formulation: str, device
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # or the step could use what the small one left
     Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present
     before_kilobytes = status_kilobytes("VmRSS")
     step()

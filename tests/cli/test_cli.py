@@ -381,3 +381,29 @@ def test_bugs_are_reported_as_such(call: Callable[..., Result], monkeypatch: pyt
     monkeypatch.setattr("rgbdseg.cli.models.run", lambda arguments: 1 // 0)
     monkeypatch.delenv("RGBDSEG_TRACEBACK", raising=False)
     expect_error(call("models"), "bug in rgbdseg: ZeroDivisionError", "RGBDSEG_TRACEBACK", status=70)
+
+
+def test_models_say_what_they_cost(call: Callable[..., Result], tmp_path: Path) -> None:
+    code, out, _ = call("models", "sagate_resnet18", "--details", "--classes", "5", "--size", "32", "48")
+    assert code == 0
+    assert "SA-Gate (2020; ECCV 2020" in out
+    assert "charlesCXK/RGBD_Semantic_Segmentation_PyTorch" in out
+    code, out, _ = call("models", "*_resnet18", "--no-latency", "--size", "32", "64", "--markdown", tmp_path / "m.md")
+    assert code == 0
+    rows = [line.split(" | ") for line in (tmp_path / "m.md").read_text().splitlines() if line.startswith("| ")]
+    (row,) = [row for row in rows if row[0] == "| sagate_resnet18"]
+    count = sum(p.numel() for p in create_model("sagate_resnet18", 40).parameters())
+    assert row[1:5] == ["SA-Gate", "2020", "RGB + HHA", f"{count / 1e6:.2f} M"]
+    assert row[6] == "-"
+    expect_error(call("models", "--details", "--size", "0", "5"), "--size is 0 5")
+
+
+def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> None:
+    small = ("--loader.batch_size", "2", "--augmentation.crop_size", "[32, 32]", "--hardware.accelerator", "cpu")
+    code, out, _ = call("benchmark", "loader", "demo-rgb-only", "--data", tree, "--iterations", "2", *small)
+    assert code == 0
+    assert "plain" in out
+    assert "times the images per second" in out
+    expect_error(call("benchmark", "loader", "demo", "--data", tree, "--iterations", "0"), "--iterations is 0")
+    expect_error(call("benchmark", "drive", "demo", "--data", tree), "drive")
+    expect_error(call("benchmark", "loader", "dmo", "--data", tree), "did you mean 'demo'?")

@@ -213,13 +213,7 @@ def test_channels_last_gives_the_same(name: str, options: dict[str, object]) -> 
 TINY: dict[str, Callable[[], SegmentationModel]] = {
     "sagate": lambda: SAGate(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
     "deeplabv3plus stacked": lambda: DeepLabV3Plus(
-        CLASSES,
-        "tf_efficientnet_lite0",
-        modality="stacked",
-        output_stride=32,
-        dilations=None,
-        decoder_channels=16,
-        auxiliary_channels=16,
+        CLASSES, "test_resnet", modality="stacked", decoder_channels=16, auxiliary_channels=16
     ),
     "deeplabv3plus": lambda: DeepLabV3Plus(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
     "malleable": lambda: Malleable(CLASSES, "test_resnet", decoder_channels=16),

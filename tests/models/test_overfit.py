@@ -20,6 +20,7 @@ from tests.shared_data import shared_path
 FRAMES = ("2", "7", "500", "1000")
 SIZE = (96, 128)
 STEPS = 80
+MORE_STEPS = {"rdfnet_resnet18": 200}  # no normalisation outside its encoders, and small first weights
 
 # (name, options, learning rate); the smallest variant of each family.
 MODELS: list[tuple[str, dict[str, object], float]] = [
@@ -50,10 +51,11 @@ def test_learns_four_frames_by_heart(name: str, options: dict[str, object], lear
             dropout.p = 0.0
     batch = four_frames(model)
     assert batch.label is not None
+    steps = MORE_STEPS.get(name, STEPS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     losses: list[float] = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         output = model(batch.rgb, batch.geometry, batch.camera)
         loss = segmentation_loss(output, batch.label, LossConfig(), batch.depth_m, batch.camera)
@@ -64,5 +66,5 @@ def test_learns_four_frames_by_heart(name: str, options: dict[str, object], lear
     with torch.no_grad():  # batch statistics: the running ones have not caught up after so few steps
         prediction = model(batch.rgb, batch.geometry, batch.camera).logits.argmax(1)
     labelled = batch.label != 255
-    assert losses[-1] < losses[0] / 4, losses[:: STEPS // 8]
+    assert losses[-1] < losses[0] / 4, losses[:: steps // 8]
     assert (prediction == batch.label)[labelled].float().mean() > 0.75

@@ -209,7 +209,7 @@ def test_new_layers_start_small() -> None:
     torch.manual_seed(0)
     model = rgbdseg.create_model("rdfnet_resnet18", 2)
     weights = torch.cat([m.weight.flatten() for m in model.refinements.modules() if isinstance(m, nn.Conv2d)])
-    assert float(weights.std()) == pytest.approx(0.01, rel=0.02)
+    assert weights.std().item() == pytest.approx(0.01, rel=0.02)
     assert all(not m.bias.any() for m in model.classifier.modules() if isinstance(m, nn.Conv2d) and m.bias is not None)
 
 

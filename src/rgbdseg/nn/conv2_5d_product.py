@@ -73,8 +73,8 @@ def _masked_product(x: Tensor, weights: list[Tensor], masks: Tensor, window: lis
         matrix_OD = _as_matrix(weights, channels)
         for block in tiles.blocks(channels):
             for tile in block.tiles():
-                masked = _mask(tiles.windows(tile), tile.outputs_of(masks), out=tiles.scratch(tile))
-                responses, target = _product(matrix_OD, masked.flatten(1, 3)), tile.outputs_of(y)
+                windows, target = tiles.windows(tile), tile.outputs_of(y)
+                responses = _product(matrix_OD, _mask(windows, tile.outputs_of(masks)).flatten(1, 3))
                 target.add_(responses) if channels.start else target.copy_(responses)
     return y.to(x.dtype)
 
@@ -106,20 +106,22 @@ def _masked_product_backward(
         for block in tiles.blocks(channels):
             for tile in block.tiles():
                 grad_NOQ, mask_NKTQ = tile.outputs_of(grad_y).contiguous(), tile.outputs_of(shares)
-                windows, scratch = tiles.windows(tile), tiles.scratch(tile)
+                windows = tiles.windows(tile)
                 if need_weights:
-                    masked = _mask(windows, mask_NKTQ, out=scratch)
-                    _add_to_weights([grad[:, channels] for grad in grad_weights], grad_NOQ, masked, fresh)
+                    places = [grad[:, channels] for grad in grad_weights]
+                    _add_to_weights(places, grad_NOQ, _mask(windows, mask_NKTQ), fresh)
                     fresh = False
                 if not (need_x or need_masks):
                     continue
-                responses = _product(matrix_DO, grad_NOQ).view(scratch.shape)
-                if need_masks:
-                    torch.mul(responses, windows[:, None], out=scratch)
-                    tile.outputs_of(grad_masks).add_(scratch.sum(dim=2, dtype=masks.dtype))
+                n, c, positions, outputs = windows.shape
+                responses = _product(matrix_DO, grad_NOQ).view(n, len(weights), c, positions, outputs)
                 if need_x:
-                    # The windows are not needed any more: their memory takes the sum.
-                    tile.add_to_gradient(_sum_over_kernels(responses, mask_NKTQ, out=windows))
+                    tile.add_to_gradient(_sum_over_kernels(responses, mask_NKTQ, out=tiles.sums(tile)))
+                if need_masks:
+                    responses.mul_(windows[:, None])
+                    tile.outputs_of(grad_masks).add_(responses.sum(dim=2, dtype=masks.dtype))
+                # Before the next tile makes its own.
+                del responses
             if need_x:
                 block.write_gradient(grad_x)
     return [grad_x, grad_masks, *(grad.to(w.dtype) for grad, w in zip(grad_weights, weights, strict=True))]
@@ -174,9 +176,9 @@ def _as_matrix(weights: Sequence[Tensor], channels: slice) -> Tensor:
     return torch.stack([w[:, channels] for w in weights], dim=1).flatten(1)
 
 
-def _mask(windows_NcTQ: Tensor, mask_NKTQ: Tensor, out: Tensor) -> Tensor:
-    """Write one masked copy of the windows per kernel to ``out`` (N, K, c, T, Q), and return it."""
-    return torch.mul(windows_NcTQ[:, None], mask_NKTQ[:, :, None], out=out)
+def _mask(windows_NcTQ: Tensor, mask_NKTQ: Tensor) -> Tensor:
+    """Return one masked copy of the windows per kernel: (N, K, c, T, Q)."""
+    return windows_NcTQ[:, None] * mask_NKTQ[:, :, None]
 
 
 def _sum_over_kernels(values_NKcTQ: Tensor, mask_NKTQ: Tensor, out: Tensor) -> Tensor:

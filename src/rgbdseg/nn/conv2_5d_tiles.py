@@ -13,13 +13,12 @@ from torch.nn import functional
 # B batch, C channels, K depth kernels, k side of the window, T = k*k window positions, H W input size, h w output size,
 # N images and c channels of a block, r rows of a tile, Q = r * w outputs of a tile
 
-# The masked windows of a tile, per thread: large enough for efficient matrix products, small enough to stay in a CPU's
-# cache and out of the peak of memory.  More than a few threads share them.
-_CPU_TILE_BYTES = 5 << 19
+# The masked windows of a tile: large enough for efficient matrix products, small enough to stay in a CPU's cache and
+# out of the peak of memory.
+_CPU_TILE_BYTES = 2 << 20
 _CPU_TILE_OUTPUTS = 480
 # With many channels it is the kernels that a product has to read again for every tile.
 _CPU_TILE_OUTPUTS_PER_CHANNEL = 3.5
-_CPU_TILE_THREADS = 2
 _DEVICE_TILE_BYTES = 256 << 20
 
 
@@ -129,7 +128,7 @@ class Tiles:
 
     def __init__(self, x_BCHW: Tensor, window: Window, kernels: int) -> None:
         self._x = x_BCHW
-        self._window, self._kernels = window, kernels
+        self._window = window
         self.size = window.output_size(x_BCHW.shape[-2], x_BCHW.shape[-1])
         self._images, self._channels, self._rows = _plan(x_BCHW, self.size, kernels * window.kernel**2)
         self._buffers: dict[str, Tensor] = {}
@@ -150,10 +149,9 @@ class Tiles:
         buffer.copy_(windows)
         return buffer.flatten(4).flatten(2, 3)
 
-    def scratch(self, tile: Tile) -> Tensor:
-        """Return memory (N, K, c, T, Q) for ``tile``, which the next tile takes over."""
-        n, c, side, _, r, w = tile.windows().shape
-        return self._buffer("scratch", (n, self._kernels, c, side * side, r * w))
+    def sums(self, tile: Tile) -> Tensor:
+        """Return memory (N, c, T, Q) for ``tile``, which the next tile takes over."""
+        return self._buffer("sums", tile.windows().shape).flatten(4).flatten(2, 3)
 
     def _buffer(self, name: str, shape: Sequence[int]) -> Tensor:
         """The first tile is the largest."""
@@ -179,10 +177,9 @@ def _plan(x: Tensor, size: tuple[int, int], copies: int) -> tuple[int, int, int]
         images = max(1, min(batch, _DEVICE_TILE_BYTES // (channels * size[0] * row_bytes)))
         rows = max(1, min(size[0], _DEVICE_TILE_BYTES // (channels * row_bytes)))
         return images, channels, rows
-    threads = min(torch.get_num_threads(), _CPU_TILE_THREADS)
-    outputs = max(threads * _CPU_TILE_OUTPUTS, _CPU_TILE_OUTPUTS_PER_CHANNEL * channels)
+    outputs = max(_CPU_TILE_OUTPUTS, _CPU_TILE_OUTPUTS_PER_CHANNEL * channels)
     rows = _even_part(size[0], math.ceil(outputs / size[1]))
-    return 1, _even_part(channels, threads * _CPU_TILE_BYTES // (rows * row_bytes)), rows
+    return 1, _even_part(channels, _CPU_TILE_BYTES // (rows * row_bytes)), rows
 
 
 def _even_part(total: int, most: int) -> int:
