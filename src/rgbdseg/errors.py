@@ -27,10 +27,13 @@ class CheckpointError(RGBDSegError):
     """A checkpoint that cannot be read, or belongs to another model."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for an unknown ``name`` of a ``kind``, with the closest known name as a suggestion."""
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
+    """Return the error for an unknown ``name`` of a ``kind``, with the closest known name as a suggestion.
+
+    name: a string, or whatever else a configuration holds in its place.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if close:
         return UsageError(f"unknown {kind} '{name}'; did you mean '{close[0]}'?")
     return UsageError(f"unknown {kind} '{name}'; expected one of: {', '.join(names) or '(none)'}")

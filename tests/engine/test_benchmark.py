@@ -62,3 +62,18 @@ def test_peak_memory_is_that_since_the_start() -> None:
     assert seen is not None
     assert later is not None
     assert seen - later > 80 * 2**20
+
+
+def test_passes_follow_from_memory_and_no_validation_split_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "tree", count=6, train=4, size=(32, 48))
+    one = config(tree)
+    one = dataclasses.replace(
+        one,
+        loader=dataclasses.replace(one.loader, validation_split="none"),
+        hardware=dataclasses.replace(one.hardware, accumulate=None),
+    )
+    monkeypatch.setattr("rgbdseg.engine.memory.free_bytes", lambda device_type: 1.0)
+    measured = measure("train", one, 1)
+    assert (measured.passes, measured.images) == (2, 4)

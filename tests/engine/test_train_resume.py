@@ -22,7 +22,7 @@ from rgbdseg.config import (
 )
 from rgbdseg.engine.callbacks import Interrupted, RunCheckpoints
 from rgbdseg.engine.checkpoint import load_torch
-from rgbdseg.engine.run_folder import RunFolder
+from rgbdseg.engine.run_folder import RunFolder, check_resumable
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.engine.train import train
 from rgbdseg.errors import UsageError
@@ -211,3 +211,18 @@ def test_resuming_removes_a_half_written_checkpoint(tree: Path, tmp_path: Path) 
     train(config, tmp_path / "run", resume=True)
     assert not leftover.exists()
     assert run.last.is_file()
+
+
+def test_a_config_of_an_older_version_may_be_resumed(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    stored = config.to_dict()
+    for group, key in (("loss", "dense"), ("loss", "main_weight"), ("optimizer", "gradient_clip_norm")):
+        del stored[group][key]
+    check_resumable(stored, config)
+    # What is missing was the default then: another value now is a change.
+    changed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, main_weight=2.0))
+    with pytest.raises(UsageError, match=r"cannot change loss\.main_weight \(loss\.main_weight was 1\.0, now 2\.0\)"):
+        check_resumable(stored, changed)
+    stored["loss"]["forgotten"] = 1
+    with pytest.raises(UsageError, match=r"loss\.forgotten was 1, now None"):
+        check_resumable(stored, config)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
 import rgbdseg
 from rgbdseg.errors import UsageError
+from rgbdseg.models import catalog
 
 
 def test_listing() -> None:
@@ -49,12 +52,40 @@ def test_options_reach_the_model() -> None:
             {"output_stride": 12},
             "output stride 12 of encoder 'resnet18' is not one of (8, 16, 32)",
         ),
+        ("pap_resnet18", 5, {"iterations": 2.5}, "model option iterations is 2.5; expected an integer"),
+        ("pap_resnet18", 5, {"beta": "0.05"}, "model option beta is '0.05'; expected a number"),
+        ("pap_resnet18", 5, {"affinity": 1}, "affinity is 1; expected one of: softmax, exp_dist, relu_norm"),
+        ("gnn3d_resnet18", 5, {"neighbours": True}, "model option neighbours is True; expected an integer"),
+        ("acfnet_resnet18", 5, {"pyramid": "no"}, "model option pyramid is 'no'; expected true or false"),
+        ("danet_resnet18", 5, {"dilations": 4}, "dilations is 4; expected a list (an integer each) or null"),
+        (
+            "padnet_resnet18",
+            5,
+            {"tasks": "depth"},
+            "tasks is 'depth'; expected a list (one of: segmentation, depth, normals, contours each)",
+        ),
+        ("padnet_resnet18", 5, {"tasks": ["depht"]}, "unknown PAD-Net task 'depht'; did you mean 'depth'?"),
     ],
 )
 def test_errors(name: str, classes: int, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         rgbdseg.create_model(name, classes, **options)
     assert message in str(caught.value)
+
+
+def test_integers_are_numbers_and_lists_are_sequences() -> None:
+    with torch.device("meta"):
+        assert rgbdseg.create_model("pap_resnet18", 5, beta=1).beta == 1
+        assert rgbdseg.create_model("padnet_resnet18", 5, tasks=["depth"]).auxiliary_tasks == ("depth",)
+        rgbdseg.create_model("danet_resnet18", 5, dilations=None)
+
+
+def test_the_types_of_all_options_are_understood() -> None:
+    for name, entry in catalog.CATALOG.items():
+        module, builder = entry.split(":")
+        for kind in catalog._option_types(getattr(importlib.import_module(module), builder)).values():
+            assert not catalog._fits(object(), kind), name
+            assert catalog._described(kind), name
 
 
 def test_controls_have_the_parts_of_the_two_stream_models() -> None:

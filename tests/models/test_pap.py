@@ -212,3 +212,14 @@ def test_the_recipe_sees_half_size_images_in_training_and_evaluation() -> None:
     assert half.loss.dense.depth_focal_px == pytest.approx(full.loss.dense.depth_focal_px / 2)  # type: ignore[operator]
     assert [scale / 0.5 for scale in half.augmentation.scales] == pytest.approx(full.augmentation.scales)
     assert half.loss.main_weight == half.loss.auxiliary_weight == 1 / 3
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_what_diffusion_adds_stays_where_it_was_taken_from(stride: int) -> None:
+    model, cell = small(affinity_stride=stride), stride // 4
+    height, width = 57, 38  # a crop of 228x152; not whole cells
+    rows = torch.arange(height).float()[:, None].expand(1, 1, height, width)
+    back = model._from_grid(model._to_grid(rows), (height, width))
+    assert back.shape == rows.shape
+    inner = slice(cell, height - 2 * cell)  # bilinear enlargement clamps at the border
+    torch.testing.assert_close(back[..., inner, :], rows[..., inner, :], atol=1e-4, rtol=0)

@@ -19,11 +19,10 @@ from rgbdseg.nn.conv2_5d_tiles import Window
 ROOT = Path(__file__).resolve().parents[2]
 # Strides that leave input pixels unseen, padding beyond the window, one kernel, more channels than a block has.
 CASES = [
-    (Window(3, 2, 1), 3, 33, 66, torch.float32),
-    (Window(3, 1, 2, 2), 1, 5, 4, torch.float32),
-    (Window(3, 3, 4), 3, 5, 4, torch.float32),
+    (Window(3, 2, 1), 3, 5, 4, torch.float32),
+    (Window(3, 1, 2, 2), 1, 33, 66, torch.float32),
+    (Window(3, 3, 4), 1, 5, 4, torch.float16),
     (Window(1, 2, 0), 3, 5, 4, torch.float32),
-    (Window(3, 2, 0, 2), 3, 5, 4, torch.float16),
 ]
 
 
@@ -46,7 +45,7 @@ def run_in_interpreter() -> None:
     from rgbdseg.nn import conv2_5d_triton  # noqa: PLC0415 - reads the interpreter's switch when it is imported
 
     for window, kernels, inputs, outputs, dtype in CASES:
-        x, weights, masks, grad_y = make_case(window, kernels, inputs, outputs, dtype, size=(7, 9), device="cpu")
+        x, weights, masks, grad_y = make_case(window, kernels, inputs, outputs, dtype, size=(5, 7), device="cpu")
         y = masked_product(x, weights, masks, window)
         expected = [y, *torch.autograd.grad(y, [x, masks, *weights], grad_y)]
         with torch.no_grad():

@@ -133,3 +133,12 @@ def test_unknown_aggregation() -> None:
 def test_widths_that_do_not_divide_into_groups() -> None:
     with pytest.raises(UsageError, match=r"widths 24 and 12 .* do not divide into 8 groups; expected multiples of 8"):
         GlobalLocalBlock(24)
+
+
+def test_one_small_image_cannot_be_trained_on() -> None:
+    block = LocalDistribution(4)
+    with pytest.raises(UsageError, match="training on one image per step is not possible"):
+        block(torch.zeros(1, 4, 22, 15))
+    for height, width, batch in ((22, 15, 2), (23, 15, 1)):
+        assert block(torch.zeros(batch, 4, height, width)).isfinite().all()
+    assert block.eval()(torch.zeros(1, 4, 22, 15)).isfinite().all()

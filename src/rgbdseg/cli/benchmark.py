@@ -42,16 +42,20 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.config import check_config
     from rgbdseg.engine.benchmark import measure, plain
     from rgbdseg.engine.hardware import check_hardware
+    from rgbdseg.engine.train import explained_failures
 
     check_config(config)
     check_hardware(config.hardware)
     if config.hardware.devices != 1 or config.hardware.nodes != 1:
         raise UsageError("the benchmark measures one device; use --hardware.devices 1 --hardware.nodes 1")
-    measured = {
-        "plain": measure(known.work, plain(config), known.iterations),
-        "this recipe": measure(known.work, config, known.iterations),
-    }
+    with explained_failures():
+        measured = {
+            "plain": measure(known.work, plain(config), known.iterations),
+            "this recipe": measure(known.work, config, known.iterations),
+        }
     print_table(f"{known.work}, {known.recipe}", _COLUMNS, [_row(name, one) for name, one in measured.items()])
+    if any(one.passes > 1 for one in measured.values()):
+        say("passes per optimiser step: " + ", ".join(f"{one.passes} ({name})" for name, one in measured.items()))
     ratio = measured["this recipe"].images_per_s / measured["plain"].images_per_s
     say(f"this recipe does {ratio:.2f} times the images per second of the plain way, both measured in this run")
     return 0

@@ -47,7 +47,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table; all columns after the first ``left`` are aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right")
+        # Folded where the terminal is narrow: a name that is cut off cannot be used.
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     CONSOLE.print(table)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rgbdseg.cli.common import Parser, say
 from rgbdseg.errors import UsageError
@@ -18,6 +21,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--label-set", default="nyu40", help=f"classes in the order of the logits: {', '.join(LABEL_SETS)}"
     )
+    parser.add_argument(
+        "--option",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="build the model with this option, such as compat unofficial; may be repeated",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
     out = Path(options.out)
@@ -31,10 +42,19 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.models.catalog import create_model
     from rgbdseg.models.published import load_published
 
-    model = create_model(options.model, len(label_set))
+    model_options = {name: _value(name, text) for name, text in options.option}
+    model = create_model(options.model, len(label_set), **model_options)
     load_published(model, options.published)
     hha = INDOOR.to_dict() if model.input_spec.geometry == "hha" else None
-    facts = ModelFacts(options.model, {}, model.input_spec, label_set, hha=hha)
+    facts = ModelFacts(options.model, model_options, model.input_spec, label_set, hha=hha)
     save_bundle(facts, model.state_dict(), out)
     say(f"wrote {out}: {options.model}, {len(label_set)} classes of {label_set.name}")
     return 0
+
+
+def _value(name: str, text: str) -> Any:
+    """Read the value of a model option as configs write it."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--option {name} {text} is not understood: {' '.join(str(error).split())}") from None

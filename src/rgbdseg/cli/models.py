@@ -41,16 +41,20 @@ def run(arguments: list[str]) -> int:
         print_table("models", ["model"], [(name,) for name in names])
         return 0
     size = (options.size[0], options.size[1])
-    measured = _measure(names, options.classes, size, 0 if options.no_latency else REPEATS)
-    rows = [_row(name, card, cost) for name, (card, cost) in measured.items()]
-    cards = {card.method: card for card, _ in measured.values()}
+    repeats = 0 if options.no_latency else REPEATS
     notes = _notes(options.classes, size)
     if options.markdown is not None:
-        from rgbdseg.files import write_text
+        from rgbdseg.files import atomic_path
 
-        write_text(options.markdown, _markdown(rows, cards, notes))
+        if options.markdown.is_dir():
+            raise UsageError(f"--markdown {options.markdown} is a folder; expected a file")
+        # Opened first: minutes of measuring must not be lost to a place where nothing can be written.
+        with atomic_path(options.markdown) as temporary:
+            rows, cards = _measure(names, options.classes, size, repeats)
+            temporary.write_text(_markdown(rows, cards, notes), encoding="utf-8")
         say(f"wrote {options.markdown}")
         return 0
+    rows, cards = _measure(names, options.classes, size, repeats)
     # A terminal has no room for the method and its numbers beside each model: they follow below.
     print_table("models", [COLUMNS[i] for i in NARROW], [[row[i] for i in NARROW] for row in rows], left=2)
     say(notes)
@@ -68,17 +72,20 @@ NARROW = (0, 3, 4, 5, 6)
 
 def _measure(
     names: Sequence[str], classes: int, size: tuple[int, int], repeats: int
-) -> dict[str, tuple[MethodCard, ModelCost]]:
+) -> tuple[list[tuple[str, ...]], dict[str, MethodCard]]:
+    """Return a row for each model, and the cards of their methods."""
     from rgbdseg.models.catalog import create_model
     from rgbdseg.models.measure import measure_model
 
-    measured: dict[str, tuple[MethodCard, ModelCost]] = {}
+    rows: list[tuple[str, ...]] = []
+    cards: dict[str, MethodCard] = {}
     with progress_bar("measuring") as move:
         for done, name in enumerate(names):
             move(done, len(names))
             model = create_model(name, classes)
-            measured[name] = (model.card, measure_model(model, size, repeats=repeats))
-    return measured
+            rows.append(_row(name, model.card, measure_model(model, size, repeats=repeats)))
+            cards[model.card.method] = model.card
+    return rows, cards
 
 
 def _row(name: str, card: MethodCard, cost: ModelCost) -> tuple[str, ...]:

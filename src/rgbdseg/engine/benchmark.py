@@ -16,6 +16,7 @@ from rgbdseg.config import TrainConfig, passes
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import uses_gpu
+from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.optimizers import make_optimizer
 from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.engine.train import build_run, trains_on_depth
@@ -39,6 +40,7 @@ class Measurement:
     peak_bytes: highest memory use, of the device on GPUs and of this process on the CPU; None where unknown.
     flops: operations of the network for the timed images, a multiply-add counting as two; training counts three times
     the forward pass.  device_flops: operations per second of a large matrix product in the same precision, measured.
+    passes: per optimiser step, chosen by memory as in training where the config leaves them open.
     """
 
     images: int
@@ -47,6 +49,7 @@ class Measurement:
     peak_bytes: int | None
     flops: float
     device_flops: float
+    passes: int = 1
 
     @property
     def images_per_s(self) -> float:
@@ -85,11 +88,17 @@ def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
     Raises the library's errors for data or a config that cannot be used.
     """
     schedule = dataclasses.replace(
-        config.schedule, epochs=1, iterations_per_epoch=iterations + WARM_UP, validate_every_epochs=1
+        config.schedule,
+        epochs=1,
+        iterations_per_epoch=iterations + WARM_UP,
+        validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
     )
     config = dataclasses.replace(config, schedule=schedule)
     device = torch.device("cuda" if uses_gpu(config.hardware) else "cpu")
     model, (train_set, validation_set) = build_run(config)
+    if work == "train" and config.hardware.accumulate is None:
+        accumulate = plan_passes(config, model, 1, device.type).accumulate
+        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=accumulate))
     model.to(device)
     if config.hardware.compile:
         model.compile()
@@ -103,9 +112,9 @@ def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
         step = _trainer(config, model, device) if work == "train" else _no_step
         clock, images = _run_batches(data, step, device, iterations * passes(config))
         flops = _training_flops(config, model) * images if work == "train" else 0.0
-    return Measurement(
-        images, clock.seconds, clock.loading_s, memory.bytes(), flops, _device_flops(device, config.hardware.precision)
-    )
+    peak_bytes = memory.bytes()
+    device_flops = _device_flops(device, config.hardware.precision)
+    return Measurement(images, clock.seconds, clock.loading_s, peak_bytes, flops, device_flops, passes(config))
 
 
 @dataclasses.dataclass
@@ -188,10 +197,13 @@ def _evaluate(
         clock = _Clock(device) if index == WARM_UP else clock
         with clock.running(loading=True):
             sample = dataset[index % len(dataset)]
-        counter = FlopCounterMode(display=False) if index == 0 and not config.hardware.compile else None
-        with clock.running(), counter or contextlib.nullcontext():
+        with clock.running(), contextlib.ExitStack() as counting:
+            if index == 0:
+                # What is counted are calls of PyTorch's operators, which compiled code replaces by its own.
+                counting.enter_context(torch.compiler.set_stance("force_eager"))
+                counter = counting.enter_context(FlopCounterMode(display=False))
             segment(model, sample, model.input_spec, config.evaluation, device=device, autocast_dtype=dtype)
-        flops = counter.get_total_flops() if counter is not None else flops
+        flops = counter.get_total_flops() if index == 0 else flops
     return clock, count, flops * count
 
 

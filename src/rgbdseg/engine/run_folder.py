@@ -96,11 +96,15 @@ def config_to_yaml(config: TrainConfig) -> str:
 
 
 def check_resumable(stored: dict[str, Any], wanted: TrainConfig) -> None:
-    """Raise UsageError naming the keys that a resumed run may not change."""
-    before, after = _flat(stored), _flat(wanted.to_dict())
+    """Raise UsageError naming the keys that a resumed run may not change.
+
+    What an older version stored lacks the keys that came later; their defaults are what it did.
+    """
+    after = _flat(wanted.to_dict())
+    before = {**_flat(TrainConfig().to_dict()), **_flat(stored)}
     changed = [
         key
-        for key in sorted(before.keys() | after.keys())
+        for key in sorted(_flat(stored).keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(RESUMABLE_CHANGES)
     ]
     if changed:

@@ -58,7 +58,7 @@ class SubmissionFolder:
                 f"no evaluation server is known for the classes of '{label_set.name}'; --save-submission needs a label "
                 "set with official ids, such as cityscapes19"
             )
-        self.folder = Path(folder)
+        self.folder = Path(os.path.abspath(folder))  # "." has no name to put the hidden folder beside
         self.names = {sample_id: submission_name(sample_id) for sample_id in sample_ids}
         self.official_ids = np.array(label_set.official_ids, dtype=np.uint8)
         self.staging = self.folder.parent / f".{self.folder.name}-in-progress"

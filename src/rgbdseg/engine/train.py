@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -78,9 +80,15 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
 
 
 def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, checkpoint: Path | None) -> None:
+    with explained_failures(), interruptible():
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextlib.contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turn what training trips over, and a user can mend, into RGBDSegError with the remedy."""
     try:
-        with interruptible():
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        yield
     except FloatingPointError as error:
         raise RGBDSegError(
             f"{error}; --resume with --hardware.precision 32-true, or start a new run with a lower "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.models.base import SegmentationModel
@@ -69,21 +70,49 @@ def create_model(name: str, num_classes: int, **options: Any) -> SegmentationMod
         raise UsageError(f"num_classes is {num_classes}; expected at least 1")
     module_name, builder_name = CATALOG[name].split(":")
     builder = getattr(importlib.import_module(module_name), builder_name)
-    known = _option_names(builder)
-    for option in options:
+    known = _option_types(builder)
+    for option, value in options.items():
         if option not in known:
             raise unknown_name(f"{name} option", option, known)
+        if not _fits(value, known[option]):
+            raise UsageError(f"model option {option} is {value!r}; expected {_described(known[option])}")
     model: SegmentationModel = builder(num_classes=num_classes, **options)
     return model
 
 
-def _option_names(builder: Callable[..., SegmentationModel]) -> list[str]:
-    """Return the keywords a builder takes besides num_classes; ``**options`` are typed by a TypedDict."""
-    names: list[str] = []
+def _option_types(builder: Callable[..., SegmentationModel]) -> dict[str, Any]:
+    """Return the types of the keywords a builder takes besides num_classes; a TypedDict types ``**options``."""
+    hints = get_type_hints(builder)
+    types: dict[str, Any] = {}
     for parameter in inspect.signature(builder).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            (options_type,) = get_args(get_type_hints(builder)[parameter.name])
-            names += get_type_hints(options_type)
+            (options_type,) = get_args(hints[parameter.name])
+            types |= get_type_hints(options_type)
         elif parameter.name != "num_classes":
-            names.append(parameter.name)
-    return names
+            types[parameter.name] = hints[parameter.name]
+    return types
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value, which may come from YAML, is of a kind of option: only that, its range is the model's matter."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is Literal:
+        return type(value) in {type(argument) for argument in arguments}
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(_described(argument) for argument in arguments)
+    if origin is Sequence:
+        return f"a list ({_described(arguments[0])} each)"
+    if origin is Literal:
+        return f"one of: {', '.join(map(str, arguments))}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a name", NoneType: "null"}[kind]

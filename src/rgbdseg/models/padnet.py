@@ -32,7 +32,7 @@ from rgbdseg.models.card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_bilinear
+from rgbdseg.nn.resize import cut_to, resize_bilinear
 
 # B batch, C channels, H height, W width; h w at 1/4 of the image
 
@@ -211,7 +211,7 @@ class PADNet(SegmentationModel):
         logits = self._final("segmentation", lifted, size)
         if not self.training:
             return SegmentationOutput(logits)
-        aux = [AuxiliaryOutput(f"initial_{task}", task, _cut(initial[task], quarter)) for task in self._all_tasks()]
+        aux = [AuxiliaryOutput(f"initial_{task}", task, cut_to(initial[task], quarter)) for task in self._all_tasks()]
         if "depth" in self.decoders:
             aux.append(AuxiliaryOutput("depth", "depth", self._final("depth", lifted, size)))
         return SegmentationOutput(logits, tuple(aux))
@@ -220,18 +220,7 @@ class PADNet(SegmentationModel):
         return ("segmentation", *self.auxiliary_tasks)
 
     def _final(self, task: Task, lifted: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-        return at_least_float32(_cut(self.decoders[task](self.distillations[task](lifted)), size))
-
-
-def _cut(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Drop the rows and columns by which doubling a rounded-up size exceeds ``size``.
-
-    Strides round sizes up at the lower right, so cutting keeps every pixel in place where resizing would shift it.
-    """
-    # Not a slice: whether that is contiguous depends on the size, which ties an exported graph to its example's.
-    for dim, length in ((-2, size[0]), (-1, size[1])):
-        x_BCHW = x_BCHW.index_select(dim, torch.arange(length, device=x_BCHW.device))
-    return x_BCHW
+        return at_least_float32(cut_to(self.decoders[task](self.distillations[task](lifted)), size))
 
 
 def _check_choices(tasks: Sequence[Task], distillation: str, gate: str, lift: str) -> None:

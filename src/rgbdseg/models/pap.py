@@ -2,8 +2,9 @@
 
 Paper: Zhang, Cui, Xu, Yan, Sebe, Yang, Pattern-Affinitive Propagation across Depth, Surface Normal and Semantic
 Segmentation, CVPR 2019, arXiv 1906.03525.
-Published code: none.  github.com/Armanfard-Lab/EMA-Net (no licence) and github.com/VITA-Group/M3ViT have simplified
-re-implementations: a walk with restart, which is the same for one step, and affinities that do not sum to one per row.
+Published code: none.  github.com/Armanfard-Lab/EMA-Net (its headers say CC BY-NC; no licence file) and
+github.com/VITA-Group/M3ViT have simplified re-implementations.  The former walks with restart, which is the same for
+one step, and its affinities do not sum to one per row.
 Published on NYU Depth V2, 40 classes: 50.4 mIoU, 76.2 % pixel accuracy (ResNet-50).  SUN RGB-D, 37 classes: 50.5 mIoU,
 83.8 % pixel accuracy.
 **The network sees RGB alone**: depth and normals are training targets, and no geometry is read at test time.
@@ -23,7 +24,6 @@ s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypedDict, Unpack, get_args
 
@@ -36,10 +36,10 @@ from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
 from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.nn.blocks import at_least_float32
+from rgbdseg.nn.blocks import at_least_float32, without_autocast
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_bilinear
+from rgbdseg.nn.resize import cut_to, resize_bilinear
 
 # B batch, C channels, H height, W width, N positions of the working grid
 
@@ -74,7 +74,7 @@ def affinity_matrix(x_BNC: Tensor, form: AffinityForm) -> Tensor:
 
 
 def diffuse(h_BNC: Tensor, affinity_BNN: Tensor, iterations: int, beta: float) -> Tensor:
-    """Return ``beta M^T h + (1 - beta) h`` for T = ``iterations`` products with the affinity M."""
+    """Return ``beta M^n h + (1 - beta) h`` with the n-th power, n = ``iterations``, of the affinity M."""
     diffused = h_BNC
     for _ in range(iterations):
         diffused = affinity_BNN @ diffused
@@ -146,7 +146,7 @@ class PAP(SegmentationModel):
             PublishedResult("NYU Depth V2, 40", "pap_resnet50", 50.4),
             PublishedResult("SUN RGB-D, 37", "pap_resnet50", 50.5),
         ),
-        exact="tasks, affinities, cross-task combination, diffusion",
+        exact="tasks, affinities with rows that sum to one, cross-task combination, diffusion",
         ours="decoders, form and resolution of the affinities, steps and share; no loss on the affinities themselves",
     )
 
@@ -188,7 +188,8 @@ class PAP(SegmentationModel):
     def task_affinities(self, working: dict[Task, Tensor]) -> list[Tensor]:
         """Return the float32 affinity (B, N, N) of every task from features (B, C, h, w) on the working grid."""
         embedded = [self.embeddings[task](working[task]).flatten(2).transpose(1, 2) for task in _TASKS]
-        with _full_precision(embedded[0]):
+        # Sums over thousands of positions lose too much in half precision.
+        with without_autocast(embedded[0]):
             return [affinity_matrix(at_least_float32(x_BNC), self.affinity) for x_BNC in embedded]
 
     def combined_affinity(self, target: Task, affinities: Sequence[Tensor]) -> Tensor:
@@ -215,8 +216,7 @@ class PAP(SegmentationModel):
         for task in _TASKS if self.training else _TASKS[:1]:
             change = self._change(task, working[task], affinities)
             quarter = (features[task].shape[-2], features[task].shape[-1])
-            propagated = features[task] + resize_bilinear(change, quarter, align_corners=False)
-            final[task] = self.reconstructions[task](propagated, size)
+            final[task] = self.reconstructions[task](features[task] + self._from_grid(change, quarter), size)
         logits = final["segmentation"]
         if not self.training:
             return SegmentationOutput(logits)
@@ -228,20 +228,20 @@ class PAP(SegmentationModel):
         """Average the feature over the cells of the working grid; cells at the border may be smaller."""
         return feature if self.pool == 1 else functional.avg_pool2d(feature, self.pool, ceil_mode=True)
 
+    def _from_grid(self, change: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge a map on the working grid to ``size`` at 1/4 of the image, every cell where it was taken from."""
+        if self.pool == 1:
+            return change
+        whole_cells = (change.shape[-2] * self.pool, change.shape[-1] * self.pool)
+        return cut_to(resize_bilinear(change, whole_cells, align_corners=False), size)
+
     def _change(self, task: Task, working: Tensor, affinities: Sequence[Tensor]) -> Tensor:
         """Return what diffusion adds to the feature (B, C, h, w) on the working grid."""
-        with _full_precision(working):
+        with without_autocast(working):
             h_BNC = at_least_float32(working).flatten(2).transpose(1, 2)
             diffused = diffuse(h_BNC, self.combined_affinity(task, affinities), self.iterations, self.beta)
             change = (diffused - h_BNC).transpose(1, 2).unflatten(2, working.shape[-2:])
         return change.to(working.dtype)
-
-
-def _full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Switch mixed precision off: sums over thousands of positions lose too much in half precision."""
-    if like.device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def _check_options(channels: int, affinity: str, iterations: int, beta: float, affinity_stride: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.nn.aspp import ASPP
 from rgbdseg.nn.attention import PositionAttention
-from rgbdseg.nn.blocks import at_least_float32
+from rgbdseg.nn.blocks import at_least_float32, check_pooled_batch
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.pyramid_pooling import PyramidPooling
 from rgbdseg.nn.resize import resize_bilinear
@@ -25,6 +25,8 @@ Aggregation = Literal["cgnl", "nonlocal", "psp", "aspp"]
 
 SMALLEST = 15
 """Rows and columns below which three unpadded reductions by 2 leave nothing: 15, 7, 3, 1."""
+_TWO_LEFT = 23
+"""Rows or columns from which they leave more than one: 23, 11, 5, 2."""
 
 
 class GroupedNonLocal(nn.Module):
@@ -85,7 +87,12 @@ class LocalDistribution(nn.Module):
         self.reductions = nn.Sequential(*(_halve(channels) for _ in range(3)))
 
     def mask(self, x_BCHW: Tensor) -> Tensor:
-        """Return the mask (B, C, H, W), between 0 and 1."""
+        """Return the mask (B, C, H, W), between 0 and 1.
+
+        Raises UsageError for a single small image in training without synchronised normalisation.
+        """
+        if self.training and max(_size(x_BCHW)) < _TWO_LEFT:
+            check_pooled_batch(self.reductions.get_submodule("2.1"), x_BCHW)
         # align_corners=True as released; needed for checkpoint parity.
         return resize_bilinear(self.reductions(x_BCHW), _size(x_BCHW), align_corners=True).sigmoid()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.nn.blocks import at_least_float32
 
 # B batch, C channels, N = h*w nodes, K neighbours of a node
 
@@ -22,8 +23,7 @@ def mean_over_neighbours(values_BNC: Tensor, neighbours_BNK: Tensor) -> Tensor:
     neighbours_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
     """
     batch, number, channels = values_BNC.shape
-    if values_BNC.dtype in (torch.bfloat16, torch.float16):
-        values_BNC = values_BNC.float()
+    values_BNC = at_least_float32(values_BNC)
     first_of_image = torch.arange(batch, device=neighbours_BNK.device)[:, None, None] * number
     bags = (neighbours_BNK + first_of_image).flatten(0, 1)
     means = functional.embedding_bag(bags, values_BNC.reshape(-1, channels), mode="mean")

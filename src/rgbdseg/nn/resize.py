@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rgbdseg.nn.blocks import at_least_float32
+
 # B batch, C channels, H height, W width
 
 
@@ -20,6 +22,15 @@ def resize_logits(logits_BCHW: Tensor, size: tuple[int, int], align_corners: boo
     A loss wants float32 scores anyway: converting the small map instead of the large one is exact where it matters and
     takes less memory.
     """
-    if logits_BCHW.dtype in (torch.bfloat16, torch.float16):
-        logits_BCHW = logits_BCHW.float()
-    return resize_bilinear(logits_BCHW, size, align_corners)
+    return resize_bilinear(at_least_float32(logits_BCHW), size, align_corners)
+
+
+def cut_to(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Drop the last rows and columns by which an enlarged map of a rounded-up size exceeds ``size`` (height, width).
+
+    Strides round sizes up at the lower right, so cutting keeps every pixel in place where resizing would shift it.
+    """
+    # Not a slice: whether that is contiguous depends on the size, which ties an exported graph to its example's.
+    for dim, length in ((-2, size[0]), (-1, size[1])):
+        x_BCHW = x_BCHW.index_select(dim, torch.arange(length, device=x_BCHW.device))
+    return x_BCHW

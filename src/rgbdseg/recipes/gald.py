@@ -24,6 +24,9 @@ def gald_cityscapes() -> TrainConfig:
     pixels per device, and 0.4 times plain cross-entropy on the side head; batch statistics over all devices.  A related
     script runs 60,000 iterations with ResNet-101.
 
+    The released run had one crop on each of 8 devices.  Where a device takes n crops per pass, n times 100,000 pixels
+    are the same share: add ``--loss.ohem_min_kept``.
+
     Our default:
 
     * RGB normalised as for ImageNet; the released trainer can do that or subtract a mean of BGR, as the weights of the
