@@ -81,8 +81,9 @@ def read_run(folder: Path) -> Run:
     evaluations = [json.loads(file.read_text()) for file in files]
     if not evaluations:
         raise UsageError(f"{folder} has no evaluation/*.json; run rgbdseg evaluate {folder} first")
-    most = max(one["images"] for one in evaluations)
-    whole = [one for one in evaluations if one["images"] == most]
+    # Trials on a few images of a split, and other splits, are no results of the run.
+    largest = max(evaluations, key=lambda one: int(one["images"]))
+    whole = [one for one in evaluations if (one["split"], one["images"]) == (largest["split"], largest["images"])]
     whole.sort(key=lambda one: (len(one["protocol"]["scales"]), one["protocol"]["flip"]))
     log = [json.loads(line) for line in run.log.read_text().splitlines()]
     return Run(run, config, log, whole)
@@ -94,6 +95,8 @@ def learning_curves(runs: list[Run], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for run in runs:
         points = [(line["iteration"], line["loss_main"]) for line in run.log if "loss_main" in line]
+        if not points:
+            continue
         mean, smooth = points[0][1], []
         for _, loss in points:
             mean += SMOOTHING * (loss - mean)
@@ -188,14 +191,17 @@ def markdown(
             lines.append(f"| {run.name} | {one['protocol_text']} | {scores} | {one['images']} | {checkpoint} |")
     lines += ["", "| run | seed | iterations | hours | hardware | command |", "|" + "---|" * 6]
     for run in runs:
-        start = next(line for line in run.log if "started" in line)
+        start = next((line for line in run.log if "started" in line), {"hardware": "not logged", "command": "-"})
         iterations = max(line["iteration"] for line in run.log)
         lines.append(
             f"| {run.name} | {run.config['seed']} | {iterations} | {run.hours:.2f} | {start['hardware']} | "
             f"`{start['command']}` |"
         )
     lines += ["", "![learning curves](curves.png)", ""]
-    lines += [f"What {runs[0].name} gains over {runs[1].name}, single-scale, in points of IoU:", ""]
+    lines += [
+        f"What {runs[0].name} gains over {runs[1].name} in points of IoU ({runs[0].evaluations[0]['protocol_text']}):",
+        "",
+    ]
     lines += ["| class | " + runs[0].name + " | " + runs[1].name + " | gain |", "|---|---|---|---|"]
     lines += [f"| {name} | {ours:.1f} | {theirs:.1f} | {ours - theirs:+.1f} |" for name, ours, theirs in gains[:6]]
     lines += ["| ... | | | |"]

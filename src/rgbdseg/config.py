@@ -240,6 +240,8 @@ def check_config(config: TrainConfig) -> None:
         if value < 0:
             raise UsageError(f"{key} is {value}; expected 0 or more")
     check_devices(config.hardware)
+    if "num_classes" in config.model.options:
+        raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
     if not 0 <= config.augmentation.flip_probability <= 1:
         raise UsageError(f"augmentation.flip_probability is {config.augmentation.flip_probability}; expected 0 to 1")
     if not 0 <= config.optimizer.momentum < 1:

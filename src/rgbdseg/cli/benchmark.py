@@ -21,6 +21,7 @@ RECIPE: {", ".join(sorted(RECIPES))}.
 Every other option is a field of the configuration, as for rgbdseg train; what is measured is the recipe with them.  The
 plain way is the same run in float32, uncompiled, contiguous, with samples read and augmented one by one in the training
 process and one view of an image at a time.  evaluate counts images as iterations, train and loader count batches.
+train leaves out gradient clipping, the moving average of the weights, logging and checkpoints, which cost little.
 """
 
 

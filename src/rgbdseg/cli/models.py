@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         return 0
     size = (options.size[0], options.size[1])
     repeats = 0 if options.no_latency else REPEATS
-    notes = _notes(options.classes, size)
+    notes = _notes(options.classes, size, repeats)
     if options.markdown is not None:
         from rgbdseg.files import atomic_path
 
@@ -102,16 +102,17 @@ def _row(name: str, card: MethodCard, cost: ModelCost) -> tuple[str, ...]:
     )
 
 
-def _notes(classes: int, size: tuple[int, int]) -> str:
+def _notes(classes: int, size: tuple[int, int], repeats: int) -> str:
     import platform
 
     import torch
 
     on = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), PyTorch {torch.__version__}"
+    latency = f" Latency is the median of {repeats} runs in float32 on {on}." if repeats else ""
     return (
-        f"{classes} classes. Parameters include the heads that only training uses. GFLOPs and latency: one image of "
-        f"{size[0]}x{size[1]} pixels, a multiply-add counts as two operations; latency is the median of {REPEATS} runs "
-        f"in float32 on {on}. Published numbers are percent, and the protocols behind them differ."
+        f"{classes} classes. Parameters include the heads that only training uses. GFLOPs and latency are those of one "
+        f"image of {size[0]}x{size[1]} pixels; a multiply-add counts as two operations.{latency} Published numbers are "
+        "percent, and the protocols behind them differ."
     )
 
 

@@ -58,7 +58,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(CATALOG, pattern))
 
 
-def create_model(name: str, num_classes: int, **options: Any) -> SegmentationModel:
+def create_model(name: str, /, num_classes: int, **options: Any) -> SegmentationModel:
     """Build a model by name as a plain module with random weights: no file or network access.
 
     num_classes: number of classes of the logits.  options: fields of the family's builder.

@@ -17,11 +17,11 @@ from rgbdseg.protocol import EvaluationProtocol
 def rdfnet_nyuv2() -> TrainConfig:
     """RDFNet ResNet-101 on NYU Depth V2, crop 400, one image at a time.
 
-    Published: 240,000 iterations of one crop of 400, seven scales from 0.7 to 1.3, mirroring; SGD with a rate of 1e-4,
-    a tenth of it for the encoders, weight decay 5e-4 on all parameters; cross-entropy at 1/4 of the image against the
-    nearest label; evaluation with scales 0.6, 0.9, 1 and 1.2.  It starts from ImageNet weights of Caffe, as
-    --model.encoder_weights with torchvision's names; with weights of timm or torchvision, add
-    --model.options.conventions torchvision.
+    Published: 240,000 iterations of one crop of 400, scales drawn evenly from 0.7 to 1.3 (here one of seven),
+    mirroring; SGD with a rate of 1e-4, a tenth of it for the encoders, weight decay 5e-4 on all parameters;
+    cross-entropy at 1/4 of the image against the nearest label; evaluation with scales 0.6, 0.9, 1 and 1.2.  It starts
+    from ImageNet weights of Caffe, as --model.encoder_weights with torchvision's names; with weights of timm or
+    torchvision, add --model.options.conventions torchvision.
     Our defaults: the rate is divided by 10 after 120 epochs of 800 iterations, and again after 240, where the authors
     watched for a plateau; probabilities are averaged over scales.
     Where the config knows no equal: the authors centre a crop on a random pixel of a random class of the image, ours
