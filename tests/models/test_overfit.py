@@ -24,8 +24,14 @@ MORE_STEPS = {"rdfnet_resnet18": 200}  # no normalisation outside its encoders, 
 
 # (name, options, learning rate); the smallest variant of each family.
 MODELS: list[tuple[str, dict[str, object], float]] = [
+    ("acfnet_resnet18", {}, 2e-3),
     ("acnet_resnet18", {}, 2e-3),
+    ("danet_resnet18", {}, 2e-3),
+    ("deeplabv3plus_resnet18", {"depth_convolution": "malleable"}, 2e-3),
+    ("gald_resnet18", {}, 2e-3),
     ("gnn3d_resnet18", {}, 2e-3),
+    ("padnet_resnet18", {}, 2e-3),
+    ("pap_resnet18", {}, 2e-3),
     ("rdfnet_resnet18", {"conventions": "torchvision"}, 2e-3),
     ("sagate_resnet18", {}, 2e-3),
 ]
