@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.errors import RGBDSegError, UsageError
 from rgbdseg.files import write_text
-from rgbdseg.metrics import SegmentationScores
+from rgbdseg.metrics import SegmentationMetrics
 from rgbdseg.visualize import colourise, contact_sheet, depth_image, picture, save_png
 
 SMOOTHING = 0.05  # share of the newest value in the running mean of the loss
@@ -139,7 +141,7 @@ def frame_pictures(runs: list[Run], data: str, out: Path) -> list[tuple[str, str
     for index, sample_id in enumerate(dataset.ids):
         sample = dataset[index]
         assert sample.label is not None
-        scored.append((frame_miou(sample.label[0].numpy(), read(folders[0], sample_id), dataset), sample_id, index))
+        scored.append((frame_miou(sample.label[0], read(folders[0], sample_id), dataset), sample_id, index))
     scored.sort(reverse=True)
     chosen = {"best": scored[0], "median": scored[len(scored) // 2], "worst": scored[-1]}
     rows, alone, captions = [], [], []
@@ -163,16 +165,14 @@ def frame_pictures(runs: list[Run], data: str, out: Path) -> list[tuple[str, str
 def read(folder: Path, sample_id: str) -> NDArray[np.uint8]:
     """Return a saved label map."""
     with Image.open(folder / f"{sample_id}.png") as image:
-        return np.asarray(image)
+        return np.array(image)
 
 
-def frame_miou(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], dataset: RGBDDataset) -> float:
-    """Return the mean IoU over the classes of one frame's truth and prediction."""
-    count = len(dataset.label_set)
-    labelled = truth < count
-    pairs = truth[labelled].astype(np.int64) * count + prediction[labelled]
-    confusion = np.bincount(pairs, minlength=count * count).reshape(count, count)
-    return SegmentationScores.from_confusion(confusion, 1).mean_iou
+def frame_miou(truth: Tensor, prediction: NDArray[np.uint8], dataset: RGBDDataset) -> float:
+    """Return the mean IoU over the classes of one frame's truth (H, W) and prediction."""
+    metrics = SegmentationMetrics(len(dataset.label_set))
+    metrics.update(torch.from_numpy(prediction), truth)
+    return metrics.compute().mean_iou
 
 
 def markdown(

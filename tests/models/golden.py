@@ -16,13 +16,25 @@ Outputs = dict[str, np.ndarray]
 
 def golden_case(case: str) -> tuple[dict[str, Tensor], Tensor, Outputs]:
     """Checkpoint in the published layout, normalised rgb input and outputs of a case of one RGB input."""
-    module = seeded()
     facts: dict[str, Any] = json.loads(shared_path(f"golden/{case}.json").read_text())
+    rgb = golden_image("rgb", tuple(facts["input_shape"]), facts["seed"])
+    return golden_weights(case), rgb, golden_arrays(case, "output")
+
+
+def golden_weights(case: str) -> dict[str, Tensor]:
+    """Checkpoint in the published layout."""
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in seeded().state_dict(case).items()}
+
+
+def golden_image(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """A normalised input."""
+    return torch.from_numpy(seeded().image(name, shape, seed))
+
+
+def golden_arrays(case: str, kind: str) -> Outputs:
+    """What a case stores as ``input`` or ``output``, by name."""
     with np.load(shared_path(f"golden/{case}.npz"), allow_pickle=False) as stored:
-        outputs = {k.removeprefix("output:"): stored[k] for k in stored.files if k.startswith("output:")}
-    weights = {name: torch.from_numpy(np.asarray(value)) for name, value in module.state_dict(case).items()}
-    rgb = torch.from_numpy(module.image("rgb", tuple(facts["input_shape"]), facts["seed"]))
-    return weights, rgb, outputs
+        return {k.removeprefix(f"{kind}:"): stored[k] for k in stored.files if k.startswith(f"{kind}:")}
 
 
 def assert_close(value: Tensor, expected: np.ndarray, tolerance: float) -> None:

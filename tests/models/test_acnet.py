@@ -23,7 +23,8 @@ from rgbdseg.recipes import get_recipe
 from rgbdseg.recipes.acnet import NYU40_CLASS_WEIGHTS
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
-from tests.shared_data import seeded, shared_path
+from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
+from tests.shared_data import shared_path
 
 WIDTHS = {"decoder_channels": (24, 16, 12, 8, 8), "decoder_blocks": (2, 1, 1, 1, 2)}
 
@@ -291,22 +292,14 @@ def test_only_resnets() -> None:
 @pytest.fixture(scope="module")
 def golden() -> tuple[ACNet, Tensor, Tensor, dict[str, np.ndarray]]:
     """The released network with the weights of the golden case, and its inputs and outputs."""
-    module = seeded()
-    with np.load(shared_path("golden/acnet_resnet50.npz"), allow_pickle=False) as stored:
-        outputs = {k.removeprefix("output:"): stored[k] for k in stored.files if k.startswith("output:")}
-        depth = torch.from_numpy(stored["input:depth"])
-    weights = {f"module.{k}": torch.from_numpy(np.asarray(v)) for k, v in module.state_dict("acnet_resnet50").items()}
+    depth = torch.from_numpy(golden_arrays("acnet_resnet50", "input")["depth"])
+    weights = {f"module.{name}": value for name, value in golden_weights("acnet_resnet50").items()}
     with torch.device("meta"):
         model = rgbdseg.create_model("acnet_resnet50", 40)
     model.to_empty(device="cpu")
     load_published(model, {"state_dict": weights, "epoch": 1195.0, "global_step": 0})
     assert isinstance(model, ACNet)
-    return model.eval(), torch.from_numpy(module.image("rgb", (2, 3, 96, 128), 7)), depth, outputs
-
-
-def assert_close(value: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    difference = np.abs(value.detach().double().numpy() - expected)
-    assert difference.max() < tolerance * expected.std()
+    return model.eval(), golden_image("rgb", (2, 3, 96, 128), 7), depth, golden_arrays("acnet_resnet50", "output")
 
 
 def test_parity_float32(golden: tuple[ACNet, Tensor, Tensor, dict[str, np.ndarray]]) -> None:

@@ -19,7 +19,7 @@ from rgbdseg.models.published import load_published, to_published
 from rgbdseg.models.weights import load_encoder_weights
 from rgbdseg.nn.conv2_5d import Conv2_5d, DepthConv2d, MalleableConv2_5d
 from rgbdseg.recipes import get_recipe
-from tests.shared_data import seeded, shared_path
+from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 FOCAL_PX = 518.8579011745019
 
@@ -249,22 +249,13 @@ def test_published_layout_round_trip() -> None:
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[Malleable, tuple[Tensor, Tensor, Tensor], dict[str, np.ndarray]]:
-    module = seeded()
-    with np.load(shared_path("golden/malleable_resnet101.npz"), allow_pickle=False) as stored:
-        outputs = {k.removeprefix("output:"): stored[k] for k in stored.files if k.startswith("output:")}
-        depth_m = torch.from_numpy(stored["input:depth"])
-    state = module.state_dict("malleable_resnet101")
+    depth_m = torch.from_numpy(golden_arrays("malleable_resnet101", "input")["depth"])
     model = rgbdseg.create_model("malleable_resnet101", 40)
-    load_published(model, {k: torch.from_numpy(np.asarray(v)) for k, v in state.items()})
+    load_published(model, golden_weights("malleable_resnet101"))
     assert isinstance(model, Malleable)
-    rgb = torch.from_numpy(module.image("rgb", (2, 3, 96, 128), 11))
+    rgb = golden_image("rgb", (2, 3, 96, 128), 11)
     camera = torch.tensor([[FOCAL_PX, FOCAL_PX, 64.0, 48.0]]).repeat(2, 1)
-    return model.eval(), (rgb, depth_m, camera), outputs
-
-
-def assert_close(value: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    difference = np.abs(value.detach().double().numpy() - expected)
-    assert difference.max() < tolerance * expected.std()
+    return model.eval(), (rgb, depth_m, camera), golden_arrays("malleable_resnet101", "output")
 
 
 def test_golden_network(golden: tuple[Malleable, tuple[Tensor, Tensor, Tensor], dict[str, np.ndarray]]) -> None:

@@ -25,7 +25,7 @@ from rgbdseg.models.rdfnet import (
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
-from tests.shared_data import seeded, shared_path
+from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 
 def count(module: nn.Module) -> int:
@@ -277,23 +277,13 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 @pytest.fixture(scope="module")
 def golden() -> tuple[RDFNet, Tensor, Tensor, dict[str, np.ndarray]]:
     """The released network with the weights of the golden case, and its inputs and outputs."""
-    module = seeded()
-    with np.load(shared_path("golden/rdfnet_resnet101.npz"), allow_pickle=False) as stored:
-        outputs = {k.removeprefix("output:"): stored[k] for k in stored.files if k.startswith("output:")}
     with torch.device("meta"):
         model = rgbdseg.create_model("rdfnet_resnet101", 40)
     model.to_empty(device="cpu")
-    load_published(
-        model, {k: torch.from_numpy(np.asarray(v)) for k, v in module.state_dict("rdfnet_resnet101").items()}
-    )
-    rgb, hha = (torch.from_numpy(module.image(name, (2, 3, 96, 128), 7)) for name in ("rgb", "hha"))
+    load_published(model, golden_weights("rdfnet_resnet101"))
+    rgb, hha = (golden_image(name, (2, 3, 96, 128), 7) for name in ("rgb", "hha"))
     assert isinstance(model, RDFNet)
-    return model.eval(), rgb, hha, outputs
-
-
-def assert_close(value: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    difference = np.abs(value.detach().double().numpy() - expected)
-    assert difference.max() < tolerance * expected.std()
+    return model.eval(), rgb, hha, golden_arrays("rdfnet_resnet101", "output")
 
 
 def test_parity_float32(golden: tuple[RDFNet, Tensor, Tensor, dict[str, np.ndarray]]) -> None:

@@ -11,7 +11,7 @@ import rgbdseg
 from rgbdseg.errors import UsageError
 from rgbdseg.models.published import load_published
 from rgbdseg.models.sagate import SAGate, SeparationAggregationGate
-from tests.shared_data import seeded, shared_path
+from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 
 def count(module: nn.Module) -> int:
@@ -348,20 +348,12 @@ def test_auxiliary_classifier_of_hrnet_reads_the_last_branch_of_stage_3() -> Non
 @pytest.fixture(scope="module")
 def golden() -> tuple[SAGate, Tensor, Tensor, dict[str, np.ndarray]]:
     """The released network with the weights of the golden case, and its inputs and outputs."""
-    module = seeded()
-    with np.load(shared_path("golden/sagate_resnet101.npz"), allow_pickle=False) as stored:
-        outputs = {k.removeprefix("output:"): stored[k] for k in stored.files if k.startswith("output:")}
-    weights = {f"module.{k}": torch.from_numpy(np.asarray(v)) for k, v in module.state_dict("sagate_resnet101").items()}
+    weights = {f"module.{name}": value for name, value in golden_weights("sagate_resnet101").items()}
     model = rgbdseg.create_model("sagate_resnet101", 40)
     load_published(model, {"model": weights, "epoch": 300, "iteration": 0})
-    images = [torch.from_numpy(module.image(name, (2, 3, 96, 128), 7)) for name in ("rgb", "hha")]
+    rgb, hha = (golden_image(name, (2, 3, 96, 128), 7) for name in ("rgb", "hha"))
     assert isinstance(model, SAGate)
-    return model.eval(), images[0], images[1], outputs
-
-
-def assert_close(value: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    difference = np.abs(value.detach().double().numpy() - expected)
-    assert difference.max() < tolerance * expected.std()
+    return model.eval(), rgb, hha, golden_arrays("sagate_resnet101", "output")
 
 
 def test_parity_float32(golden: tuple[SAGate, Tensor, Tensor, dict[str, np.ndarray]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -68,9 +68,10 @@ class StagedEncoder(nn.Module, Generic[State]):
     def collect(self, states: Sequence[State]) -> list[Tensor]:
         """Return the features that `forward` returns from the states after each of the stages, finest first.
 
-        States that were exchanged or merged with those of another stream will do as well.
+        States that were exchanged or merged with those of another stream will do as well.  A state that is one feature
+        map is the feature; families whose states are more say which of their maps are.
         """
-        raise NotImplementedError
+        return cast("list[Tensor]", list(states))
 
     def state_channels(self, index: int) -> tuple[int, ...]:
         """Return the channels of every feature map in the state after stage ``index``, finest first.

@@ -25,14 +25,8 @@ class ConvNeXtEncoder(TimmEncoder):
     output_strides = (8, 16, 32)
     dropped = ("norm_pre",)
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(name, in_chans, output_stride, dilations)
+    def adapt(self, dilations: Sequence[int] | None) -> None:
+        """Let a stem without overlap cover all of the image."""
         stem: Any = self.get_submodule("stem")
         if stem[0].kernel_size == stem[0].stride:  # stems of overlapping convolutions have padding of their own
             self.add_module("stem", _ExtendingStem(*stem))

@@ -14,6 +14,7 @@ import timm
 from torch import Tensor
 
 from rgbdseg.encoders.base import StagedEncoder
+from rgbdseg.encoders.timm_network import check_options
 from rgbdseg.errors import UsageError
 
 
@@ -40,10 +41,7 @@ class EfficientNetEncoder(StagedEncoder[Tensor]):
         dilations: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if output_stride not in self.output_strides:
-            raise UsageError(f"output stride {output_stride} of encoder '{name}' is not one of {self.output_strides}")
-        if dilations is not None:
-            raise UsageError(f"encoder '{name}' has no dilations to set, got {tuple(dilations)}")
+        check_options(self, name, output_stride, dilations)
         net, infos = self._build(name, in_chans, output_stride)
         # The first feature of timm is the one at half resolution.
         features = infos[1:]
@@ -72,10 +70,6 @@ class EfficientNetEncoder(StagedEncoder[Tensor]):
     def stage(self, index: int, state: Tensor) -> Tensor:
         """Run the blocks of stage ``index`` (0 .. 3)."""
         return self._run(self._ends[index], self._ends[index + 1], state)
-
-    def collect(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the states: each is a feature."""
-        return list(states)
 
     def _run(self, first: int, last: int, x: Tensor) -> Tensor:
         for position in range(first, last):

@@ -32,14 +32,8 @@ class ResNetEncoder(TimmEncoder):
     stem_modules = ("conv1", "bn1", "act1", "maxpool")
     stage_modules = ("layer1", "layer2", "layer3", "layer4")
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(name, in_chans, output_stride, dilations)
+    def adapt(self, dilations: Sequence[int] | None) -> None:
+        """Set the dilations of the last stage's blocks."""
         if dilations is not None:
             set_block_dilations(self.get_submodule("layer4"), dilations)
 

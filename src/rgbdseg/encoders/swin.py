@@ -27,14 +27,8 @@ class SwinEncoder(TimmEncoder):
     stage_modules = ("layers.0", "layers.1", "layers.2", "layers.3")
     dropped = ("norm",)
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(name, in_chans, output_stride, dilations)
+    def adapt(self, dilations: Sequence[int] | None) -> None:
+        """Take images of any size, and shift the windows of every second block."""
         patches: Any = self.get_submodule("patch_embed")
         patches.dynamic_img_pad = True
         for index in range(self.num_stages):

@@ -16,7 +16,7 @@ class TimmEncoder(StagedEncoder[Tensor]):
     """Base of encoders whose timm network is a stem and then stages, each a module, with one feature map in between.
 
     Submodules keep timm's names, so that published weights fit.  Subclasses say which modules they are, and run those
-    of the stem unless it is one module called ``stem``.
+    of the stem unless it is one module called ``stem``; what they change in timm's modules is in `adapt`.
 
     name: timm model.  in_chans: channels of the input.
     output_stride: one of ``output_strides``; below 32 strides are replaced by dilation as in timm.
@@ -51,6 +51,10 @@ class TimmEncoder(StagedEncoder[Tensor]):
         for module in dict.fromkeys((*self.stem_modules, *(path.partition(".")[0] for path in self.stage_modules))):
             self.add_module(module, net.get_submodule(module))
         round_sizes_up(self)
+        self.adapt(dilations)
+
+    def adapt(self, dilations: Sequence[int] | None) -> None:
+        """Change the modules that were taken from timm, for families that need it; ``dilations``: as given."""
 
     def network_options(self, output_stride: int) -> dict[str, Any]:
         """Return further arguments for the timm network."""
@@ -64,10 +68,6 @@ class TimmEncoder(StagedEncoder[Tensor]):
     def stage_name(self, index: int) -> str:
         """Return the name of the submodule that is stage ``index``."""
         return self.stage_modules[index]
-
-    def collect(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the states: each is a feature."""
-        return list(states)
 
 
 def check_options(encoder: AnyEncoder, name: str, output_stride: int, dilations: Sequence[int] | None) -> None:

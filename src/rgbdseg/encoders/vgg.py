@@ -59,10 +59,6 @@ class VGGEncoder(StagedEncoder[Tensor]):
         """Run the convolutions and the max-pooling of stage ``index`` (0 .. 3)."""
         return self._run(index + 1, state)
 
-    def collect(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the states: each is a feature."""
-        return list(states)
-
     def _run(self, block: int, x: Tensor) -> Tensor:
         for position in range(self._bounds[block], self._bounds[block + 1]):
             x = self.features[position](x)

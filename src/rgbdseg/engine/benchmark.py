@@ -18,11 +18,10 @@ from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import uses_gpu
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.optimizers import make_optimizer
-from rgbdseg.engine.task import AUTOCAST
+from rgbdseg.engine.task import AUTOCAST, batch_loss
 from rgbdseg.engine.train import build_run, trains_on_depth
 from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
-from rgbdseg.losses import segmentation_loss
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.measure import measure_model
 from rgbdseg.sample import RGBDBatch
@@ -166,17 +165,12 @@ def _trainer(config: TrainConfig, model: SegmentationModel, device: torch.device
     model.train()
     optimizer = make_optimizer(model, config.optimizer)
     dtype = AUTOCAST[config.hardware.precision]
-    memory_format = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     done = 0
 
     def step(batch: RGBDBatch) -> None:
         nonlocal done
-        assert batch.label is not None
-        rgb = batch.rgb.contiguous(memory_format=memory_format)
-        geometry = None if batch.geometry is None else batch.geometry.contiguous(memory_format=memory_format)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            output = model(rgb, geometry, batch.camera)
-            total = segmentation_loss(output, batch.label, config.loss, batch.depth_m, batch.camera).total
+            total = batch_loss(model, batch, config).total
         (total / passes(config)).backward()
         done += 1
         if done % passes(config) == 0:

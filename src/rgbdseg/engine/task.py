@@ -13,7 +13,7 @@ from rgbdseg.engine.checkpoint import FACTS_KEY, ModelFacts
 from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer
 from rgbdseg.engine.sampling import derived_seed
 from rgbdseg.inference import segment
-from rgbdseg.losses import segmentation_loss
+from rgbdseg.losses import Loss, segmentation_loss
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.sample import RGBDBatch, RGBDSample
@@ -24,6 +24,16 @@ AUTOCAST: dict[str, torch.dtype | None] = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
 }
+
+
+def batch_loss(model: SegmentationModel, batch: RGBDBatch, config: TrainConfig) -> Loss:
+    """Return the training loss of a labelled batch, with activations in the memory order that ``config`` asks for."""
+    assert batch.label is not None
+    memory_format = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    rgb = batch.rgb.contiguous(memory_format=memory_format)
+    geometry = None if batch.geometry is None else batch.geometry.contiguous(memory_format=memory_format)
+    output = model(rgb, geometry, batch.camera)
+    return segmentation_loss(output, batch.label, config.loss, batch.depth_m, batch.camera)
 
 
 class SegmentationTask(LightningModule):
@@ -53,12 +63,7 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: RGBDBatch, batch_idx: int) -> Tensor:
         """Return the loss to back-propagate."""
-        assert batch.label is not None
-        memory_format = torch.channels_last if self.config.hardware.channels_last else torch.contiguous_format
-        rgb = batch.rgb.contiguous(memory_format=memory_format)
-        geometry = None if batch.geometry is None else batch.geometry.contiguous(memory_format=memory_format)
-        output = self.model(rgb, geometry, batch.camera)
-        total, parts = segmentation_loss(output, batch.label, self.config.loss, batch.depth_m, batch.camera)
+        total, parts = batch_loss(self.model, batch, self.config)
         if not torch.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss became {float(parts['loss'])} at iteration {self.global_step}")
         several = self.trainer.world_size > 1

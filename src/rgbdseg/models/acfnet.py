@@ -23,7 +23,6 @@ the recipe leaves out.  `acfnet_resnet18` is ours: small enough to train on a CP
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypedDict, Unpack, get_args
 
 from torch import Tensor, nn
@@ -100,10 +99,6 @@ class ACFNet(SegmentationModel):
         self.auxiliary_head = AuxiliaryHead(self.encoder.channels[-2], num_classes, auxiliary_channels)
         for part in (self.pyramid, self.decoder, self.auxiliary_head):
             init_head(part)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``coarse`` and ``aux`` of the same size.

@@ -32,6 +32,7 @@ from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
 from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.transforms.pack import check_size
 
 # B batch, C channels, H height, W width
@@ -215,9 +216,8 @@ class ACNet(SegmentationModel):
         """
         geometry = self.check_geometry(rgb, geometry)
         check_size((rgb.shape[-2], rgb.shape[-1]), self.input_spec)
-        logits, doubled = self.decoder(self.encode(rgb, geometry))
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
+        decoded, doubled = self.decoder(self.encode(rgb, geometry))
+        logits = at_least_float32(decoded)
         if not self.training:
             return SegmentationOutput(logits)
         auxiliary = tuple(

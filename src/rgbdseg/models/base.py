@@ -73,9 +73,12 @@ class SegmentationModel(nn.Module):
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield (input, encoder) of every stream that takes ImageNet weights.
 
-        input: ``rgb``, ``geometry``, or ``stacked`` for both as one image.
+        input: ``rgb``, ``geometry``, or ``stacked`` for both as one image.  A model with one module ``encoder``, which
+        sees RGB, need not say so; other models do.
         """
-        return iter(())
+        encoder = getattr(self, "encoder", None)
+        if isinstance(encoder, nn.Module):
+            yield "rgb", encoder
 
     def check_geometry(self, rgb: Tensor, geometry: Tensor | None) -> Tensor:
         """Return ``geometry``; raise UsageError where it is absent or does not belong to ``rgb`` (B, 3, H, W)."""

@@ -14,10 +14,10 @@ matrix of all pairs of positions.  `danet_resnet18` is ours: small enough to tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.input_spec import InputSpec
@@ -68,10 +68,6 @@ class DANet(SegmentationModel):
         self.encoder: AnyEncoder = create_encoder(encoder, 3, 8, dilations)
         self.decoder = DualAttentionHead(self.encoder.channels[-1], num_classes, channels)
         init_head(self.decoder)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``position`` and ``channel`` of the same size.

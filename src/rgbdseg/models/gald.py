@@ -15,7 +15,6 @@ them.  `gald_resnet18` is ours: small enough to train on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypedDict, Unpack
 
 from torch import Tensor, nn
@@ -83,10 +82,6 @@ class GALD(SegmentationModel):
         )
         init_head(self.decoder)
         init_head(self.auxiliary_head)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``aux`` of the same size.

@@ -21,7 +21,6 @@ its own.  `gnn3d_resnet18` is ours: small enough to train on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
@@ -162,10 +161,6 @@ class GNN3D(SegmentationModel):
         )
         init_head(self.unary)
         init_head(self.classifier)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def find_neighbours(self, depth_m: Tensor, camera: Tensor) -> Tensor:
         """Return the neighbours of every node, int64 (B, N, K), for depth (B, 1, H, W) and camera (B, 4).

@@ -22,7 +22,6 @@ decoder; where the ICIP network had it is not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypedDict, Unpack
 
 import torch
@@ -200,10 +199,6 @@ class Malleable(SegmentationModel):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = norm_momentum
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def encode(self, rgb: Tensor, depth_m: Tensor, focal_px: Tensor) -> list[Tensor]:
         """Return the output of every stage, finest first, for depth (B, 1, H, W) and focal length (B,) in pixels."""

@@ -18,7 +18,7 @@ narrow network for CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
@@ -178,10 +178,6 @@ class PADNet(SegmentationModel):
         for name, part in self.named_children():
             if name != "encoder":
                 init_head(part)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def shared_feature(self, features: Sequence[Tensor]) -> Tensor:
         """Return the feature that all branches start from (B, branch_channels, H / 8, W / 8)."""

@@ -24,7 +24,7 @@ s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
@@ -180,10 +180,6 @@ class PAP(SegmentationModel):
         for name, part in self.named_children():
             if name != "encoder":
                 init_head(part)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the only encoder."""
-        yield "rgb", self.encoder
 
     def task_affinities(self, working: dict[Task, Tensor]) -> list[Tensor]:
         """Return the float32 affinity (B, N, N) of every task from features (B, C, h, w) on the working grid."""

@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, TypedDict, Unpack, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,6 +35,7 @@ from rgbdseg.errors import unknown_name
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.nn.blocks import at_least_float32
 
 # B batch, C channels, H height, W width
 
@@ -250,9 +250,7 @@ class RDFNet(SegmentationModel):
         Raises UsageError when geometry is absent or does not fit.
         """
         geometry = self.check_geometry(rgb, geometry)
-        small = self.classify(self.encode(rgb, geometry))
-        if small.dtype in (torch.bfloat16, torch.float16):
-            small = small.float()
+        small = at_least_float32(self.classify(self.encode(rgb, geometry)))
         logits = resized(small, (rgb.shape[-2], rgb.shape[-1]), self.resize)
         if not self.training:
             return SegmentationOutput(logits)

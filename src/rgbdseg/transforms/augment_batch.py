@@ -17,7 +17,7 @@ from rgbdseg.errors import DataError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample, move_tensors
 from rgbdseg.transforms.augment import Moves, change_colours
-from rgbdseg.transforms.pack import REMEDIES, check_size, normalise_geometry, normalise_rgb
+from rgbdseg.transforms.pack import check_size, missing_camera, missing_raster, normalise_geometry, normalise_rgb
 from rgbdseg.transforms.spatial import centred_margins, fixed_point_taps
 
 # B batch, C channels, H W size of the frames, h w size of the result
@@ -83,7 +83,7 @@ def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, i
         if [name for name, _ in sample.rasters()] != names:
             raise DataError(f"sample '{sample.sample_id}' does not hold the rasters of the others: {', '.join(names)}")
         if needs_camera and sample.camera is None:
-            raise DataError(f"sample '{sample.sample_id}' has no camera, which this model needs; pass fx,fy,cx,cy")
+            raise missing_camera(sample.sample_id)
     tallest, widest = max(s.size[0] for s in samples), max(s.size[1] for s in samples)
     rasters = {name: torch.stack([_fill_up(getattr(s, name), tallest, widest) for s in samples]) for name in names}
     margins = [centred_margins((m.height, m.width), size) for m in moves]
@@ -137,7 +137,7 @@ def augment_frames(frames: FrameBatch, spec: InputSpec, with_depth: bool = False
 
 def _raster(frames: FrameBatch, name: str) -> Tensor:
     if name not in frames.rasters:
-        raise DataError(f"sample '{frames.sample_ids[0]}' has no {name}, which this model needs; {REMEDIES[name]}")
+        raise missing_raster(frames.sample_ids[0], name)
     return frames.rasters[name]
 
 

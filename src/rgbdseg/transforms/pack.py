@@ -16,7 +16,7 @@ from rgbdseg.transforms.spatial import centred_margins
 # B batch, C channels, H height, W width
 
 
-REMEDIES = {
+_REMEDIES = {
     "hha": "compute it from depth first",
     "depth_m": "give a depth map",
     "noise": "add it with rgbdseg.transforms.derive.with_noise",
@@ -41,9 +41,18 @@ def geometry_raster(sample: RGBDSample, spec: InputSpec) -> Tensor | None:
         return None
     raster: Tensor | None = getattr(sample, name)
     if raster is None:
-        remedy = REMEDIES[name]
-        raise DataError(f"sample '{sample.sample_id}' has no {name}, which this model needs; {remedy}")
+        raise missing_raster(sample.sample_id, name)
     return raster
+
+
+def missing_raster(sample_id: str, name: str) -> DataError:
+    """Return the error for a sample without the raster that the model's geometry input is made from."""
+    return DataError(f"sample '{sample_id}' has no {name}, which this model needs; {_REMEDIES[name]}")
+
+
+def missing_camera(sample_id: str) -> DataError:
+    """Return the error for a sample without the intrinsics that the model needs."""
+    return DataError(f"sample '{sample_id}' has no camera, which this model needs; pass fx,fy,cx,cy")
 
 
 def normalise_geometry(raster: Tensor, spec: InputSpec) -> Tensor:
@@ -109,7 +118,7 @@ def _cameras(samples: Sequence[RGBDSample], target: tuple[int, int], needed: boo
     for sample in samples:
         if sample.camera is None:
             if needed:
-                raise DataError(f"sample '{sample.sample_id}' has no camera, which this model needs; pass fx,fy,cx,cy")
+                raise missing_camera(sample.sample_id)
             return None
         top, left, _, _ = centred_margins(sample.size, target)
         rows.append(sample.camera.cropped(-top, -left).as_tuple())
