@@ -10,16 +10,22 @@ Times are medians of rounds in which all take turns; on one CPU thread they are 
 the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
 before, each in a process of its own (on a GPU: of the allocator's peak), gradients included.
 
-What was tried on the CPU (AMD Zen 4, float32, one thread, batch 1), and what it gave:
+What was tried on the CPU (AMD Zen 4, float32, batch 1), and what it gave:
 
 * oneDNN's product, which the floor's convolutions use as well, in place of MKL's: 92 to 96 against 60 to 80 GFLOP/s for
-  the output, a tenth to a third faster for the gradients.  The largest gain, and nearly all there is on the two late
-  layers, where everything else takes a tenth of the time.
+  the output, a tenth to a third faster for the gradients.  The largest gain on one thread, and nearly all there is on
+  the two late layers, where everything else takes a tenth of the time.
+* Threads that each run whole tiles, with channels of their own, in place of PyTorch's threads, which share single
+  operations: on two threads 1.3 to 1.4 times the floor instead of 1.5 to 1.7.  Copies and sums of a tile are too small
+  to be shared, so that they stayed on one core.  PyTorch's second thread still spins for some milliseconds after the
+  masks, which shows on layer3, the smallest: with GOMP_SPINCOUNT=0 it is a tenth faster.
+* Few calls from Python per tile, since the interpreter runs one thread at a time: views of scratch memory are kept,
+  gradients of the kernels are added up side by side and split at the end.  A few per cent.
 * Windows copied once per tile and shared by the kernels, all kernels masked in one operation and summed before the
   result is added back: a third of the strided operations and half of the calls.  What remains above the products is a
   third of their time on layer1 with its 64 channels, a quarter on layer2.
-* Larger tiles: nothing between 2 and 16 MB, so memory decides; more outputs per tile where there are many channels: a
-  tenth of the products on layer4.
+* Larger tiles: nothing between 2 and 16 MB on one thread, so memory decides; more outputs per tile where there are
+  many channels: a tenth of the products on layer4.
 * Splitting rows and columns by their remainder modulo the stride, so that strided windows are dense: what it saves in
   the windows it costs in the split; dropped.
 * 1x1 convolutions in place of the products: slower than MKL.  Products of a batch, one per thread: as one product.

@@ -12,16 +12,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import register_flop_formula
 
 from rgbdseg.nn.conv2_5d_tiles import Tiles, Window, sum_dtype
+from rgbdseg.nn.conv2_5d_workers import run_workers, worker_count
 
 # B batch, C input channels, O output channels, K depth kernels, k side of the window, T = k*k window positions,
 # H W input size, h w output size; of a tile: N images, D = channels * T, Q = rows * w
@@ -32,6 +35,8 @@ FUSED_VARIABLE = "RGBDSEG_FUSED_CONV2_5D"
 They are not yet measured on hardware; without it, and without Triton, all devices use the tiles.
 """
 _FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Of a worker on the CPU; with fewer, products are too small.
+_LEAST_CHANNELS = 8
 
 
 def masked_product(x_BCHW: Tensor, weights: Sequence[Tensor], masks_BKThw: Tensor, window: Window) -> Tensor:
@@ -66,17 +71,24 @@ def _masked_product(x: Tensor, weights: list[Tensor], masks: Tensor, window: lis
     fused, geometry = _fused(x), Window(weights[0].shape[-1], *window)
     if fused is not None:
         return fused.forward(x, weights, masks, geometry)
-    tiles = Tiles(x, geometry, len(weights))
-    masks = masks.to(x.dtype)
-    y = x.new_empty((x.shape[0], weights[0].shape[0], *tiles.size), dtype=sum_dtype(x))
-    for channels in tiles.channels():
-        matrix_OD = _as_matrix(weights, channels)
-        for block in tiles.blocks(channels):
-            for tile in block.tiles():
-                windows, target = tiles.windows(tile), tile.outputs_of(y)
-                responses = _product(matrix_OD, _mask(windows, tile.outputs_of(masks)).flatten(1, 3))
-                target.add_(responses) if channels.start else target.copy_(responses)
-    return y.to(x.dtype)
+    shares = masks.to(x.dtype)
+    size = geometry.output_size(x.shape[-2], x.shape[-1])
+    workers = worker_count(x.device, x.shape[1] // _LEAST_CHANNELS)
+    # Workers have different channels, so each adds to an output of its own, and these are added up in a fixed order.
+    outputs = [x.new_zeros((x.shape[0], weights[0].shape[0], *size), dtype=sum_dtype(x)) for _ in range(workers)]
+
+    def work(index: int) -> None:
+        tiles = Tiles(x, geometry, len(weights), workers)
+        for channels in tiles.channels(index):
+            matrix_OD = _as_matrix(weights, channels)
+            for block in tiles.blocks(channels):
+                y, mask = block.outputs_of(outputs[index]), block.outputs_of(shares)
+                for tile in block.tiles():
+                    masked = _mask(tiles.windows(tile), tile.of(mask))
+                    tile.of(y).add_(_product(matrix_OD, masked))
+
+    run_workers(workers, work)
+    return _total(outputs).to(x.dtype)
 
 
 @_masked_product.register_fake
@@ -92,39 +104,86 @@ def _masked_product_backward(
     fused, geometry = _fused(x), Window(weights[0].shape[-1], *window)
     if fused is not None:
         return fused.backward(grad_y, x, weights, masks, geometry, needs=needs)
-    need_x, need_masks, need_weights = needs
-    tiles = Tiles(x, geometry, len(weights))
-    grad_x = torch.empty(x.shape if need_x else (0,), dtype=x.dtype, device=x.device)
-    grad_masks = torch.zeros(masks.shape if need_masks else (0,), dtype=masks.dtype, device=masks.device)
-    grad_weights = [
-        torch.empty(w.shape if need_weights else (0,), dtype=sum_dtype(w), device=w.device) for w in weights
-    ]
+    workers = worker_count(x.device, x.shape[1] // _LEAST_CHANNELS)
+    sums = _GradientSums.empty(x, weights, masks, needs, workers)
     shares = masks.to(x.dtype)
-    for channels in tiles.channels():
-        matrix_DO = _as_matrix(weights, channels).T.contiguous()
-        fresh = True
-        for block in tiles.blocks(channels):
-            for tile in block.tiles():
-                grad_NOQ, mask_NKTQ = tile.outputs_of(grad_y).contiguous(), tile.outputs_of(shares)
-                windows = tiles.windows(tile)
-                if need_weights:
-                    places = [grad[:, channels] for grad in grad_weights]
-                    _add_to_weights(places, grad_NOQ, _mask(windows, mask_NKTQ), fresh)
-                    fresh = False
-                if not (need_x or need_masks):
-                    continue
-                n, c, positions, outputs = windows.shape
-                responses = _product(matrix_DO, grad_NOQ).view(n, len(weights), c, positions, outputs)
-                if need_x:
-                    tile.add_to_gradient(_sum_over_kernels(responses, mask_NKTQ, out=tiles.sums(tile)))
-                if need_masks:
-                    responses.mul_(windows[:, None])
-                    tile.outputs_of(grad_masks).add_(responses.sum(dim=2, dtype=masks.dtype))
-                # Before the next tile makes its own.
-                del responses
+
+    def work(index: int) -> None:
+        tiles = Tiles(x, geometry, len(weights), workers)
+        for channels in tiles.channels(index):
+            _add_gradients(sums, sums.masks[index], tiles, channels, (grad_y, weights, shares))
+
+    run_workers(workers, work)
+    grad_weights = [grad.to(w.dtype) for grad, w in zip(sums.weights, weights, strict=True)]
+    return [sums.x, _total(sums.masks), *grad_weights]
+
+
+class _GradientSums(NamedTuple):
+    """What the tiles' gradients are added to; what is not needed is empty.
+
+    x, weights: of the operator's inputs; workers have different channels.  masks: of each worker, zero at first.
+    """
+
+    x: Tensor
+    weights: list[Tensor]
+    masks: list[Tensor]
+
+    @classmethod
+    def empty(
+        cls, x: Tensor, weights: Sequence[Tensor], masks: Tensor, needs: Sequence[bool], workers: int
+    ) -> _GradientSums:
+        """Make room for the gradients of x, masks and weights, in the order of ``needs``."""
+        need_x, need_masks, need_weights = needs
+        return cls(
+            x.new_empty(x.shape if need_x else (0,)),
+            [w.new_empty(w.shape if need_weights else (0,), dtype=sum_dtype(w)) for w in weights],
+            [masks.new_zeros(masks.shape if need_masks else (0,)) for _ in range(workers)],
+        )
+
+
+def _add_gradients(
+    sums: _GradientSums,
+    grad_masks: Tensor,
+    tiles: Tiles,
+    channels: slice,
+    given: tuple[Tensor, Sequence[Tensor], Tensor],
+) -> None:
+    """Add what some channels contribute.  given: the gradient of the output, the kernels and the masks."""
+    grad_y, weights, masks = given
+    need_x, need_masks, need_weights = (grad.numel() > 0 for grad in (sums.x, grad_masks, sums.weights[0]))
+    matrix_DO = _as_matrix(weights, channels).T.contiguous()
+    grad_OD = sums.weights[0].new_zeros(matrix_DO.mT.shape) if need_weights else None
+    for block in tiles.blocks(channels):
+        grad, mask = block.outputs_of(grad_y), block.outputs_of(masks)
+        grad_mask = block.outputs_of(grad_masks) if need_masks else None
+        for tile in block.tiles():
+            grad_NOQ, mask_NKTQ = tile.of(grad).contiguous(), tile.of(mask)
+            windows_N1cTQ = tiles.windows(tile)
+            if grad_OD is not None:
+                _add_product(grad_OD, grad_NOQ, _mask(windows_N1cTQ, mask_NKTQ).mT)
+            if not (need_x or need_masks):
+                continue
+            n, _, c, positions, outputs = windows_N1cTQ.shape
+            responses_NKcTQ = _product(matrix_DO, grad_NOQ).view(n, len(weights), c, positions, outputs)
             if need_x:
-                block.write_gradient(grad_x)
-    return [grad_x, grad_masks, *(grad.to(w.dtype) for grad, w in zip(grad_weights, weights, strict=True))]
+                tiles.add_to_gradient(tile, responses_NKcTQ, mask_NKTQ)
+            if grad_mask is not None:
+                responses_NKcTQ.mul_(windows_N1cTQ)
+                tile.of(grad_mask).add_(responses_NKcTQ.sum(dim=2, dtype=grad_mask.dtype))
+            # Before the next tile makes its own.
+            del responses_NKcTQ
+        if need_x:
+            block.write_gradient(sums.x)
+    if grad_OD is not None:
+        for target, part in zip(sums.weights, grad_OD.chunk(len(weights), dim=1), strict=True):
+            target[:, channels] = part.view(part.shape[0], -1, *target.shape[2:])
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Return the sum of the workers' parts, in the first one's memory."""
+    for part in parts[1:]:
+        parts[0].add_(part)
+    return parts[0]
 
 
 @_masked_product_backward.register_fake
@@ -157,6 +216,23 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 _masked_product.register_autograd(_backward, setup_context=_setup_context)
 
 
+# FlopCounterMode sees neither into the operators nor into the threads of their workers.
+@register_flop_formula(torch.ops.rgbdseg.masked_product)
+def _forward_flops(x: Any, weights: Any, masks: Any, *_: Any, **__: Any) -> int:
+    return _product_flops(weights, masks)
+
+
+@register_flop_formula(torch.ops.rgbdseg.masked_product_backward)
+def _backward_flops(grad_y: Any, x: Any, weights: Any, masks: Any, *_: Any, needs: Sequence[bool], **__: Any) -> int:
+    need_x, need_masks, need_weights = needs
+    return _product_flops(weights, masks) * (need_weights + (need_x or need_masks))
+
+
+def _product_flops(weights: Sequence[Sequence[int]], masks: Sequence[int]) -> int:
+    """Return the operations of one product from shapes; a multiply-add counts as two, element-wise ones as none."""
+    return 2 * math.prod(weights[0]) * len(weights) * masks[0] * math.prod(masks[-2:])
+
+
 def _fused(x: Tensor) -> ModuleType | None:
     """Return the module with the fused kernels where it is asked for, installed and fit for ``x``."""
     if not x.is_cuda or x.dtype not in _FUSED_DTYPES or os.environ.get(FUSED_VARIABLE) != "1":
@@ -176,26 +252,15 @@ def _as_matrix(weights: Sequence[Tensor], channels: slice) -> Tensor:
     return torch.stack([w[:, channels] for w in weights], dim=1).flatten(1)
 
 
-def _mask(windows_NcTQ: Tensor, mask_NKTQ: Tensor) -> Tensor:
-    """Return one masked copy of the windows per kernel: (N, K, c, T, Q)."""
-    return windows_NcTQ[:, None] * mask_NKTQ[:, :, None]
+def _mask(windows_N1cTQ: Tensor, mask_NKTQ: Tensor) -> Tensor:
+    """Return one masked copy of the windows per kernel: (N, K * c * T, Q)."""
+    return (windows_N1cTQ * mask_NKTQ[:, :, None]).flatten(1, 3)
 
 
-def _sum_over_kernels(values_NKcTQ: Tensor, mask_NKTQ: Tensor, out: Tensor) -> Tensor:
-    """Write the sum over kernels of values times masks to ``out`` (N, c, T, Q), and return it."""
-    torch.mul(values_NKcTQ[:, 0], mask_NKTQ[:, 0, None], out=out)
-    for kernel in range(1, values_NKcTQ.shape[1]):
-        out.addcmul_(values_NKcTQ[:, kernel], mask_NKTQ[:, kernel, None])
-    return out
-
-
-def _add_to_weights(targets: list[Tensor], grad_NOQ: Tensor, masked_NKcTQ: Tensor, fresh: bool) -> None:
-    """Add a tile's part to the kernels' gradients (O, c, k, k), or write it there when ``fresh``."""
-    parts = _product(grad_NOQ, masked_NKcTQ.flatten(1, 3).mT)
-    part_OD = parts[0] if len(parts) == 1 else parts.sum(dim=0, dtype=targets[0].dtype)
-    for target, part in zip(targets, part_OD.chunk(len(targets), dim=1), strict=True):
-        part_Ockk = part.unflatten(1, target.shape[1:])
-        target.copy_(part_Ockk) if fresh else target.add_(part_Ockk)
+def _add_product(total_OD: Tensor, left_NOQ: Tensor, right_NQD: Tensor) -> None:
+    """Add the products of all images."""
+    parts = _product(left_NOQ, right_NQD)
+    total_OD.add_(parts[0] if len(parts) == 1 else parts.sum(dim=0, dtype=total_OD.dtype))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,9 @@ from torch.nn import functional
 # The masked windows of a tile: large enough for efficient matrix products, small enough to stay in a CPU's cache and
 # out of the peak of memory.
 _CPU_TILE_BYTES = 2 << 20
+# Where workers have a tile each, those of more channels are smaller: what is done with a byte grows with the channels,
+# so that they lose little time, and with fewer outputs their tiles would be a larger part of all memory.
+_CPU_LARGE_TILE_CHANNELS = 96
 _CPU_TILE_OUTPUTS = 480
 # With many channels it is the kernels that a product has to read again for every tile.
 _CPU_TILE_OUTPUTS_PER_CHANNEL = 3.5
@@ -69,6 +73,10 @@ class Block:
         for rows in _parts(self._size[0], self._rows):
             yield Tile(self, rows, self._size[1])
 
+    def outputs_of(self, values_BLhw: Tensor) -> Tensor:
+        """Return the view (N, ..., h * w) of this block's images."""
+        return values_BLhw[self.images].flatten(-2)
+
     def windows(self, rows: slice) -> Tensor:
         """Return the overlapping view (N, c, k, k, r, w) of what every window position of the outputs sees."""
         return self._seen(self._padded, rows)
@@ -101,41 +109,40 @@ class Tile:
     """The windows of a few output rows of a block: a matrix of c * T rows and Q columns.  width: w."""
 
     def __init__(self, block: Block, rows: slice, width: int) -> None:
-        self.block, self.rows, self.width = block, rows, width
+        self.block, self.rows = block, rows
+        self._first, self._count = rows.start * width, (rows.stop - rows.start) * width
 
-    def outputs_of(self, values_BLhw: Tensor) -> Tensor:
-        """Return the view (N, ..., Q) of this tile's outputs."""
-        flat = values_BLhw[self.block.images].flatten(-2)
-        return flat[..., self.rows.start * self.width : self.rows.stop * self.width]
+    def of(self, values_NLq: Tensor) -> Tensor:
+        """Return the view (N, ..., Q) of this tile's outputs of what `Block.outputs_of` returned."""
+        return values_NLq.narrow(-1, self._first, self._count)
 
     def windows(self) -> Tensor:
         """Return the overlapping view (N, c, k, k, r, w) of what every window position of the outputs sees."""
         return self.block.windows(self.rows)
 
-    def add_to_gradient(self, values_NcTQ: Tensor) -> None:
-        """Add to those places of the block's gradient that the windows show."""
-        places = self.block.gradients(self.rows)
-        values = values_NcTQ.view(places.shape)
-        for place, value in zip(_positions(places), _positions(values), strict=True):
-            place.add_(value)
-
 
 class Tiles:
     """The plan for one input, and scratch memory for its tiles.
 
-    x_BCHW: input.  kernels: how many masked copies of the windows a tile holds.  size: (h, w) of the output.
+    x_BCHW: input.  kernels: how many masked copies of the windows a tile holds.  workers: how many share the channels.
+    size: (h, w) of the output.
+
+    Python's share of the work is what workers have to do one after the other, so views of scratch memory are kept.
     """
 
-    def __init__(self, x_BCHW: Tensor, window: Window, kernels: int) -> None:
+    def __init__(self, x_BCHW: Tensor, window: Window, kernels: int, workers: int = 1) -> None:
         self._x = x_BCHW
         self._window = window
+        self._kernels = kernels
+        self._workers = workers
         self.size = window.output_size(x_BCHW.shape[-2], x_BCHW.shape[-1])
-        self._images, self._channels, self._rows = _plan(x_BCHW, self.size, kernels * window.kernel**2)
-        self._buffers: dict[str, Tensor] = {}
+        self._images, self._channels, self._rows = _plan(x_BCHW, self.size, kernels * window.kernel**2, workers)
+        self._memory: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
-    def channels(self) -> Iterator[slice]:
-        """Yield the parts into which channels are split."""
-        return _parts(self._x.shape[1], self._channels)
+    def channels(self, worker: int = 0) -> Iterator[slice]:
+        """Yield the parts of the channels that belong to a worker."""
+        return itertools.islice(_parts(self._x.shape[1], self._channels), worker, None, self._workers)
 
     def blocks(self, channels: slice) -> Iterator[Block]:
         """Yield the blocks of all images with these channels."""
@@ -143,21 +150,31 @@ class Tiles:
             yield Block(self._x[images, channels], images, channels, self._window, size=self.size, rows=self._rows)
 
     def windows(self, tile: Tile) -> Tensor:
-        """Return a copy (N, c, T, Q) of the windows of ``tile``, in memory that the next tile takes over."""
-        windows = tile.windows()
-        buffer = self._buffer("windows", windows.shape)
-        buffer.copy_(windows)
-        return buffer.flatten(4).flatten(2, 3)
+        """Return a copy (N, 1, c, T, Q) of the windows of ``tile``, in memory that the next tile takes over."""
+        seen = tile.windows()
+        n, c, side, _, rows, width = seen.shape
+        self._scratch("windows", seen.shape).copy_(seen)
+        return self._scratch("windows", (n, 1, c, side**2, rows * width))
 
-    def sums(self, tile: Tile) -> Tensor:
-        """Return memory (N, c, T, Q) for ``tile``, which the next tile takes over."""
-        return self._buffer("sums", tile.windows().shape).flatten(4).flatten(2, 3)
+    def add_to_gradient(self, tile: Tile, values_NKcTQ: Tensor, mask_NKTQ: Tensor) -> None:
+        """Add the sum over kernels of values times masks to those places of the gradient that the windows show."""
+        places = tile.block.gradients(tile.rows)
+        total_NcTQ = self._scratch("sums", (*values_NKcTQ.shape[:1], *values_NKcTQ.shape[2:]))
+        first, *others = zip(values_NKcTQ.unbind(1), mask_NKTQ[:, :, None].unbind(1), strict=True)
+        torch.mul(*first, out=total_NcTQ)
+        for values, mask in others:
+            total_NcTQ.addcmul_(values, mask)
+        for place, value in zip(_positions(places), _positions(total_NcTQ.view(places.shape)), strict=True):
+            place.add_(value)
 
-    def _buffer(self, name: str, shape: Sequence[int]) -> Tensor:
-        """The first tile is the largest."""
-        if name not in self._buffers:
-            self._buffers[name] = self._x.new_empty(math.prod(shape))
-        return self._buffers[name][: math.prod(shape)].view(shape)
+    def _scratch(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return memory of this name and shape; the first tile is the largest."""
+        key = (name, tuple(shape))
+        if key not in self._views:
+            size = math.prod(shape)
+            memory = self._memory.setdefault(name, self._x.new_empty(0 if name in self._memory else size))
+            self._views[key] = memory[:size].view(tuple(shape))
+        return self._views[key]
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:
@@ -169,7 +186,7 @@ def _positions(windows: Tensor) -> list[Tensor]:
     return [position for row in windows.unbind(2) for position in row.unbind(2)]
 
 
-def _plan(x: Tensor, size: tuple[int, int], copies: int) -> tuple[int, int, int]:
+def _plan(x: Tensor, size: tuple[int, int], copies: int, workers: int) -> tuple[int, int, int]:
     """Return how many images, channels and output rows make a tile."""
     batch, channels = x.shape[:2]
     row_bytes = copies * size[1] * x.element_size()
@@ -179,10 +196,15 @@ def _plan(x: Tensor, size: tuple[int, int], copies: int) -> tuple[int, int, int]
         return images, channels, rows
     outputs = max(_CPU_TILE_OUTPUTS, _CPU_TILE_OUTPUTS_PER_CHANNEL * channels)
     rows = _even_part(size[0], math.ceil(outputs / size[1]))
-    return 1, _even_part(channels, _CPU_TILE_BYTES // (rows * row_bytes)), rows
+    share = min(1.0, max(1 / workers, _CPU_LARGE_TILE_CHANNELS / channels))
+    return 1, _even_part(channels, int(share * _CPU_TILE_BYTES) // (rows * row_bytes), workers), rows
 
 
-def _even_part(total: int, most: int) -> int:
-    """Return the size of the parts when ``total`` is split evenly into parts of at most ``most``."""
+def _even_part(total: int, most: int, multiple: int = 1) -> int:
+    """Return the size of the parts when ``total`` is split evenly into parts of at most ``most``.
+
+    multiple: the number of parts is a multiple of it where that is possible.
+    """
     parts = -(-total // max(1, min(total, most)))
+    parts = -(-parts // multiple) * multiple
     return -(-total // parts)

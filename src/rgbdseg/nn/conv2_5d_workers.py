@@ -1,0 +1,65 @@
+"""Threads that run whole tiles side by side.
+
+PyTorch's own threads share one operation at a time.  The operations on a tile are too small for that: copies and sums
+would stay on one core, and every product waits for the slowest thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+# What each worker adds up on its own has the size of an output.
+_MOST_WORKERS = 8
+
+
+def worker_count(device: torch.device, parts: int) -> int:
+    """Return how many workers share ``parts`` equal parts of the work; 1 wherever threads would not help."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), parts, _MOST_WORKERS))
+
+
+def run_workers(count: int, work: Callable[[int], None]) -> None:
+    """Call ``work`` with 0 .. count - 1, each in a thread of its own, without recording gradients.
+
+    Together they use as many threads as PyTorch would here.  An exception in one is raised here.
+    """
+    if count == 1:
+        work(0)
+        return
+
+    def one(index: int) -> None:
+        # Unlike no_grad, this may also write to what the caller made in inference mode.
+        with torch.inference_mode():
+            work(index)
+
+    # A forked process has none of its parent's threads, so it needs a pool of its own.
+    pool = _pool(count, torch.get_num_threads(), os.getpid())
+    for future in [pool.submit(one, index) for index in range(count)]:
+        future.result()
+
+
+@functools.cache
+def _pool(count: int, threads: int, process: int) -> ThreadPoolExecutor:
+    """Start ``count`` threads, each of which divides its operations among an equal share of ``threads``."""
+    ready = threading.Barrier(count + 1)
+
+    def start() -> None:
+        # A thread takes over the number that PyTorch has for all threads with its first operation, or here ...
+        torch.get_num_threads()
+        # ... and keeps what it sets afterwards, which is also the new number for all threads that are yet to come.
+        torch.set_num_threads(threads // count)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="conv2_5d", initializer=start)
+    for _ in range(count):
+        pool.submit(int)  # threads start with their first task
+    ready.wait()
+    torch.set_num_threads(threads)
+    return pool
