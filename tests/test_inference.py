@@ -78,6 +78,39 @@ def test_windows_cover_everything_and_stay_inside(length: int, extent: int, rate
     assert all(steps <= min(stride, extent))
 
 
+# --- a margin that is cut off
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
+def test_a_margin_is_not_seen_and_gets_the_scores_of_the_nearest_pixel(scales: tuple[float, ...]) -> None:
+    rgb = image(12, 16)
+    model = Recorder(lambda rgb, *_: rgb)
+    protocol = EvaluationProtocol(scales=scales, combination="sagate", margin=3)
+    result = segment(model, RGBDSample(rgb), PLAIN, protocol)
+    inside = segment(
+        model, RGBDSample(rgb[:, 3:9, 3:13]), PLAIN, EvaluationProtocol(scales=scales, combination="sagate")
+    )
+    assert model.shapes[0][-2:] == (round(6 * scales[0]), round(10 * scales[0]))
+    assert result.log_scores.shape == (3, 12, 16)
+    assert torch.equal(result.log_scores[:, 3:9, 3:13], inside.log_scores)
+    assert torch.equal(result.log_scores[:, :4, 15], inside.log_scores[:, :1, 9].expand(3, 4))
+    with pytest.raises(DataError, match="is 12x16, of which nothing is left after cutting 6 pixels off each side"):
+        segment(model, RGBDSample(rgb), PLAIN, EvaluationProtocol(margin=6))
+
+
+def test_the_camera_follows_a_margin() -> None:
+    seen: list[Tensor] = []
+
+    def model(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
+        assert camera is not None
+        seen.append(camera)
+        return SegmentationOutput(rgb)
+
+    sample = RGBDSample(image(12, 16), camera=PinholeCamera(20.0, 21.0, 8.0, 5.5))
+    segment(model, sample, PLAIN, EvaluationProtocol(margin=3))
+    assert seen[0].tolist() == [[20.0, 21.0, 5.0, 2.5]]
+
+
 # --- how views are combined
 
 

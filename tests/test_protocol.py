@@ -29,6 +29,8 @@ def test_description_names_everything_that_changes_the_number() -> None:
         {"combination": "malleable"},
         {"area": "nyu-crop"},
         {"area": "nyu-eigen"},
+        {"margin": 7},
+        {"margin": 7, "area": "nyu-eigen"},
     ]
     texts = {dataclasses.replace(base, **change).describe() for change in changes}
     assert len(texts | {text}) == len(changes) + 1
@@ -61,6 +63,7 @@ def test_to_dict_goes_through_json_and_back() -> None:
         ({"scales": (1.0, 0.0)}, "scales are (1.0, 0.0); expected one or more positive numbers"),
         ({"scales": (float("nan"),)}, "scales are (nan,); expected one or more positive numbers"),
         ({"window_batch": 0}, "window_batch is 0; expected at least 1"),
+        ({"margin": -1}, "margin is -1; expected 0 or more pixels"),
         ({"area": "nyu-corp"}, "unknown evaluation area 'nyu-corp'; did you mean 'nyu-crop'?"),
     ],
 )
@@ -83,6 +86,20 @@ def test_counted_area(area: Area, first: tuple[int, int], last: tuple[int, int])
     assert protocol.slug() == f"softmax-whole-{area}"
 
 
+def test_a_margin_is_not_counted_and_an_area_lies_inside_it() -> None:
+    interior = counted_mask(EvaluationProtocol(margin=7))
+    assert interior[7:473, 7:633].all()
+    assert interior.sum() == 466 * 626
+    both = counted_mask(EvaluationProtocol(margin=41, area="nyu-crop"))
+    assert both[41:439, 41:599].all()
+    assert both.sum() == 398 * 558
+    wide = counted_mask(EvaluationProtocol(margin=7, area="nyu-crop"))
+    assert np.array_equal(wide, counted_mask(EvaluationProtocol(area="nyu-crop")))
+    text = EvaluationProtocol(margin=7).describe()
+    assert text.endswith("without 7 pixels on each side, which are neither seen nor counted")
+    assert EvaluationProtocol(margin=7, area="nyu-crop").slug() == "softmax-whole-margin7-nyu-crop"
+
+
 def counted_mask(protocol: EvaluationProtocol) -> npt.NDArray[np.bool_]:
     mask = np.zeros((480, 640), dtype=bool)
     mask[protocol.counted(mask.shape, "7")] = True
@@ -92,7 +109,7 @@ def counted_mask(protocol: EvaluationProtocol) -> npt.NDArray[np.bool_]:
 def test_everything_is_counted_unless_told_otherwise() -> None:
     assert counted_mask(EvaluationProtocol()).all()
     assert "counted" not in EvaluationProtocol().describe()
-    assert EvaluationProtocol().counted((3, 4), "7") == (slice(None), slice(None))
+    assert EvaluationProtocol().counted((3, 4), "7") == (slice(0, 3), slice(0, 4))
 
 
 def test_an_area_of_another_size_is_refused() -> None:

@@ -8,11 +8,15 @@ every checkpoint, and can be run again.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-from rgbdseg.errors import UsageError
+from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.loss_config import LossConfig
 from rgbdseg.protocol import EvaluationProtocol
+
+CropPosition = Literal["anywhere", "class"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +24,43 @@ class AugmentationConfig:
     """What happens to a training sample before packing.
 
     Args:
-        crop_size: (height, width) cut at a random place; smaller samples are padded when packed.
+        crop_size: (height, width) of the crop; smaller samples are padded when packed.
+        crop_position: 'anywhere' draws all places inside the image with equal probability; 'class' draws one of the
+            classes in the scaled image, then one of its pixels, and centres the crop there as far as the image reaches
+            (images without labelled pixels: anywhere).
+        margin: pixels cut off each side of a frame before anything else.
+        rotation_degrees: the angle is drawn uniformly from [-x, x], 0 to 180; turned about the principal point, or the
+            centre of a frame without camera; 0 switches it off.  Not together with on_device.
         scales: one is drawn with equal probability; sides become int(side * scale).
+        scale_range: (lowest, highest); the scale is drawn uniformly between them, in place of ``scales``.  null for
+            ``scales``.
         flip_probability: chance of a horizontal mirror.
         brightness: the RGB factor is drawn uniformly from [1 - x, 1 + x]; 0 switches it off.
-        contrast: as brightness.
-        saturation: as brightness.
+        contrast: as brightness; the factor of the difference to the mean grey level.
+        saturation: as brightness; the factor of the difference to each pixel's own grey level.
         hue: the shift is drawn from [-x, x] turns, 0 to 0.5.
+        hsv_hue_factor: in hue, saturation and value: the factor of the hue, as 0 to 1 turns counted from red, is drawn
+            uniformly from [1 - x, 1 + x]; 0 switches it off.
+        hsv_saturation_factor: as hsv_hue_factor, of the saturation.
+        hsv_value_shift: what is added to the value is drawn uniformly from [-x, x] grey levels, 0 to 255.
         on_device: move whole batches where the model is, instead of single samples in the loader processes; the same
             values.
     """
 
     crop_size: tuple[int, int] = (480, 480)
+    crop_position: CropPosition = "anywhere"
+    margin: int = 0
+    rotation_degrees: float = 0.0
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    scale_range: tuple[float, float] | None = None
     flip_probability: float = 0.5
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    hsv_hue_factor: float = 0.0
+    hsv_saturation_factor: float = 0.0
+    hsv_value_shift: float = 0.0
     on_device: bool = False
 
 
@@ -214,42 +237,64 @@ def check_config(config: TrainConfig) -> None:
         "schedule.step_factor": config.schedule.step_factor,
         "hardware.accumulate": passes(config),
         "hardware.nodes": config.hardware.nodes,
-        "augmentation.crop_size": min(config.augmentation.crop_size),
-        "augmentation.scales": min(config.augmentation.scales, default=0),
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "optimizer.gradient_clip_norm": 1 if (norm := config.optimizer.gradient_clip_norm) is None else norm,
         "loss.loss_scale": config.loss.loss_scale,
         "loader.validation_limit": _set(config.loader.validation_limit),
         "hardware.threads": _set(config.hardware.threads),
     }
-    for key, value in positive.items():
-        if not value > 0:
-            raise UsageError(f"{key} is {value}; expected a positive number")
+    _require_positive(positive)
     not_negative = {
         "loader.workers": config.loader.workers,
         "schedule.warmup_epochs": config.schedule.warmup_epochs,
         "schedule.validate_every_epochs": config.schedule.validate_every_epochs,
         "schedule.checkpoint_every_epochs": config.schedule.checkpoint_every_epochs,
         "optimizer.weight_decay": config.optimizer.weight_decay,
-        "augmentation.brightness": config.augmentation.brightness,
-        "augmentation.contrast": config.augmentation.contrast,
-        "augmentation.saturation": config.augmentation.saturation,
         "seed": config.seed,
     }
-    for key, value in not_negative.items():
-        if value < 0:
-            raise UsageError(f"{key} is {value}; expected 0 or more")
+    _require_not_negative(not_negative)
+    check_augmentation(config.augmentation)
     check_devices(config.hardware)
     if "num_classes" in config.model.options:
         raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
-    if not 0 <= config.augmentation.flip_probability <= 1:
-        raise UsageError(f"augmentation.flip_probability is {config.augmentation.flip_probability}; expected 0 to 1")
     if not 0 <= config.optimizer.momentum < 1:
         raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}; expected 0 to below 1")
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise UsageError(f"ema_decay is {config.ema_decay}; expected a number between 0 and 1, or null")
-    if not 0 <= config.augmentation.hue <= 0.5:
-        raise UsageError(f"augmentation.hue is {config.augmentation.hue}; expected 0 to 0.5 turns")
+
+
+def check_augmentation(augmentation: AugmentationConfig) -> None:
+    """Raise UsageError for values that no sample can be augmented with; the message names the key."""
+    lowest, highest = augmentation.scale_range or (1.0, 1.0)
+    if not 0 < lowest <= highest < math.inf:
+        raise UsageError(
+            f"augmentation.scale_range is {augmentation.scale_range}; expected (lowest, highest), 0 < lowest <= highest"
+        )
+    positions = get_args(CropPosition)
+    if augmentation.crop_position not in positions:
+        raise unknown_name("augmentation.crop_position", augmentation.crop_position, positions)
+    _require_positive(
+        {
+            "augmentation.crop_size": min(augmentation.crop_size),
+            "augmentation.scales": min(augmentation.scales, default=0),
+        }
+    )
+    factors = ("brightness", "contrast", "saturation", "hsv_hue_factor", "hsv_saturation_factor", "margin")
+    _require_not_negative({f"augmentation.{name}": getattr(augmentation, name) for name in factors})
+    for name, highest, unit in (
+        ("flip_probability", 1, ""),
+        ("hue", 0.5, " turns"),
+        ("hsv_value_shift", 255, " grey levels"),
+        ("rotation_degrees", 180, ""),
+    ):
+        value = getattr(augmentation, name)
+        if not 0 <= value <= highest:
+            raise UsageError(f"augmentation.{name} is {value}; expected 0 to {highest}{unit}")
+    if augmentation.rotation_degrees and augmentation.on_device:
+        raise UsageError(
+            f"augmentation.rotation_degrees is {augmentation.rotation_degrees} together with augmentation.on_device, "
+            "where nothing is rotated; set augmentation.on_device to false, or rotation_degrees to 0"
+        )
 
 
 def check_devices(hardware: HardwareConfig) -> None:
@@ -274,6 +319,18 @@ def samples_per_pass(config: TrainConfig, world_size: int) -> int:
             f"(= {world_size} devices * {passes(config)} accumulated passes)"
         )
     return config.loader.batch_size // parts
+
+
+def _require_positive(values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        if not value > 0:
+            raise UsageError(f"{key} is {value}; expected a positive number")
+
+
+def _require_not_negative(values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        if value < 0:
+            raise UsageError(f"{key} is {value}; expected 0 or more")
 
 
 def _set(value: int | None) -> int:

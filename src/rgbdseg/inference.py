@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
@@ -20,7 +21,7 @@ from rgbdseg.protocol import Combination, EvaluationProtocol
 from rgbdseg.sample import RGBDBatch, RGBDSample
 from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.pack import geometry_raster, pack, padded_size
-from rgbdseg.transforms.spatial import centred_margins, crop, flip_batch, linear_taps, pad, resize
+from rgbdseg.transforms.spatial import centred_margins, crop, cut_margin, flip_batch, linear_taps, pad, resize
 
 # V views (windows of one image), C classes, H height, W width
 
@@ -73,7 +74,7 @@ def segment(
     runs the model in mixed precision; scores stay float32.  Views go through the model ``protocol.window_batch`` at a
     time.  Besides one batch of views, one score map of the image is held, and with several scales or one other than 1
     a second one at the scale in progress: memory grows with the image and the number of classes, but not with the
-    numbers of windows and scales.
+    numbers of windows and scales.  Pixels of a margin that is cut off get the scores of the nearest pixel inside.
 
     Raises UsageError for a model in training mode or a window the model cannot take, DataError for a sample that lacks
     what the model needs.
@@ -82,23 +83,13 @@ def segment(
         raise UsageError("the model is in training mode; call model.eval() before segmenting")
     _check_window(protocol, spec)
     target = torch.device(device) if device is not None else _device_of(model, sample)
-    source = _model_inputs(sample, spec, target)
+    source = cut_margin(_model_inputs(sample, spec, target), protocol.margin)
     setup = _Setup(_in_mixed_precision(model, target, autocast_dtype), spec, protocol)
-    total: Tensor | None = None
     with torch.no_grad():
-        for scale in protocol.scales:
-            size = (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale)))
-            scores = _score_one_scale(setup, resize(source, size))
-            if protocol.scales == (1.0,):
-                return Segmentation(scores)
-            if total is None:
-                total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
-            _add_resized(total, scores)
-            del scores  # or two scales would be held at once
-    assert total is not None
-    if protocol.combination == "softmax":
-        total -= math.log(len(protocol.scales))
-    return Segmentation(total)
+        scores = _score_all_scales(setup, source)
+    if protocol.margin:
+        scores = functional.pad(scores, (protocol.margin,) * 4, mode="replicate")
+    return Segmentation(scores)
 
 
 def window_positions(size: tuple[int, int], window: tuple[int, int], stride_rate: float) -> list[tuple[int, int]]:
@@ -122,6 +113,25 @@ class _Setup:
     model: Model
     spec: InputSpec
     protocol: EvaluationProtocol
+
+
+def _score_all_scales(setup: _Setup, sample: RGBDSample) -> Tensor:
+    """Return log scores (C, H, W) of a sample at its own size."""
+    scales = setup.protocol.scales
+    total: Tensor | None = None
+    for scale in scales:
+        size = (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale)))
+        scores = _score_one_scale(setup, resize(sample, size))
+        if scales == (1.0,):
+            return scores
+        if total is None:
+            total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
+        _add_resized(total, scores)
+        del scores  # or two scales would be held at once
+    assert total is not None
+    if setup.protocol.combination == "softmax":
+        total -= math.log(len(scales))
+    return total
 
 
 def _score_one_scale(setup: _Setup, sample: RGBDSample) -> Tensor:

@@ -60,6 +60,7 @@ class EvaluationProtocol:
         area: which pixels are counted, while all are seen: 'full' for all; 'nyu-crop' for rows 39 to 470 and columns
             40 to 600 of NYU Depth V2, as in the published numbers of 3DGNN; 'nyu-eigen' for rows 45 to 470 and columns
             41 to 600, where depth predictions are compared.
+        margin: pixels cut off each side of the image before it is looked at: neither seen nor counted.
     """
 
     mode: Mode = "whole"
@@ -70,6 +71,7 @@ class EvaluationProtocol:
     combination: Combination = "softmax"
     window_batch: int = 4
     area: Area = "full"
+    margin: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -88,21 +90,27 @@ class EvaluationProtocol:
             raise UsageError(f"scales are {self.scales}; expected one or more positive numbers")
         if self.window_batch < 1:
             raise UsageError(f"window_batch is {self.window_batch}; expected at least 1")
+        if self.margin < 0:
+            raise UsageError(f"margin is {self.margin}; expected 0 or more pixels")
 
     def counted(self, size: tuple[int, int], sample_id: str) -> tuple[slice, slice]:
         """Return the rows and columns that are counted of an image of ``size`` (height, width).
 
         Raises DataError when the area is that of images of another size.
         """
+        rows, columns = (slice(self.margin, length - self.margin) for length in size)
         if self.area == "full":
-            return slice(None), slice(None)
+            return rows, columns
         area = AREAS[self.area]
         if size != area.size:
             raise DataError(
                 f"sample '{sample_id}' is {size[0]}x{size[1]}, but the evaluation area '{self.area}' is that of images "
                 f"of {area.size[0]}x{area.size[1]}; use the area 'full' (--area full)"
             )
-        return slice(area.top, area.bottom), slice(area.left, area.right)
+        return (
+            slice(max(area.top, rows.start), min(area.bottom, rows.stop)),
+            slice(max(area.left, columns.start), min(area.right, columns.stop)),
+        )
 
     def describe(self) -> str:
         """Return one line that names everything a reader needs to repeat the number."""
@@ -114,6 +122,8 @@ class EvaluationProtocol:
         scales = " ".join(f"{scale:g}" for scale in self.scales)
         flip = "flip" if self.flip else "no flip"
         text = f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
+        if self.margin:
+            text = f"{text}; without {self.margin} pixels on each side, which are neither seen nor counted"
         if self.area == "full":
             return text
         area = AREAS[self.area]
@@ -132,6 +142,8 @@ class EvaluationProtocol:
             parts.append("scales" + "_".join(f"{scale:g}" for scale in self.scales))
         if self.flip:
             parts.append("flip")
+        if self.margin:
+            parts.append(f"margin{self.margin}")
         return "-".join([*parts, *([] if self.area == "full" else [self.area])])
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rgbdseg.sample import RGBDSample
 
 LABELS = LabelSet("three", ("a", "b", "c"), generic_palette(3))
 CROP = EvaluationProtocol(area="nyu-crop")
+INTERIOR = EvaluationProtocol(margin=7)
 
 
 class Brightest(nn.Module):
@@ -30,6 +31,9 @@ class Brightest(nn.Module):
 
     def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
         return SegmentationOutput(rgb)
+
+
+INSIDE = {CROP: np.s_[39:471, 40:601], INTERIOR: np.s_[7:473, 7:633]}
 
 
 def frame(height: int = 480, width: int = 640) -> RGBDSample:
@@ -45,10 +49,10 @@ def frame(height: int = 480, width: int = 640) -> RGBDSample:
     return RGBDSample(rgb=rgb, label=label, sample_id="7")
 
 
-def expected() -> np.ndarray:
-    sample = frame()
+def expected(protocol: EvaluationProtocol) -> np.ndarray:
+    sample, inside = frame(), INSIDE[protocol]
     assert sample.label is not None
-    prediction, label = sample.rgb.numpy().argmax(0)[39:471, 40:601], sample.label[0].numpy()[39:471, 40:601]
+    prediction, label = sample.rgb.numpy().argmax(0)[inside], sample.label[0].numpy()[inside]
     return np.array([[int(((label == t) & (prediction == p)).sum()) for p in range(3)] for t in range(3)])
 
 
@@ -57,19 +61,21 @@ def bundle() -> Any:
     return SimpleNamespace(model=Brightest().eval(), facts=SimpleNamespace(input_spec=spec, label_set=LABELS))
 
 
-def test_evaluation_counts_the_area() -> None:
-    task = EvaluationTask(bundle(), CROP, "32-true", None, LABELS, sensors={"7": None})
+@pytest.mark.parametrize("protocol", [CROP, INTERIOR])
+def test_evaluation_counts_the_area(protocol: EvaluationProtocol) -> None:
+    task = EvaluationTask(bundle(), protocol, "32-true", None, LABELS, sensors={"7": None})
     task.test_step(frame(), 0)
     task.on_test_epoch_end()
     assert task.scores is not None
-    assert task.scores.confusion.tolist() == expected().tolist()
+    assert task.scores.confusion.tolist() == expected(protocol).tolist()
 
 
-def test_validation_counts_the_area() -> None:
-    config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), validation=CROP)
+@pytest.mark.parametrize("protocol", [CROP, INTERIOR])
+def test_validation_counts_the_area(protocol: EvaluationProtocol) -> None:
+    config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), validation=protocol)
     task = SegmentationTask(bundle().model, config, bundle().facts)
     task.validation_step(frame(), 0)
-    assert task.validation_metrics.compute().confusion.tolist() == expected().tolist()
+    assert task.validation_metrics.compute().confusion.tolist() == expected(protocol).tolist()
 
 
 def test_a_frame_of_another_size_is_refused() -> None:

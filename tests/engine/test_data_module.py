@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from rgbdseg.config import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
@@ -24,11 +26,16 @@ def batches(config: TrainConfig, dataset: RGBDDataset) -> list[RGBDBatch]:
     return [data.on_after_batch_transfer(batch, 0) for batch in data.training_batches(lambda: 0)]
 
 
-def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"margin": 4, "crop_position": "class", "scale_range": (0.7, 1.3), "hsv_value_shift": 25.0}]
+)
+def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path, options: dict[str, Any]) -> None:
     tree = write_tree(tmp_path / "tree")
     dataset = RGBDDataset(tree, "train", needs=("rgb", "depth_m", "label"))
-    on_device = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(CONFIG.augmentation, on_device=True))
-    usual, moved = batches(CONFIG, dataset), batches(on_device, dataset)
+    augmentation = dataclasses.replace(CONFIG.augmentation, **options)
+    config = dataclasses.replace(CONFIG, augmentation=augmentation)
+    on_device = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(augmentation, on_device=True))
+    usual, moved = batches(config, dataset), batches(on_device, dataset)
     assert len(usual) == len(moved) == 3
     for expected, batch in zip(usual, moved, strict=True):
         assert batch.sample_ids == expected.sample_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_augmentation_is_a_function_of_the_draw(tmp_path: Path) -> None:
     assert torch.equal(first.rgb, again.rgb)
     assert first.camera == again.camera
     assert first.camera != other.camera
+
+
+def test_what_the_margin_held_is_never_seen(tmp_path: Path) -> None:
+    write_tree(tmp_path, count=3, size=(40, 48))
+    dataset = RGBDDataset(tmp_path, "train")
+    whole = AugmentationConfig(crop_size=(40, 48), scales=(1.0,), flip_probability=0.0)
+    inside = TrainingSamples(dataset, dataclasses.replace(whole, margin=7), seed=5)[0, 17]
+    assert inside.size == (26, 34)
+    assert torch.equal(inside.rgb, dataset[0].rgb[:, 7:33, 7:41])
+    assert inside.camera == dataset[0].camera.cropped(7, 7)  # type: ignore[union-attr]
 
 
 def test_noise_is_fresh_at_every_draw_and_leaves_the_augmentation_alone(tmp_path: Path) -> None:

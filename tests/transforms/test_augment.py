@@ -8,8 +8,9 @@ import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config import AugmentationConfig
+from rgbdseg.errors import DataError
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.augment import augment, change_colours, draw_moves
+from rgbdseg.transforms.augment import augment, change_colours, draw_class_pixel, draw_moves
 
 STILL = AugmentationConfig(crop_size=(1000, 1000), scales=(1.0,), flip_probability=0.0)
 
@@ -119,7 +120,7 @@ def test_colours_change_and_geometry_does_not() -> None:
     assert result.rgb.dtype == torch.uint8
     for name in ("depth_m", "hha", "label"):
         assert torch.equal(getattr(result, name), getattr(sample, name))
-    assert change_colours(sample.rgb, draw_moves(sample.size, STILL, generator())) is sample.rgb
+    assert change_colours(sample.rgb, draw_moves(sample, STILL, generator())) is sample.rgb
 
 
 def test_brightness_factors_stay_in_their_range() -> None:
@@ -129,3 +130,153 @@ def test_brightness_factors_stay_in_their_range() -> None:
     values = [int(augment(flat, config, draws).rgb[0, 0, 0]) for _ in range(300)]
     assert 60 <= min(values) <= 64
     assert 135 <= max(values) <= 140
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_moves_of_options_that_were_always_there_stay_what_they_were(colours: bool) -> None:
+    """A run that was started with an earlier release must go on with the same moves; the values are of the first."""
+    amounts = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05} if colours else {}
+    sample = RGBDSample(torch.zeros(3, 480, 640, dtype=torch.uint8))
+    expected = [
+        (True, (600, 800), 100, 78, (0.922969126701355, 1.0536314725875855, 0.9960373640060425, 0.03964447379112244)),
+        (
+            False,
+            (840, 1120),
+            124,
+            125,
+            (0.8117126226425171, 1.1199434518814086, 0.9588549375534058, 0.0254371941089630),
+        ),
+        (False, (600, 800), 115, 285, (1.085437536239624, 1.0476145505905152, 0.977013063430786, -0.04042313694953919)),
+    ]
+    for seed, (flip, scaled, top, left, colour) in enumerate(expected):
+        moves = draw_moves(sample, AugmentationConfig(**amounts), generator(seed))  # type: ignore[arg-type]
+        assert (moves.flip, moves.scaled, moves.top, moves.left) == (flip, scaled, top, left)
+        assert (moves.height, moves.width) == (480, 480)
+        assert moves.colour == (pytest.approx(colour, abs=1e-12) if colours else (None,) * 4)
+        assert (moves.rotation_degrees, moves.hsv) == (None, (None, None, None))
+
+
+def test_scales_of_a_range_are_drawn_evenly_and_in_place_of_the_list() -> None:
+    draws = generator()
+    config = AugmentationConfig(crop_size=(100, 100), scales=(7.0,), scale_range=(0.8, 1.3))
+    sample = RGBDSample(torch.zeros(3, 1000, 10, dtype=torch.uint8))
+    heights = [draw_moves(sample, config, draws).scaled[0] for _ in range(1000)]
+    assert 800 <= min(heights) < 805
+    assert 1295 < max(heights) <= 1300
+    counts = collections.Counter((height - 800) // 100 for height in heights)
+    assert all(150 <= counts[part] <= 250 for part in range(5))  # 200 expected, standard deviation 13
+    same = dataclasses.replace(config, scale_range=(1.2, 1.2))
+    assert draw_moves(sample, same, draws).scaled == (1200, 12)
+
+
+def test_hsv_amounts_are_drawn_from_their_own_ranges_and_change_rgb_alone() -> None:
+    draws = generator()
+    config = dataclasses.replace(STILL, hsv_hue_factor=0.1, hsv_saturation_factor=0.3, hsv_value_shift=25.0)
+    sample = tagged()
+    drawn = torch.tensor([draw_moves(sample, config, draws).hsv for _ in range(500)])
+    for amounts, lowest, highest in zip(drawn.T, (0.9, 0.7, -25.0), (1.1, 1.3, 25.0), strict=True):
+        near = 0.02 * (highest - lowest)
+        assert lowest <= float(amounts.min()) < lowest + near
+        assert highest - near < float(amounts.max()) <= highest
+        assert float(amounts.mean()) == pytest.approx((lowest + highest) / 2, abs=2 * near)
+    assert draw_moves(sample, dataclasses.replace(STILL, hsv_value_shift=5.0), draws).hsv[:2] == (None, None)
+    result = augment(sample, config, generator())
+    assert not torch.equal(result.rgb, sample.rgb)
+    assert result.rgb.dtype == torch.uint8
+    for name in ("depth_m", "hha", "label"):
+        assert torch.equal(getattr(result, name), getattr(sample, name))
+
+
+def test_classes_are_drawn_evenly_however_large_they_are() -> None:
+    label = torch.full((1, 20, 30), 3, dtype=torch.uint8)
+    label[0, 4, 5:7] = 9
+    label[0, 19, 29] = 254
+    label[0, :, :3] = 255
+    draws = generator()
+    pixels = [draw_class_pixel(label, draws) for _ in range(900)]
+    counts = collections.Counter(int(label[0, pixel[0], pixel[1]]) for pixel in pixels if pixel is not None)
+    assert set(counts) == {3, 9, 254}
+    assert all(250 <= count <= 350 for count in counts.values())  # 300 expected, standard deviation 14
+    of_nine = collections.Counter(pixel for pixel in pixels if pixel in ((4, 5), (4, 6)))
+    assert all(110 <= count <= 190 for count in of_nine.values())  # 150 expected
+    assert draw_class_pixel(torch.full_like(label, 255), draws) is None
+
+
+@pytest.mark.parametrize("rotation", [0.0, 20.0])
+def test_a_crop_of_a_class_lies_around_one_of_its_pixels(rotation: float) -> None:
+    """Class 1 is a spot in a plain of class 0 that ends with a line of class 2."""
+    label = torch.zeros(1, 60, 80, dtype=torch.uint8)
+    label[0, 20:24, 30:34] = 1
+    label[0, :, 79] = 2
+    sample = RGBDSample(torch.zeros(3, 60, 80, dtype=torch.uint8), label=label)
+    config = AugmentationConfig(
+        crop_size=(16, 12), crop_position="class", scales=(1.0, 1.5, 2.0), rotation_degrees=rotation
+    )
+    draws = generator()
+    middles: collections.Counter[int] = collections.Counter()
+    holds_the_line = 0
+    for _ in range(600):
+        result = augment(sample, config, draws)
+        assert result.label is not None
+        assert result.size == (16, 12)
+        middles[int(result.label[0, 8, 6])] += 1
+        holds_the_line += bool((result.label == 2).any())
+    # Pixels of the plain never lie in the middle of the spot, and crops around the line are pushed back to the inside.
+    assert 165 <= middles[1] <= 235  # 200 expected, standard deviation 12
+    assert middles[2] == 0 or rotation
+    assert holds_the_line >= 165
+
+
+def test_class_crops_reach_the_border_and_no_further() -> None:
+    label = torch.full((1, 9, 12), 255, dtype=torch.uint8)
+    label[0, 0, 11] = 7
+    sample = tagged(9, 12).replace(label=label)
+    config = dataclasses.replace(STILL, crop_size=(4, 5), crop_position="class")
+    moves = draw_moves(sample, config, generator())
+    assert (moves.top, moves.left) == (0, 7)
+    label = label.flip(-1).flip(-2)
+    moves = draw_moves(sample.replace(label=label), config, generator())
+    assert (moves.top, moves.left) == (5, 0)
+    inner = torch.full_like(label, 255)
+    inner[0, 4, 6] = 0
+    moves = draw_moves(sample.replace(label=inner), config, generator())
+    assert (moves.top, moves.left) == (2, 4)  # half the crop before the pixel, odd sides rounded down
+    wide = dataclasses.replace(config, crop_size=(40, 5))
+    assert draw_moves(sample.replace(label=inner), wide, generator()).top == 0
+
+
+def test_class_crops_without_labelled_pixels_lie_anywhere_and_without_labels_are_refused() -> None:
+    config = dataclasses.replace(STILL, crop_size=(3, 4), crop_position="class")
+    sample = tagged(5, 6).replace(label=torch.full((1, 5, 6), 255, dtype=torch.uint8))
+    draws = generator()
+    seen = collections.Counter((m.top, m.left) for m in (draw_moves(sample, config, draws) for _ in range(900)))
+    assert set(seen) == {(top, left) for top in range(3) for left in range(3)}
+    assert all(60 <= count <= 145 for count in seen.values())  # 100 expected
+    with pytest.raises(DataError, match="sample 's' has no label, on whose classes crops are centred"):
+        draw_moves(sample.replace(label=None, sample_id="s"), config, draws)
+
+
+def test_margin_is_cut_off_before_anything_else() -> None:
+    sample = tagged(12, 18)
+    config = dataclasses.replace(STILL, margin=2, flip_probability=1.0, scales=(2.0,))
+    result = augment(sample, config, generator())
+    assert result.size == (16, 28)
+    assert result.label is not None
+    assert int(result.label[0, 0, 0]) == 2 * 18 + 15  # the rightmost pixel of the inside, mirrored
+    assert result.camera is not None
+    # 14 columns are left, the principal point was 2 pixels nearer to their border.
+    assert result.camera.cx == pytest.approx((13 - (8 - 2) + 0.5) * 2 - 0.5)
+    assert result.camera.cy == pytest.approx((5 - 2 + 0.5) * 2 - 0.5)
+    with pytest.raises(DataError, match="is 12x18, of which nothing is left after cutting 6 pixels off each side"):
+        augment(sample, dataclasses.replace(config, margin=6), generator())
+
+
+def test_angles_are_drawn_evenly_in_both_directions() -> None:
+    draws = generator()
+    config = dataclasses.replace(STILL, rotation_degrees=10.0)
+    angles = [draw_moves(tagged(), config, draws).rotation_degrees for _ in range(400)]
+    values = torch.tensor([angle for angle in angles if angle is not None])
+    assert len(values) == 400
+    assert -10 <= float(values.min()) < -9.7
+    assert 9.7 < float(values.max()) <= 10
+    assert abs(float(values.mean())) < 1.2  # standard deviation 0.29

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import augment, draw_moves
 from rgbdseg.transforms.augment_batch import augment_frames, collect_frames
 from rgbdseg.transforms.pack import pack
+from rgbdseg.transforms.spatial import cut_margin
 
 COLOURS = AugmentationConfig(
     crop_size=(24, 32), scales=(0.5, 0.75, 1.0, 1.3, 1.75), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
@@ -33,19 +37,43 @@ def frame(seed: int, height: int, width: int) -> RGBDSample:
     )
 
 
+SIZES = [[(33, 47)] * 6, [(33, 47), (20, 60), (40, 25), (33, 47), (64, 64), (24, 32)]]
+
+
 @pytest.mark.parametrize("geometry", ["hha", "depth", "metric_depth", "none", "noise"])
-@pytest.mark.parametrize("sizes", [[(33, 47)] * 6, [(33, 47), (20, 60), (40, 25), (33, 47), (64, 64), (24, 32)]])
+@pytest.mark.parametrize("sizes", SIZES)
 def test_equals_the_transforms_of_single_samples(geometry: str, sizes: list[tuple[int, int]]) -> None:
+    check_equality(COLOURS, geometry, sizes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale_range": (0.6, 1.7)},
+        {"hsv_hue_factor": 0.3, "hsv_saturation_factor": 0.5, "hsv_value_shift": 60.0},
+        {"hsv_value_shift": 60.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+        {"crop_position": "class"},
+        {"margin": 3},
+        {"crop_position": "class", "scale_range": (0.6, 1.7), "margin": 2, "hsv_hue_factor": 0.1},
+    ],
+)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_equals_them_with_every_option(options: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
+    check_equality(dataclasses.replace(COLOURS, **options), "hha", sizes)
+
+
+def check_equality(config: AugmentationConfig, geometry: str, sizes: list[tuple[int, int]]) -> None:
     means = {"hha": (0.4, 0.5, 0.6), "noise": (0.4, 0.5, 0.6), "depth": (2.0,)}.get(geometry, ())
     spec = InputSpec(geometry=geometry, geometry_mean=means, geometry_std=means, needs_camera=True)  # type: ignore[arg-type]
     samples = [frame(seed, *size) for seed, size in enumerate(sizes)]
     for attempt in range(4):
         draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
         expected = pack(
-            [augment(s, COLOURS, g) for s, g in zip(samples, draws, strict=True)], spec, (24, 32), with_depth=True
+            [augment(s, config, g) for s, g in zip(samples, draws, strict=True)], spec, (24, 32), with_depth=True
         )
         draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
-        drawn = [(s, draw_moves(s.size, COLOURS, g)) for s, g in zip(samples, draws, strict=True)]
+        inner = [cut_margin(s, config.margin) for s in samples]
+        drawn = [(s, draw_moves(s, config, g)) for s, g in zip(inner, draws, strict=True)]
         batch = augment_frames(collect_frames(drawn, (24, 32), needs_camera=True), spec, with_depth=True)
         torch.testing.assert_close(batch.rgb, expected.rgb, rtol=0, atol=1e-6)
         assert (batch.geometry is None) == (expected.geometry is None)
@@ -64,7 +92,7 @@ def test_equals_the_transforms_of_single_samples(geometry: str, sizes: list[tupl
 
 
 def test_samples_that_differ_in_what_they_hold_are_refused() -> None:
-    moves = draw_moves((20, 20), COLOURS, torch.Generator())
+    moves = draw_moves(frame(0, 20, 20), COLOURS, torch.Generator())
     other = frame(1, 20, 20).replace(label=None)
     with pytest.raises(DataError, match="'1' does not hold the rasters of the others: rgb, depth_m, hha, noise, label"):
         collect_frames([(frame(0, 20, 20), moves), (other, moves)], (24, 32), needs_camera=False)

@@ -19,6 +19,7 @@ from rgbdseg.transforms.spatial import (
     rescale,
     resize,
     resize_raster,
+    rotate,
 )
 
 
@@ -210,3 +211,53 @@ def test_flip_batch_mirrors_everything_and_copies() -> None:
         assert torch.equal(getattr(mirrored, name), getattr(batch, name).flip(-1)), name
     bare = flip_batch(RGBDBatch(rgb=batch.rgb))
     assert (bare.geometry, bare.camera, bare.label, bare.depth_m) == (None, None, None, None)
+
+
+def test_half_a_turn_about_the_principal_point() -> None:
+    """Every pixel goes to the other side of the principal point; what comes from outside is filled by rule."""
+    sample = full_sample(6, 8).replace(camera=PinholeCamera(10.0, 10.0, 3.0, 2.0))
+    turned = rotate(sample, 180.0)
+    for (name, raster), (_, old) in zip(turned.rasters(), sample.rasters(), strict=True):
+        expected = torch.full_like(old, 255 if name == "label" else 0)
+        expected[:, :5, :7] = old[:, :5, :7].flip(-1, -2)
+        assert torch.equal(raster, expected), name
+        assert raster.dtype == old.dtype
+    assert turned.camera == sample.camera
+
+
+def test_a_quarter_turn_is_counter_clockwise_about_the_centre_without_a_camera() -> None:
+    sample = full_sample(7, 7).replace(camera=None)
+    turned = rotate(sample, 90.0)
+    for (name, raster), (_, old) in zip(turned.rasters(), sample.rasters(), strict=True):
+        assert torch.equal(raster, torch.rot90(old, 1, (-2, -1))), name
+
+
+def test_rotated_depth_lies_on_rotated_rays() -> None:
+    """Depth tells the pixel it came from: the old ray, turned by the angle, must be the new one to half a pixel."""
+    camera, angle = PinholeCamera(50.0, 50.0, 22.5, 14.0), math.radians(12.0)
+    index = torch.arange(30 * 40).view(1, 30, 40)
+    sample = RGBDSample(torch.zeros(3, 30, 40, dtype=torch.uint8), depth_m=index + 1.0, camera=camera)
+    turned = rotate(sample, 12.0)
+    assert turned.depth_m is not None
+    assert turned.camera == camera
+    rows, columns = (turned.depth_m[0] > 0).nonzero().T
+    assert len(rows) > 900
+    source = (turned.depth_m[0, rows, columns] - 1).long()
+    x, y = (source % 40 - camera.cx) / camera.fx, (source // 40 - camera.cy) / camera.fy
+    # y points down, so that counter-clockwise to the eye takes +x to -y.
+    new_x, new_y = x * math.cos(angle) + y * math.sin(angle), -x * math.sin(angle) + y * math.cos(angle)
+    bound = 0.5 * math.sqrt(2) / camera.fx + 1e-5
+    assert float((new_x - (columns - camera.cx) / camera.fx).abs().max()) <= bound
+    assert float((new_y - (rows - camera.cy) / camera.fy).abs().max()) <= bound
+
+
+def test_rotated_images_are_interpolated_and_labels_are_not() -> None:
+    label = torch.zeros(1, 21, 21, dtype=torch.uint8)
+    label[:, :, 10:] = 200
+    sample = RGBDSample(label.expand(3, -1, -1), label=label, hha=label.expand(3, -1, -1))
+    turned = rotate(sample, 10.0)
+    assert turned.label is not None
+    assert turned.hha is not None
+    assert set(turned.label.unique().tolist()) <= {0, 200, 255}
+    assert len(turned.rgb[:, 5:15, 5:15].unique()) > 4
+    assert torch.equal(turned.rgb, turned.hha)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
-from rgbdseg.cli.protocol_args import add_area_option, add_protocol_options, chosen_protocol, stored_protocol
+from rgbdseg.cli.protocol_args import add_area_options, add_protocol_options, chosen_protocol, stored_protocol
 from rgbdseg.config import HardwareConfig
 from rgbdseg.errors import UsageError
 
@@ -65,7 +65,7 @@ def _parser() -> Parser:
     parser.add_argument("--epochs", metavar="A-B", help="every numbered checkpoint of the run in this range")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
-    add_area_option(parser)
+    add_area_options(parser)
     parser.add_argument("--save", metavar="DIR", help="write raw and coloured predictions there")
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"

@@ -21,10 +21,13 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window-batch", type=int, metavar="N", help="views that go through the model at once")
 
 
-def add_area_option(parser: argparse.ArgumentParser) -> None:
-    """Add --area, for commands that count pixels."""
+def add_area_options(parser: argparse.ArgumentParser) -> None:
+    """Add --area and --margin, for commands that count pixels."""
     parser.add_argument(
         "--area", choices=get_args(Area), help="pixels that are counted (default: as the checkpoint's recipe says)"
+    )
+    parser.add_argument(
+        "--margin", type=int, metavar="PIXELS", help="cut off each side, neither seen nor counted (default: likewise)"
     )
 
 
@@ -44,7 +47,8 @@ def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) ->
         ("flip", options.flip),
         ("combination", options.protocol),
         ("window_batch", options.window_batch),
-        ("area", getattr(options, "area", "full")),  # a command without the option counts nothing
+        ("area", getattr(options, "area", "full")),  # a command without these options counts nothing
+        ("margin", getattr(options, "margin", 0)),
     ):
         if value is not None:
             changes[field] = value

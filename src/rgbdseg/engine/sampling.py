@@ -18,6 +18,7 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import Moves, apply_moves, draw_moves
 from rgbdseg.transforms.derive import with_noise
+from rgbdseg.transforms.spatial import cut_margin
 
 Draw = tuple[int, int]
 """(index of the sample in the dataset, running number of the draw since the start of the run)."""
@@ -83,7 +84,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
-    """Whole frames with the augmentation that was drawn for them, by draw."""
+    """Whole frames, less their margin, with the augmentation that was drawn for them, by draw."""
 
     def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
         self.dataset = dataset
@@ -96,8 +97,8 @@ class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
     def __getitem__(self, draw: Draw) -> tuple[RGBDSample, Moves]:
         index, number = draw
         generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
-        sample = self.dataset[index]
-        moves = draw_moves(sample.size, self.config, generator)
+        sample = cut_margin(self.dataset[index], self.config.margin)
+        moves = draw_moves(sample, self.config, generator)
         # After the moves, so that they are the same with and without noise.
         return (with_noise(sample, generator) if "noise" in self.dataset.needs else sample), moves
 

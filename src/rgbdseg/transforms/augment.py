@@ -9,19 +9,34 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from rgbdseg.config import AugmentationConfig
-from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.spatial import crop, flip_horizontal, resize, scaled_size
+from rgbdseg.errors import DataError
+from rgbdseg.labels import IGNORE_INDEX
+from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.transforms.hsv import change_hsv
+from rgbdseg.transforms.spatial import (
+    crop,
+    cut_margin,
+    flip_horizontal,
+    resize,
+    resize_raster,
+    rotate,
+    rotate_raster,
+    rotation_centre,
+    scaled_size,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moves:
     """What was drawn for one sample; applied in this order.
 
-    flip: mirror left and right.  scaled: (height, width) after scaling.
+    rotation_degrees: counter-clockwise, or None.  flip: mirror left and right.  scaled: (height, width) after scaling.
     top, left, height, width: the window cut from the scaled sample.
     colour: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
+    hsv: factors of hue and saturation and the shift of value in grey levels, see `change_hsv`; None as above.
     """
 
+    rotation_degrees: float | None
     flip: bool
     scaled: tuple[int, int]
     top: int
@@ -29,44 +44,129 @@ class Moves:
     height: int
     width: int
     colour: tuple[float | None, float | None, float | None, float | None]
+    hsv: tuple[float | None, float | None, float | None]
+
+    @property
+    def changes_colours(self) -> bool:
+        """Whether RGB becomes another than the pixels that were moved."""
+        return any(amount is not None for amount in (*self.colour, *self.hsv))
 
 
-def draw_moves(size: tuple[int, int], config: AugmentationConfig, generator: torch.Generator) -> Moves:
-    """Draw the moves of a sample of ``size`` (height, width)."""
+def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> Moves:
+    """Draw the moves of a sample whose margin is already cut off.
+
+    An option that is off draws no number, so that the moves of a run do not depend on options it does not use.
+    Raises DataError for a sample without labels when crops are centred on classes.
+    """
     flip = _uniform(generator) < config.flip_probability
-    scaled = scaled_size(size, config.scales[_integer(generator, len(config.scales))])
+    scaled = scaled_size(sample.size, _draw_scale(config, generator))
+    rotation = _draw_shift(config.rotation_degrees, generator)
     height, width = min(config.crop_size[0], scaled[0]), min(config.crop_size[1], scaled[1])
-    top = _integer(generator, scaled[0] - height + 1)
-    left = _integer(generator, scaled[1] - width + 1)
-    factors = [
-        max(0.0, 1 + amount * (2 * _uniform(generator) - 1)) if amount > 0 else None
-        for amount in (config.brightness, config.contrast, config.saturation)
-    ]
-    hue = config.hue * (2 * _uniform(generator) - 1) if config.hue > 0 else None
-    return Moves(flip, scaled, top, left, height, width, (factors[0], factors[1], factors[2], hue))
+    label = _moved_label(sample, rotation, flip, scaled) if config.crop_position == "class" else None
+    top, left = _draw_corner(scaled, (height, width), label, generator)
+    return Moves(
+        rotation,
+        flip,
+        scaled,
+        top,
+        left,
+        height,
+        width,
+        colour=(
+            _draw_factor(config.brightness, generator),
+            _draw_factor(config.contrast, generator),
+            _draw_factor(config.saturation, generator),
+            _draw_shift(config.hue, generator),
+        ),
+        hsv=(
+            _draw_factor(config.hsv_hue_factor, generator),
+            _draw_factor(config.hsv_saturation_factor, generator),
+            _draw_shift(config.hsv_value_shift, generator),
+        ),
+    )
+
+
+def draw_class_pixel(label: Tensor, generator: torch.Generator) -> tuple[int, int] | None:
+    """Draw one of the classes of ``label``, uint8 (1, H, W), and one of its pixels, each with equal probability.
+
+    Returns its (row, column), or None when no pixel is labelled.
+    """
+    values = label.flatten()
+    present = torch.bincount(values, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].nonzero()
+    if not len(present):
+        return None
+    pixels = (values == int(present[_integer(generator, len(present))])).nonzero()
+    row, column = divmod(int(pixels[_integer(generator, len(pixels))]), label.shape[-1])
+    return row, column
 
 
 def augment(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> RGBDSample:
-    """Draw moves and apply them."""
-    return apply_moves(sample, draw_moves(sample.size, config, generator))
+    """Cut off the margin, draw moves and apply them."""
+    sample = cut_margin(sample, config.margin)
+    return apply_moves(sample, draw_moves(sample, config, generator))
 
 
 def apply_moves(sample: RGBDSample, moves: Moves) -> RGBDSample:
-    """Mirror, scale, crop and, where asked for, change colours: in the published order."""
+    """Rotate, mirror, scale, crop and, where asked for, change colours."""
+    if moves.rotation_degrees is not None:
+        sample = rotate(sample, moves.rotation_degrees)
     if moves.flip:
         sample = flip_horizontal(sample)
     sample = crop(resize(sample, moves.scaled), moves.top, moves.left, moves.height, moves.width)
-    rgb = change_colours(sample.rgb, moves)
-    return sample if rgb is sample.rgb else sample.replace(rgb=rgb)
+    return sample.replace(rgb=change_colours(sample.rgb, moves)) if moves.changes_colours else sample
 
 
 def change_colours(rgb: Tensor, moves: Moves) -> Tensor:
-    """Change brightness, contrast, saturation and hue of an RGB image (3, H, W); geometry stays as measured."""
+    """Change the colours of an RGB image, uint8 (3, H, W); geometry stays as measured."""
     adjustments = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue)
-    for factor, adjust in zip(moves.colour, adjustments, strict=True):
-        if factor is not None:
-            rgb = adjust(rgb, factor)
-    return rgb
+    for amount, adjust in zip(moves.colour, adjustments, strict=True):
+        if amount is not None:
+            rgb = adjust(rgb, amount)
+    return rgb if moves.hsv == (None, None, None) else change_hsv(rgb, *moves.hsv)
+
+
+def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled: tuple[int, int]) -> Tensor:
+    """Return the label (1, H, W) as `apply_moves` has it before the crop."""
+    label = sample.label
+    if label is None:
+        raise DataError(
+            f"sample '{sample.sample_id}' has no label, on whose classes crops are centred "
+            "(augmentation.crop_position class); load labels, or use the position 'anywhere'"
+        )
+    if rotation is not None:
+        label = rotate_raster(label, "label", rotation, rotation_centre(sample))
+    if flip:
+        label = label.flip(-1)
+    return resize_raster(label, scaled, RASTERS["label"].interpolation)
+
+
+def _draw_corner(
+    size: tuple[int, int], crop_size: tuple[int, int], label: Tensor | None, generator: torch.Generator
+) -> tuple[int, int]:
+    """Draw (top, left) of a crop in an image, both (height, width): around a class of ``label`` or anywhere."""
+    lowest, rightmost = size[0] - crop_size[0], size[1] - crop_size[1]
+    pixel = None if label is None else draw_class_pixel(label, generator)
+    if pixel is None:
+        return _integer(generator, lowest + 1), _integer(generator, rightmost + 1)
+    top, left = pixel[0] - crop_size[0] // 2, pixel[1] - crop_size[1] // 2
+    return min(max(top, 0), lowest), min(max(left, 0), rightmost)
+
+
+def _draw_scale(config: AugmentationConfig, generator: torch.Generator) -> float:
+    if config.scale_range is None:
+        return config.scales[_integer(generator, len(config.scales))]
+    lowest, highest = config.scale_range
+    return lowest + (highest - lowest) * _uniform(generator)
+
+
+def _draw_factor(amount: float, generator: torch.Generator) -> float | None:
+    """Draw from [1 - amount, 1 + amount], at least 0; None for an amount of 0."""
+    return max(0.0, 1 + amount * (2 * _uniform(generator) - 1)) if amount > 0 else None
+
+
+def _draw_shift(amount: float, generator: torch.Generator) -> float | None:
+    """Draw from [-amount, amount]; None for an amount of 0."""
+    return amount * (2 * _uniform(generator) - 1) if amount > 0 else None
 
 
 def _uniform(generator: torch.Generator) -> float:

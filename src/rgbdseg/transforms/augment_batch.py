@@ -73,7 +73,7 @@ class FrameBatch:
 
 
 def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, int], needs_camera: bool) -> FrameBatch:
-    """Stack whole frames with their moves.  size: (height, width) that every crop is centred in.
+    """Stack whole frames, less their margin, with their moves.  size: (height, width) that every crop is centred in.
 
     Raises DataError for samples that do not hold the same rasters, or lack a camera that is needed.
     """
@@ -84,6 +84,7 @@ def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, i
             raise DataError(f"sample '{sample.sample_id}' does not hold the rasters of the others: {', '.join(names)}")
         if needs_camera and sample.camera is None:
             raise missing_camera(sample.sample_id)
+    assert all(m.rotation_degrees is None for m in moves), "refused by check_augmentation"
     tallest, widest = max(s.size[0] for s in samples), max(s.size[1] for s in samples)
     rasters = {name: torch.stack([_fill_up(getattr(s, name), tallest, widest) for s in samples]) for name in names}
     margins = [centred_margins((m.height, m.width), size) for m in moves]
@@ -172,7 +173,7 @@ def _gather(raster: Tensor, position: Tensor, dim: int) -> Tensor:
 
 def _colours(rgb: Tensor, moves: Sequence[Moves], size: tuple[int, int]) -> Tensor:
     for image, move in zip(rgb, moves, strict=True):
-        if any(factor is not None for factor in move.colour):
+        if move.changes_colours:
             # The border must not count in the mean grey level that contrast turns on.
             top, left, _, _ = centred_margins((move.height, move.width), size)
             window = image[:, top : top + move.height, left : left + move.width]

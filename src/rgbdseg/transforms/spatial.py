@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
 
 
@@ -101,6 +102,37 @@ def flip_horizontal(sample: RGBDSample) -> RGBDSample:
     return sample.replace(**changes)
 
 
+def rotate(sample: RGBDSample, degrees: float) -> RGBDSample:
+    """Turn counter-clockwise about `rotation_centre`; the size stays, and what comes in from outside is filled.
+
+    Turned about the optical axis, z-depth and the camera remain right where both focal lengths are equal; otherwise
+    rays are off by the sine of the angle times the relative difference of the two.  HHA moves like an image: what its
+    values say of gravity does not depend on how the camera is held.
+    """
+    centre = rotation_centre(sample)
+    return sample.replace(**{name: rotate_raster(raster, name, degrees, centre) for name, raster in sample.rasters()})
+
+
+def rotation_centre(sample: RGBDSample) -> tuple[float, float]:
+    """Return (x, y) of the principal point, or of the image's centre without a camera, in pixels counted from 0."""
+    if sample.camera is not None:
+        return sample.camera.cx, sample.camera.cy
+    return (sample.size[1] - 1) / 2, (sample.size[0] - 1) / 2
+
+
+def rotate_raster(raster: Tensor, name: str, degrees: float, centre: tuple[float, float]) -> Tensor:
+    """Turn the raster ``name`` (C, H, W) counter-clockwise about ``centre``, (x, y), by its rule."""
+    rule = RASTERS[name]
+    return tvf.rotate(
+        raster,
+        degrees,
+        InterpolationMode(rule.interpolation),
+        # torchvision counts from the outer border of the image, not from the centre of its first pixel.
+        center=[centre[0] + 0.5, centre[1] + 0.5],
+        fill=rule.fill,
+    )
+
+
 def flip_batch(batch: RGBDBatch) -> RGBDBatch:
     """Mirror a packed batch left and right, its border included; the cameras follow."""
     camera = batch.camera
@@ -128,6 +160,19 @@ def crop(sample: RGBDSample, top: int, left: int, height: int, width: int) -> RG
     if sample.camera is not None:
         changes["camera"] = sample.camera.cropped(top, left)
     return sample.replace(**changes)
+
+
+def cut_margin(sample: RGBDSample, margin: int) -> RGBDSample:
+    """Cut ``margin`` pixels off each side; raises DataError when that leaves nothing."""
+    if not margin:
+        return sample
+    height, width = sample.size
+    if min(height, width) <= 2 * margin:
+        raise DataError(
+            f"sample '{sample.sample_id}' is {height}x{width}, of which nothing is left after cutting {margin} pixels "
+            "off each side; use a smaller margin"
+        )
+    return crop(sample, margin, margin, height - 2 * margin, width - 2 * margin)
 
 
 def pad(sample: RGBDSample, top: int, left: int, bottom: int, right: int) -> RGBDSample:
