@@ -174,8 +174,10 @@ class RDFNet(SegmentationModel):
             PublishedResult("NYU Depth V2, 40", "rdfnet_resnet152", 50.1, "scales 0.6 to 1.2, no flip"),
             PublishedResult("SUN RGB-D, 37", "rdfnet_resnet152", 47.7, "scales 0.6 to 1.2, no flip"),
         ),
-        exact="network and input of the released definitions; optimiser and learning-rate factors",
-        ours="coefficients of the bicubic resizing; enlarging the scores; when the rate drops; torchvision conventions",
+        exact="network and input of the released definitions; optimiser and learning-rate factors; scales, crops and "
+        "interior of the pictures",
+        ours="coefficients of the bicubic resizing; images resized bilinearly; enlarging the scores; when the rate "
+        "drops; torchvision conventions",
     )
 
     def __init__(
