@@ -73,11 +73,15 @@ class ModelConfig:
         options: keyword options of that model's builder.
         encoder_weights: ImageNet weights for every encoder stream: a .safetensors or .pth file, 'timm' to download
             them from the Hugging Face hub, or null for random weights.
+        start_from: run folder or checkpoint of this library (.ckpt, .safetensors) whose weights the run starts from:
+            the whole backbone, and all else that fits; what predicts other classes starts anew.  Takes the place of
+            encoder_weights.  Needed for the first step only, not to resume.
     """
 
     name: str = "sagate_resnet101"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder_weights: str | None = None
+    start_from: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +259,11 @@ def check_config(config: TrainConfig) -> None:
     _require_not_negative(not_negative)
     check_augmentation(config.augmentation)
     check_devices(config.hardware)
+    if config.model.start_from is not None and config.model.encoder_weights:
+        raise UsageError(
+            f"model.start_from is {config.model.start_from} and model.encoder_weights {config.model.encoder_weights}, "
+            "but the former holds the encoder's weights already; set one of them to null"
+        )
     if "num_classes" in config.model.options:
         raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
     if not 0 <= config.optimizer.momentum < 1:

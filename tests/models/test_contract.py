@@ -50,6 +50,7 @@ SMALL = [
     ("padnet_resnet18", {}),
     ("padnet_resnet18", {"output_stride": 16, "gate": "source", "lift": "features"}),
     ("padnet_resnet18", {"distillation": "A", "tasks": ("normals", "contours")}),
+    ("padnet_resnet18", {"phase": "initial"}),
     ("pap_resnet18", {"channels": 32}),
     ("pap_resnet18", {"channels": 32, "affinity": "exp_dist", "affinity_stride": 8, "output_stride": 32}),
 ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 import rgbdseg
 from rgbdseg.errors import UsageError
@@ -194,6 +195,7 @@ def test_depth_is_no_input() -> None:
         ({"distillation": "D"}, "unknown PAD-Net distillation 'D'; expected one of: A, B, C"),
         ({"gate": "sources"}, "unknown PAD-Net gate 'sources'; did you mean 'source'"),
         ({"lift": "score"}, "unknown PAD-Net lift 'score'; did you mean 'scores'"),
+        ({"phase": "first"}, "unknown PAD-Net phase 'first'"),
         ({"channels": 6}, "model option channels is 6; expected a multiple of 4"),
         ({"branch_channels": 0}, "model option branch_channels is 0"),
     ],
@@ -210,3 +212,29 @@ def test_recipes_name_every_output(name: str) -> None:
     assert set(weights) == set(by_name(small().train()(torch.randn(2, 3, 32, 32))))
     assert {key for key, weight in weights.items() if weight == 0.8} == {"initial_normals", "initial_contours"}
     assert set(weights.values()) == {0.8, 1.0}
+
+
+@pytest.mark.parametrize("lift", ["scores", "features"])
+def test_the_initial_phase_is_the_front_end_of_the_whole_network(lift: str) -> None:
+    initial, whole = small(phase="initial", lift=lift).train(), small(lift=lift).train()
+    assert {n.partition(".")[0] for n, _ in initial.named_parameters()} == {
+        "encoder", "reduce", "aggregate", "branches", "heads",
+    }  # fmt: skip
+    whole.load_state_dict(initial.state_dict(), strict=False)
+    rgb = torch.randn(2, 3, 61, 47, generator=torch.Generator().manual_seed(3))
+    output, values = initial(rgb), by_name(whole(rgb))
+    assert [a.name for a in output.aux] == ["initial_depth", "initial_normals", "initial_contours"]
+    for auxiliary in output.aux:
+        torch.testing.assert_close(auxiliary.value, values[auxiliary.name])
+    enlarged = functional.interpolate(values["initial_segmentation"], (61, 47), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(output.logits, enlarged)
+
+
+def test_the_initial_phase_saves_a_third_of_the_operations() -> None:
+    models = [rgbdseg.create_model("padnet_resnet50", 40, phase=phase).to("meta") for phase in ("initial", "whole")]
+    operations = []
+    for model in models:
+        with FlopCounterMode(display=False) as counter:
+            model.train()(torch.empty(2, 3, 480, 480, device="meta"))
+        operations.append(counter.get_total_flops())
+    assert 0.60 < operations[0] / operations[1] < 0.67

@@ -64,7 +64,10 @@ def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
     if not config.data:
         raise UsageError("no dataset given; add --data DATASET (see rgbdseg train --help)")
     # Absolute, so that the stored config can be run again from anywhere.
-    return dataclasses.replace(config, data=str(Path(config.data).resolve()))
+    model, source = config.model, config.model.start_from
+    if source is not None:
+        model = dataclasses.replace(model, start_from=str(Path(source).resolve()))
+    return dataclasses.replace(config, data=str(Path(config.data).resolve()), model=model)
 
 
 def _defaults(known: argparse.Namespace) -> TrainConfig | dict[str, object]:

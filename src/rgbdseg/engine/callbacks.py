@@ -106,11 +106,13 @@ class TrainingLog(Callback):
     """Appends to log.jsonl: the loss every few steps, validation scores after each validation.
 
     Each start or continuation leaves a line with its command, machine and versions.  `elapsed_s` counts from there.
+    started_from: what the run took from an earlier one, for the line of its start.
     """
 
-    def __init__(self, run: RunFolder, every: int = 10) -> None:
+    def __init__(self, run: RunFolder, every: int = 10, started_from: Mapping[str, Any] | None = None) -> None:
         self.run = run
         self.every = every
+        self.started_from = started_from
         self._start = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,7 +121,8 @@ class TrainingLog(Callback):
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         hardware = describe_hardware(pl_module.device, trainer.world_size)
-        self._append(trainer, {"started": started, "command": command, "hardware": hardware})
+        source = {} if self.started_from is None else {"started_from": self.started_from}
+        self._append(trainer, {"started": started, "command": command, "hardware": hardware, **source})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -140,7 +143,7 @@ class TrainingLog(Callback):
             self._append(trainer, {"miou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy})
 
     @rank_zero_only
-    def _append(self, trainer: Trainer, values: Mapping[str, float | str]) -> None:
+    def _append(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
         entry = {
             "iteration": trainer.global_step,
             "epoch": trainer.current_epoch,

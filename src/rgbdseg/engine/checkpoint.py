@@ -92,6 +92,21 @@ class ModelBundle:
     iteration: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """What a checkpoint holds, before a model is built from it.
+
+    state: the weights that are evaluated, by the model's names: the average where the run kept one.
+    epoch and iteration: as in `ModelBundle`.
+    """
+
+    facts: ModelFacts
+    state: Mapping[str, Tensor]
+    path: Path
+    epoch: int | None = None
+    iteration: int | None = None
+
+
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to write and read checkpoints: atomically, and without unpickling code."""
 
@@ -131,17 +146,24 @@ def load_bundle(path: str | Path) -> ModelBundle:
 
     Raises CheckpointError for unreadable files, files of other programs, and missing, unexpected or misshapen keys.
     """
-    file = Path(path)
-    if file.suffix == ".safetensors":
-        raw_facts, state, progress = _read_safetensors(file)
-    else:
-        raw_facts, state, progress = _read_lightning(file)
-    facts = ModelFacts.from_dict(raw_facts)
+    stored = read_stored_model(path)
+    facts = stored.facts
     model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
-    load_exactly(model, state, file)
+    load_exactly(model, stored.state, stored.path)
     # The stored spec wins over the code's own, so a later change of a family's defaults cannot change old checkpoints.
     model.input_spec = facts.input_spec
-    return ModelBundle(model.eval(), facts, file, progress.get("epoch"), progress.get("iteration"))
+    return ModelBundle(model.eval(), facts, stored.path, stored.epoch, stored.iteration)
+
+
+def read_stored_model(path: str | Path) -> StoredModel:
+    """Read a checkpoint as `load_bundle` does, without building its model.
+
+    Raises CheckpointError for unreadable files and files of other programs.
+    """
+    file = Path(path)
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_lightning
+    raw_facts, state, progress = read(file)
+    return StoredModel(ModelFacts.from_dict(raw_facts), state, file, progress.get("epoch"), progress.get("iteration"))
 
 
 def save_bundle(bundle_facts: ModelFacts, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -27,11 +27,11 @@ from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options, uses_gpu
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
+from rgbdseg.engine.start import EarlierWeights, load_first_weights
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.errors import DataError, RGBDSegError
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.catalog import create_model
-from rgbdseg.models.weights import load_encoder_weights
 from rgbdseg.nn.sync_batch_norm import synchronise_batch_norm
 
 
@@ -45,11 +45,14 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     check_config(config)
     check_hardware(config.hardware)
     run = RunFolder(Path(out))
+    checkpoint = run.last if resume and run.last.is_file() else None
     model, datasets = build_run(config)
+    # A checkpoint holds all weights, so a resumed run does not need the files that it started from.
+    earlier = None if checkpoint else load_first_weights(model, config.model, datasets[0].label_set)
     config = _with_passes(config, model, run, console)
     task = SegmentationTask(model, config, model_facts(config, model, datasets[0]))
     data = SegmentationData(config, *datasets, task.facts.input_spec, with_depth=trains_on_depth(model))
-    trainer = _make_trainer(config, run, console)
+    trainer = _make_trainer(config, run, console, earlier)
     samples_per_pass(config, trainer.world_size)
     if datasets[1] is not None:
         check_share(len(datasets[1]), trainer.world_size)
@@ -61,11 +64,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
             run.remove_leftovers()
     elif main_process:
         run.start(config)
-    checkpoint = run.last if resume and run.last.is_file() else None
     if checkpoint is not None and main_process:
-        progress = load_torch(checkpoint).get("rgbdseg", {}).get("progress", {})
-        trim_log(run.log, int(progress.get("iteration", 0)))
-        console.print(f"resuming after iteration {progress.get('iteration', 0)}", highlight=False)
+        _trim_to(checkpoint, run, console)
+    elif earlier is not None and main_process:
+        console.print(str(earlier), highlight=False, soft_wrap=True)
     if trainer.world_size > 1 and config.hardware.sync_batch_norm:
         synchronise_batch_norm(task, cpu=trainer.strategy.root_device.type == "cpu")
     if config.hardware.compile:
@@ -77,6 +79,13 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
             run.undo_start()
         raise
     return run
+
+
+def _trim_to(checkpoint: Path, run: RunFolder, console: Console) -> None:
+    """Bring the log to the state that the run resumes from, and say which it is."""
+    iteration = int(load_torch(checkpoint).get("rgbdseg", {}).get("progress", {}).get("iteration", 0))
+    trim_log(run.log, iteration)
+    console.print(f"resuming after iteration {iteration}", highlight=False)
 
 
 def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, checkpoint: Path | None) -> None:
@@ -113,7 +122,7 @@ def explained_failures() -> Iterator[None]:
 
 
 def build_run(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset, RGBDDataset | None]]:
-    """Return the model with its ImageNet weights, and the training and validation frames of a config."""
+    """Return the model with random weights, and the training and validation frames of a config."""
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     tree = open_tree(config.data)
@@ -121,8 +130,6 @@ def build_run(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset
     label_set = RGBDDataset(tree, loader.train_split, needs=("label",)).label_set
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, num_classes=len(label_set), **config.model.options)
-    if config.model.encoder_weights:
-        load_encoder_weights(model, config.model.encoder_weights)
     if config.hardware.channels_last:
         model.to(memory_format=torch.channels_last)
     needs = rasters_needed(model.input_spec, label=True)
@@ -201,13 +208,15 @@ def model_facts(config: TrainConfig, model: SegmentationModel, dataset: RGBDData
     )
 
 
-def _make_trainer(config: TrainConfig, run: RunFolder, console: Console) -> Trainer:
+def _make_trainer(
+    config: TrainConfig, run: RunFolder, console: Console, earlier: EarlierWeights | None = None
+) -> Trainer:
     hardware, schedule = config.hardware, config.schedule
     callbacks: list[Callback] = []
     if config.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
     callbacks += [
-        TrainingLog(run),
+        TrainingLog(run, started_from=None if earlier is None else earlier.to_dict()),
         TrainingProgress(config, console),
         RunCheckpoints(run, schedule, passes(config), console),
     ]

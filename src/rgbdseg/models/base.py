@@ -6,7 +6,7 @@ training and evaluation, and says through ``input_spec`` what it wants to be fed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -79,6 +79,14 @@ class SegmentationModel(nn.Module):
         encoder = getattr(self, "encoder", None)
         if isinstance(encoder, nn.Module):
             yield "rgb", encoder
+
+    def adapt_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of an earlier model, by name, in the shapes that this one can start from.
+
+        state: of a model of this or another family.  A family overrides this where it knows how a tensor of another
+        shape carries over; here nothing is changed.
+        """
+        return dict(state)
 
     def check_geometry(self, rgb: Tensor, geometry: Tensor | None) -> Tensor:
         """Return ``geometry``; raise UsageError where it is absent or does not belong to ``rgb`` (B, 3, H, W)."""

@@ -21,6 +21,7 @@ its own.  `gnn3d_resnet18` is ours: small enough to train on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
@@ -119,7 +120,7 @@ class GNN3D(SegmentationModel):
         "coordinates of the nodes; DeepLab-LargeFOV's dilations",
         ours="which coordinates and which update are the default, a node's point as the median of its pixels, layers "
         "between encoder and graph, width of the classifier, deep-stem ResNet, ImageNet normalisation, depth for the "
-        "graph only; the image network is not trained before the graph",
+        "graph only; `gnn3d-nyuv2` trains image network and graph together unless it starts from `gnn3d-nyuv2-unary`",
     )
 
     def __init__(
@@ -161,6 +162,18 @@ class GNN3D(SegmentationModel):
         )
         init_head(self.unary)
         init_head(self.classifier)
+
+    def adapt_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Let the graph join a trained image network (``steps=0``), whose logits then change with training only.
+
+        The classifier sees the states beside the features: its weights for them start at 0.
+        """
+        adapted = super().adapt_weights(state)
+        name = "classifier.0.weight"
+        channels, joined = self.classifier.get_parameter("0.weight").shape[:2]
+        if self.propagation is not None and name in adapted and adapted[name].shape[:2] == (channels, joined // 2):
+            adapted[name] = torch.cat([adapted[name], torch.zeros_like(adapted[name])], dim=1)
+        return adapted
 
     def find_neighbours(self, depth_m: Tensor, camera: Tensor) -> Tensor:
         """Return the neighbours of every node, int64 (B, N, K), for depth (B, 1, H, W) and camera (B, 4).

@@ -32,7 +32,7 @@ from rgbdseg.models.card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import cut_to, resize_bilinear
+from rgbdseg.nn.resize import cut_to, resize_bilinear, resize_logits
 
 # B batch, C channels, H height, W width; h w at 1/4 of the image
 
@@ -42,6 +42,9 @@ Gate = Literal["target", "source"]
 """Which task's feature decides what passes a gate of module C: the receiver's (paper) or the sender's."""
 Lift = Literal["scores", "features"]
 """What is distilled: the intermediate predictions (paper) or the features that they are made from."""
+
+Phase = Literal["initial", "whole"]
+"""Of the published training: ``initial`` is the front end with the intermediate tasks alone, without distillation."""
 
 _AUXILIARY_TASKS: tuple[Task, ...] = ("depth", "normals", "contours")
 
@@ -110,6 +113,8 @@ class PADNet(SegmentationModel):
     tasks: intermediate tasks besides segmentation, a subset of depth, normals and contours; none of them makes the
     single-task control.  The final depth is there when depth is among them.
     distillation, gate, lift: see the types of these names; ``gate`` matters for C only.
+    phase: see `Phase`; a network of the initial phase gives its intermediate segmentation as logits, and has no part
+    of the whole one that would not be trained.
     branch_channels: of the depth and segmentation branches and of the shared feature.  small_branch_channels: of the
     normals and contours branches.  channels: of aggregated stages and of distilled features, a multiple of 4.
     Raises UsageError for values outside these ranges.
@@ -131,7 +136,8 @@ class PADNet(SegmentationModel):
             PublishedResult("Cityscapes validation, 19", "padnet_resnet50", 76.1, "as quoted by SA-Gate"),
         ),
         exact="tasks, branches, distillation modules A, B and C, decoders",
-        ours="widths and kernels the paper leaves open, training settings, one training phase instead of two",
+        ours="widths and kernels the paper leaves open, training settings; `padnet-nyuv2` trains in one "
+        "phase unless it starts from `padnet-nyuv2-initial`",
     )
 
     def __init__(
@@ -144,17 +150,19 @@ class PADNet(SegmentationModel):
         distillation: Distillation = "C",
         gate: Gate = "target",
         lift: Lift = "scores",
+        phase: Phase = "whole",
         branch_channels: int = 512,
         small_branch_channels: int = 256,
         channels: int = 256,
     ) -> None:
         super().__init__(num_classes, InputSpec(geometry="none"))
         check_widths(branch_channels=branch_channels, small_branch_channels=small_branch_channels, channels=channels)
-        _check_choices(tasks, distillation, gate, lift)
+        _check_choices(tasks, distillation, gate, lift, phase)
         if channels % 4:
             raise UsageError(f"model option channels is {channels}; expected a multiple of 4")
         self.auxiliary_tasks = tuple(task for task in _AUXILIARY_TASKS if task in tasks)
         self.lift = lift
+        self.phase = phase
         self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
         self.reduce = nn.ModuleList(conv_norm_relu(c, channels) for c in self.encoder.channels)
         self.aggregate = conv_norm_relu(channels * len(self.encoder.channels), branch_channels)
@@ -165,9 +173,10 @@ class PADNet(SegmentationModel):
             width = branch_channels if task in ("segmentation", "depth") else small_branch_channels
             self.branches[task] = _up(branch_channels, width)
             self.heads[task] = nn.Conv2d(width, outputs[task], 1)
-            self.lifts[task] = conv_norm_relu(outputs[task] if lift == "scores" else width, channels)
+            if phase == "whole":
+                self.lifts[task] = conv_norm_relu(outputs[task] if lift == "scores" else width, channels)
         self.distillations, self.decoders = nn.ModuleDict(), nn.ModuleDict()
-        for task in all_tasks:
+        for task in all_tasks if phase == "whole" else ():
             if task in ("segmentation", "depth"):
                 self.distillations[task] = MultiModalDistillation(task, all_tasks, channels, distillation, gate)
                 self.decoders[task] = nn.Sequential(
@@ -192,11 +201,14 @@ class PADNet(SegmentationModel):
 
         ``aux`` holds ``initial_segmentation`` and ``initial_TASK`` of every further task at 1/4 of the image, and the
         final ``depth`` (B, 1, H, W).  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are not looked at.
+        In the initial phase the logits are ``initial_segmentation``, enlarged, and ``aux`` holds the further tasks.
         """
         size = (rgb.shape[-2], rgb.shape[-1])
         features = self.encoder(rgb)
         quarter = (features[0].shape[-2], features[0].shape[-1])
         shared = self.shared_feature(features)
+        if self.phase == "initial":
+            return self._initial_output(shared, quarter, size)
         initial: dict[str, Tensor] = {}
         lifted: dict[str, Tensor] = {}
         for task, branch in self.branches.items():
@@ -212,6 +224,13 @@ class PADNet(SegmentationModel):
             aux.append(AuxiliaryOutput("depth", "depth", self._final("depth", lifted, size)))
         return SegmentationOutput(logits, tuple(aux))
 
+    def _initial_output(self, shared: Tensor, quarter: tuple[int, int], size: tuple[int, int]) -> SegmentationOutput:
+        tasks = self._all_tasks() if self.training else self._all_tasks()[:1]
+        initial = {task: cut_to(self.heads[task](self.branches[task](shared)), quarter) for task in tasks}
+        logits = resize_logits(initial.pop("segmentation"), size, align_corners=False)
+        aux = tuple(AuxiliaryOutput(f"initial_{task}", task, value) for task, value in initial.items())
+        return SegmentationOutput(logits, aux)
+
     def _all_tasks(self) -> tuple[Task, ...]:
         return ("segmentation", *self.auxiliary_tasks)
 
@@ -219,7 +238,7 @@ class PADNet(SegmentationModel):
         return at_least_float32(cut_to(self.decoders[task](self.distillations[task](lifted)), size))
 
 
-def _check_choices(tasks: Sequence[Task], distillation: str, gate: str, lift: str) -> None:
+def _check_choices(tasks: Sequence[Task], distillation: str, gate: str, lift: str, phase: str) -> None:
     for task in tasks:
         if task not in _AUXILIARY_TASKS:
             raise unknown_name("PAD-Net task", task, _AUXILIARY_TASKS)
@@ -227,6 +246,7 @@ def _check_choices(tasks: Sequence[Task], distillation: str, gate: str, lift: st
         ("distillation", distillation, get_args(Distillation)),
         ("gate", gate, get_args(Gate)),
         ("lift", lift, get_args(Lift)),
+        ("phase", phase, get_args(Phase)),
     ):
         if value not in known:
             raise unknown_name(f"PAD-Net {option}", value, known)
@@ -240,6 +260,7 @@ class PADNetOptions(TypedDict, total=False):
     distillation: Distillation
     gate: Gate
     lift: Lift
+    phase: Phase
     branch_channels: int
     small_branch_channels: int
     channels: int

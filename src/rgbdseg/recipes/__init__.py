@@ -21,7 +21,7 @@ from rgbdseg.recipes.nyuv2_lite import (
     nyuv2_lite0_half_stacked,
     nyuv2_lite0_half_sum,
 )
-from rgbdseg.recipes.padnet import padnet_cityscapes, padnet_nyuv2
+from rgbdseg.recipes.padnet import padnet_cityscapes, padnet_nyuv2, padnet_nyuv2_initial
 from rgbdseg.recipes.pap import pap_nyuv2, pap_nyuv2_480
 from rgbdseg.recipes.rdfnet import rdfnet_nyuv2
 from rgbdseg.recipes.sagate import sagate_nyuv2_432, sagate_nyuv2_480
@@ -48,6 +48,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "malleable-nyuv2": malleable_nyuv2,
     "conv2_5d-nyuv2": conv2_5d_nyuv2,
     "padnet-nyuv2": padnet_nyuv2,
+    "padnet-nyuv2-initial": padnet_nyuv2_initial,
     "padnet-cityscapes": padnet_cityscapes,
     "pap-nyuv2": pap_nyuv2,
     "pap-nyuv2-480": pap_nyuv2_480,

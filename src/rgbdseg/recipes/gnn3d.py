@@ -23,8 +23,9 @@ def gnn3d_nyuv2() -> TrainConfig:
     apart, probabilities summed over windows and over the scales 0.5, 0.8, 1, 1.2 and 1.5, only a part of the image
     counted (--area full counts all).
     Our defaults: batches of 8, a weight decay of 5e-4, power 0.9, seven scales in steps of 0.25 and no warm-up; the
-    layers after the encoder learn at the rate of the graph, since they start from random weights here: the authors had
-    trained the image network (`gnn3d-nyuv2-unary`) before they joined it with the graph.
+    layers after the encoder learn at the rate of the graph.  The authors had trained the image network before they
+    joined it with the graph: train `gnn3d-nyuv2-unary`, then this with --model.start_from runs/gnn3d-nyuv2-unary.
+    Without that, all layers after the encoder start from random weights.
     Published: 42.0 mIoU with one scale, which is the evaluation here, and 43.1 with all.
     """
     return TrainConfig(
@@ -63,6 +64,9 @@ def gnn3d_nyuv2_vgg16() -> TrainConfig:
 
 
 def gnn3d_nyuv2_unary() -> TrainConfig:
-    """The image network of `gnn3d-nyuv2` alone, without graph and depth: what the graph is to be compared with."""
+    """The image network of `gnn3d-nyuv2` alone, without graph and depth: what the graph is to be compared with.
+
+    `gnn3d-nyuv2` can start from it: --model.start_from runs/gnn3d-nyuv2-unary.
+    """
     model = ModelConfig(name="gnn3d_resnet101", options={"steps": 0})
     return dataclasses.replace(gnn3d_nyuv2(), recipe="gnn3d-nyuv2-unary", model=model)
