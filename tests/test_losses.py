@@ -122,7 +122,7 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
 
 def test_a_task_without_a_loss_is_refused() -> None:
     output = SegmentationOutput(logits(0, 1, 4, 4, 4), (AuxiliaryOutput("d", "flow", logits(1, 1, 1, 4, 4)),))  # type: ignore[arg-type]
-    message = "auxiliary output 'd' has the task 'flow', which has no loss yet; expected one of: contours, depth, "
+    message = "auxiliary output 'd' has the task 'flow', which has no loss yet; expected one of: affinity_depth, "
     with pytest.raises(UsageError, match=message):
         segmentation_loss(output, labels(1, 1, 4, 4), LossConfig())
 

@@ -62,7 +62,7 @@ def test_options_reach_the_model() -> None:
             "padnet_resnet18",
             5,
             {"tasks": "depth"},
-            "tasks is 'depth'; expected a list (one of: segmentation, depth, normals, contours each)",
+            "tasks is 'depth'; expected a list (one of: depth, normals, contours each)",
         ),
         ("padnet_resnet18", 5, {"tasks": ["depht"]}, "unknown PAD-Net task 'depht'; did you mean 'depth'?"),
     ],

@@ -53,6 +53,7 @@ SMALL = [
     ("padnet_resnet18", {"phase": "initial"}),
     ("pap_resnet18", {"channels": 32}),
     ("pap_resnet18", {"channels": 32, "affinity": "exp_dist", "affinity_stride": 8, "output_stride": 32}),
+    ("pap_resnet18", {"channels": 32, "affinity": "relu_norm", "affinity_outputs": True}),
 ]
 LARGE = sorted(set(rgbdseg.list_models()) - {name for name, _ in SMALL})
 
@@ -133,9 +134,16 @@ def test_one_return_type(name: str, options: dict[str, object]) -> None:
     names = [a.name for a in output.aux]
     assert len(set(names)) == len(names)
     channels = {"segmentation": CLASSES, "depth": 1, "normals": 3, "contours": 1}
-    assert {a.task for a in output.aux} <= {"segmentation", *model.auxiliary_tasks}
+    # All that the model announces is there, and nothing else.
+    assert {a.task for a in output.aux} | {"segmentation"} == {"segmentation", *model.auxiliary_tasks}
     for auxiliary in output.aux:
-        assert auxiliary.value.shape[:2] == (len(output.logits), channels[auxiliary.task])
+        if auxiliary.task.startswith("affinity_"):
+            cells = auxiliary.value.shape[-2] * auxiliary.value.shape[-1]
+            assert auxiliary.value.shape[:2] == (len(output.logits), cells)
+            assert (auxiliary.value >= 0).all()
+            torch.testing.assert_close(auxiliary.value.sum((-2, -1)), torch.ones(len(output.logits), cells))
+        else:
+            assert auxiliary.value.shape[:2] == (len(output.logits), channels[auxiliary.task])
 
 
 @small_models
@@ -228,6 +236,7 @@ TINY: dict[str, Callable[[], SegmentationModel]] = {
         CLASSES, "test_resnet", branch_channels=16, small_branch_channels=8, channels=16, output_stride=16
     ),
     "pap": lambda: PAP(CLASSES, "test_resnet", channels=16, affinity_stride=8),
+    "pap with affinities": lambda: PAP(CLASSES, "test_resnet", channels=16, affinity_outputs=True),
 }
 tiny_models = pytest.mark.parametrize("make", list(TINY.values()), ids=list(TINY))
 

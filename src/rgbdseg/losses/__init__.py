@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.loss_config import LossConfig
+from rgbdseg.losses.affinity import depth_affinity_loss, normals_affinity_loss, segmentation_affinity_loss
 from rgbdseg.losses.dense import contours_task_loss, depth_task_loss, normals_task_loss
 from rgbdseg.losses.segmentation import segmentation_task_loss
 from rgbdseg.losses.targets import Targets
@@ -68,4 +69,7 @@ _TASK_LOSSES: dict[Task, TaskLoss] = {
     "depth": depth_task_loss,
     "normals": normals_task_loss,
     "contours": contours_task_loss,
+    "affinity_segmentation": segmentation_affinity_loss,
+    "affinity_depth": depth_affinity_loss,
+    "affinity_normals": normals_affinity_loss,
 }

@@ -27,7 +27,7 @@ def depth_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) ->
     target, valid = depth_target(targets, config.dense)
     prediction, (target, valid) = _meet(prediction, (target, valid), config)
     residual = torch.where(valid, prediction - target, 0.0)
-    return _mean(penalty(residual, config.dense.depth_loss), valid)
+    return valid_mean(penalty(residual, config.dense.depth_loss), valid)
 
 
 def normals_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) -> Tensor:
@@ -39,8 +39,8 @@ def normals_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) 
     valid = (target != 0).any(dim=1, keepdim=True)
     unit = functional.normalize(prediction, dim=1, eps=1e-6)
     if config.dense.normals_loss == "cosine":
-        return _mean(1 - (unit * target).sum(dim=1, keepdim=True), valid)
-    return _mean(penalty(unit - target, config.dense.normals_loss).mean(dim=1, keepdim=True), valid)
+        return valid_mean(1 - (unit * target).sum(dim=1, keepdim=True), valid)
+    return valid_mean(penalty(unit - target, config.dense.normals_loss).mean(dim=1, keepdim=True), valid)
 
 
 def contours_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) -> Tensor:
@@ -60,7 +60,7 @@ def contours_task_loss(prediction: Tensor, targets: Targets, config: LossConfig)
     else:
         weight = config.dense.contour_positive_weight
     entropy = functional.binary_cross_entropy_with_logits(prediction, contour.float(), reduction="none")
-    return _mean(entropy * torch.where(contour, weight, 1 - weight), known)
+    return valid_mean(entropy * torch.where(contour, weight, 1 - weight), known)
 
 
 def depth_target(targets: Targets, config: DenseLossConfig) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,8 @@ def penalty(residual: Tensor, kind: str) -> Tensor:
     return torch.where(size <= corner, size, (residual.square() + corner.square()) / (2 * corner))
 
 
-def _mean(values: Tensor, valid: Tensor) -> Tensor:
+def valid_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean of ``values`` where ``valid`` (bool, of the same shape), 0 with gradients of 0 for nowhere."""
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 

@@ -17,7 +17,9 @@ from rgbdseg.models.card import MethodCard
 
 # B batch, C channels, H height, W width
 
-Task = Literal["segmentation", "depth", "normals", "contours"]
+Task = Literal[
+    "segmentation", "depth", "normals", "contours", "affinity_segmentation", "affinity_depth", "affinity_normals"
+]
 
 
 class AuxiliaryOutput(NamedTuple):
@@ -26,6 +28,9 @@ class AuxiliaryOutput(NamedTuple):
     name: unique within the model; loss weights of a recipe refer to it.
     task: ``segmentation`` logits (B, classes, h, w), ``depth`` (B, 1, h, w) in metres or whatever the loss makes of
     them, ``normals`` (B, 3, h, w) in the camera frame, of any length, ``contours`` logits (B, 1, h, w).
+    ``affinity_TASK`` (B, N, h, w) with N = h * w: how much each cell of a grid, counted row by row, takes of every cell
+    for being alike in that task; not negative, with a sum of one over (h, w).  The cells are squares of a power of two
+    pixels, from the upper left corner on.
     """
 
     name: str

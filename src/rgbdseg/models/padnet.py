@@ -46,7 +46,10 @@ Lift = Literal["scores", "features"]
 Phase = Literal["initial", "whole"]
 """Of the published training: ``initial`` is the front end with the intermediate tasks alone, without distillation."""
 
-_AUXILIARY_TASKS: tuple[Task, ...] = ("depth", "normals", "contours")
+FurtherTask = Literal["depth", "normals", "contours"]
+"""Intermediate tasks besides segmentation."""
+
+_AUXILIARY_TASKS: tuple[FurtherTask, ...] = ("depth", "normals", "contours")
 
 
 def _up(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -146,7 +149,7 @@ class PADNet(SegmentationModel):
         encoder: str,
         *,
         output_stride: int = 8,
-        tasks: Sequence[Task] = _AUXILIARY_TASKS,
+        tasks: Sequence[FurtherTask] = _AUXILIARY_TASKS,
         distillation: Distillation = "C",
         gate: Gate = "target",
         lift: Lift = "scores",
@@ -160,7 +163,7 @@ class PADNet(SegmentationModel):
         _check_choices(tasks, distillation, gate, lift, phase)
         if channels % 4:
             raise UsageError(f"model option channels is {channels}; expected a multiple of 4")
-        self.auxiliary_tasks = tuple(task for task in _AUXILIARY_TASKS if task in tasks)
+        self.auxiliary_tasks: tuple[Task, ...] = tuple(task for task in _AUXILIARY_TASKS if task in tasks)
         self.lift = lift
         self.phase = phase
         self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
@@ -238,7 +241,7 @@ class PADNet(SegmentationModel):
         return at_least_float32(cut_to(self.decoders[task](self.distillations[task](lifted)), size))
 
 
-def _check_choices(tasks: Sequence[Task], distillation: str, gate: str, lift: str, phase: str) -> None:
+def _check_choices(tasks: Sequence[FurtherTask], distillation: str, gate: str, lift: str, phase: str) -> None:
     for task in tasks:
         if task not in _AUXILIARY_TASKS:
             raise unknown_name("PAD-Net task", task, _AUXILIARY_TASKS)
@@ -256,7 +259,7 @@ class PADNetOptions(TypedDict, total=False):
     """Options of every PAD-Net: see `PADNet`."""
 
     output_stride: int
-    tasks: Sequence[Task]
+    tasks: Sequence[FurtherTask]
     distillation: Distillation
     gate: Gate
     lift: Lift

@@ -14,12 +14,13 @@ convex combination of the three for each target task, diffusion of the target's 
 Ours, where the paper is open: decoders with 3x3 convolutions of 256 channels and lateral connections, the affinity as
 softmax of scaled inner products, five steps with a share of 0.05, diffusion at 1/16 of the image with its change added
 to the feature at 1/4, reconstruction by two convolutions after bilinear enlargement, the ResNet with a stem of three
-convolutions.  The paper's additional loss on the affinities themselves is left out.
+convolutions.  The paper's additional loss on the affinities themselves is there (`losses/affinity.py`, whose form is
+ours) for models with ``affinity_outputs``; the recipes do without it.
 
 Memory of the affinities: with N = ceil(H / s) ceil(W / s) positions at the working resolution of stride s, training
 keeps 6 N^2 float32 numbers per image (three affinities and three combinations) and needs about as many again for their
 gradients; prediction needs 4 N^2.  For 480x640 that is 35 MB per image at s = 16 (N = 1200), 553 MB at s = 8, 8.8 GB at
-s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.
+s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.  The losses on the affinities keep 12 N^2 on top.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ AffinityForm = Literal["softmax", "exp_dist", "relu_norm"]
 ``softmax``: exp(x.y / sqrt(C)).  ``exp_dist``: exp(-|x - y|^2 / sqrt(C)).  ``relu_norm``: max(0, x.y)."""
 
 _TASKS: tuple[Task, ...] = ("segmentation", "depth", "normals")
+_AFFINITY_TASKS: tuple[Task, ...] = ("affinity_segmentation", "affinity_depth", "affinity_normals")
+"""In the order of `_TASKS`."""
 _FEATURE_STRIDE = 4
 _STRIDES = (4, 8, 16, 32)
 
@@ -129,13 +132,13 @@ class PAP(SegmentationModel):
     beta: share of the diffused feature, from 0 (no diffusion) to 1.
     affinity_stride: image size divided by that of the grid of affinities and diffusion: 4, 8, 16 or 32.  Memory grows
     with the fourth power of the resolution, see above.
+    affinity_outputs: also return the affinities while training, to be compared with the ground truth.
     Raises UsageError for values outside these ranges.
     """
 
     family = "pap"
     backbone_prefixes = ("encoder.",)
     no_decay_names = ("alpha_logits",)
-    auxiliary_tasks = ("depth", "normals")
     card = MethodCard(
         method="PAP",
         year=2019,
@@ -147,7 +150,8 @@ class PAP(SegmentationModel):
             PublishedResult("SUN RGB-D, 37", "pap_resnet50", 50.5),
         ),
         exact="tasks, affinities with rows that sum to one, cross-task combination, diffusion",
-        ours="decoders, form and resolution of the affinities, steps and share; no loss on the affinities themselves",
+        ours="decoders, form and resolution of the affinities, steps and share, form of the loss on the affinities "
+        "themselves, which the recipes leave out",
     )
 
     def __init__(
@@ -161,6 +165,7 @@ class PAP(SegmentationModel):
         iterations: int = 5,
         beta: float = 0.05,
         affinity_stride: int = 16,
+        affinity_outputs: bool = False,
     ) -> None:
         super().__init__(num_classes, InputSpec(geometry="none"))
         check_widths(channels=channels)
@@ -169,6 +174,8 @@ class PAP(SegmentationModel):
         self.iterations = iterations
         self.beta = beta
         self.pool = affinity_stride // _FEATURE_STRIDE
+        self.affinity_tasks: tuple[Task, ...] = _AFFINITY_TASKS if affinity_outputs else ()
+        self.auxiliary_tasks = (*_TASKS[1:], *self.affinity_tasks)
         self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
         outputs = {"segmentation": num_classes, "depth": 1, "normals": 3}
         self.decoders = nn.ModuleDict({task: TaskDecoder(self.encoder.channels, channels) for task in _TASKS})
@@ -200,8 +207,8 @@ class PAP(SegmentationModel):
         """Return logits (B, classes, H, W); in training also ``aux``.
 
         ``aux`` holds ``initial_segmentation``, ``initial_depth`` and ``initial_normals`` at 1/4 of the image, and the
-        final ``depth`` and ``normals`` at its size.  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are
-        not looked at.
+        final ``depth`` and ``normals`` at its size; with ``affinity_outputs`` also ``affinity_TASK`` of every task on
+        the working grid.  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are not looked at.
         """
         size = (rgb.shape[-2], rgb.shape[-1])
         encoded = self.encoder(rgb)
@@ -217,8 +224,13 @@ class PAP(SegmentationModel):
         if not self.training:
             return SegmentationOutput(logits)
         initial = [AuxiliaryOutput(f"initial_{task}", task, self.heads[task](features[task])) for task in _TASKS]
-        further = [AuxiliaryOutput(task, task, final[task]) for task in self.auxiliary_tasks]
-        return SegmentationOutput(logits, (*initial, *further))
+        further = [AuxiliaryOutput(task, task, final[task]) for task in _TASKS[1:]]
+        grid = working["segmentation"].shape[-2:]
+        alike = [
+            AuxiliaryOutput(task, task, affinity_BNN.unflatten(2, grid))
+            for task, affinity_BNN in zip(self.affinity_tasks, affinities, strict=False)  # none or all
+        ]
+        return SegmentationOutput(logits, (*initial, *further, *alike))
 
     def _to_grid(self, feature: Tensor) -> Tensor:
         """Average the feature over the cells of the working grid; cells at the border may be smaller."""
@@ -262,6 +274,7 @@ class PAPOptions(TypedDict, total=False):
     iterations: int
     beta: float
     affinity_stride: int
+    affinity_outputs: bool
 
 
 def pap_resnet50(num_classes: int, **options: Unpack[PAPOptions]) -> PAP:
