@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -411,30 +410,3 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
     expect_error(call("benchmark", "loader", "demo", "--data", tree, "--iterations", "0"), "--iterations is 0")
     expect_error(call("benchmark", "drive", "demo", "--data", tree), "drive")
     expect_error(call("benchmark", "loader", "dmo", "--data", tree), "did you mean 'demo'?")
-
-
-def test_a_run_can_start_from_another_with_other_classes(
-    call: Callable[..., Result], run_folder: Path, tmp_path: Path
-) -> None:
-    own = write_tree(tmp_path / "own", count=3, size=SIZE, classes=("this", "that"))
-    shutil.copytree(run_folder, "earlier")
-    code, out, err = call(
-        "train", "demo", "--data", own, "--out", tmp_path / "run", *QUICK, "--model.start_from", "earlier"
-    )
-    assert code == 0, err
-    assert f"starting from {Path('earlier').resolve() / 'checkpoints' / 'last.ckpt'} (epoch 2): " in out
-    assert "new for other classes: decoder.classifier, auxiliary_head" in out
-    # Absolute, so that the stored config can be run again from anywhere.
-    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert stored["model"]["start_from"] == str(Path("earlier").resolve())
-    shutil.rmtree("earlier")
-    code, out, _ = call("train", "--out", tmp_path / "run", "--resume")
-    assert code == 0
-    assert "starting from" not in out
-    expect_error(
-        call("train", tmp_path / "run" / "config.yaml", "--out", tmp_path / "again"), "no checkpoint or run folder"
-    )
-    expect_error(
-        call("train", "--out", tmp_path / "run", "--resume", "--model.start_from", run_folder),
-        "a resumed run cannot change model.start_from",
-    )
