@@ -18,11 +18,19 @@ from rgbdseg.errors import UsageError
         ({"scales": ()}, "augmentation.scales is 0; expected a positive number"),
         (
             {"scale_range": (1.4, 1.0)},
-            "augmentation.scale_range is (1.4, 1.0); expected (lowest, highest), 0 < lowest <= highest",
+            "augmentation.scale_range is (1.4, 1.0); expected (lowest, highest), 0 < lowest <= highest <= 16",
         ),
         (
             {"scale_range": (0.0, 1.0)},
-            "augmentation.scale_range is (0.0, 1.0); expected (lowest, highest), 0 < lowest <= highest",
+            "augmentation.scale_range is (0.0, 1.0); expected (lowest, highest), 0 < lowest <= highest <= 16",
+        ),
+        (
+            {"scale_range": ()},
+            "augmentation.scale_range is (); expected (lowest, highest), 0 < lowest <= highest <= 16",
+        ),
+        (
+            {"scale_range": (1.0, 20.0)},
+            "augmentation.scale_range is (1.0, 20.0); expected (lowest, highest), 0 < lowest <= highest <= 16",
         ),
         ({"crop_position": "clas"}, "unknown augmentation.crop_position 'clas'; did you mean 'class'?"),
         ({"margin": -1}, "augmentation.margin is -1; expected 0 or more"),

@@ -8,7 +8,6 @@ every checkpoint, and can be run again.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -17,6 +16,8 @@ from rgbdseg.loss_config import LossConfig
 from rgbdseg.protocol import EvaluationProtocol
 
 CropPosition = Literal["anywhere", "class"]
+LARGEST_SCALE = 16
+"""A typing error above it would fill the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,10 +275,10 @@ def check_config(config: TrainConfig) -> None:
 
 def check_augmentation(augmentation: AugmentationConfig) -> None:
     """Raise UsageError for values that no sample can be augmented with; the message names the key."""
-    lowest, highest = augmentation.scale_range or (1.0, 1.0)
-    if not 0 < lowest <= highest < math.inf:
+    ends = augmentation.scale_range
+    if ends is not None and not (len(ends) == 2 and 0 < ends[0] <= ends[1] <= LARGEST_SCALE):
         raise UsageError(
-            f"augmentation.scale_range is {augmentation.scale_range}; expected (lowest, highest), 0 < lowest <= highest"
+            f"augmentation.scale_range is {ends}; expected (lowest, highest), 0 < lowest <= highest <= {LARGEST_SCALE}"
         )
     positions = get_args(CropPosition)
     if augmentation.crop_position not in positions:

@@ -41,7 +41,11 @@ def test_from_a_run(
     assert stored["model"]["start_from"] == str(tmp_path / "earlier")
     assert train(run / "config.yaml", "--out", tmp_path / "again") == 0
 
-    shutil.rmtree("earlier")
+    Path("earlier").rename("moved")
+    Path("earlier").symlink_to("moved")
+    assert train("--out", run, "--resume") == 0
+    Path("earlier").unlink()
+    shutil.rmtree("moved")
     capsys.readouterr()
     assert train("--out", run, "--resume") == 0
     assert "starting from" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ from rgbdseg.engine import memory
 from rgbdseg.engine.memory import activation_bytes, plan_passes
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models.base import SegmentationModel, SegmentationOutput
+from rgbdseg.models.catalog import create_model
 from rgbdseg.recipes import get_recipe
 
 
@@ -28,6 +29,14 @@ class OneConvolution(SegmentationModel):
 def test_a_convolution_keeps_its_input_and_a_relu_its_output() -> None:
     # float32: input 3 channels, output 2; the weights are not counted.
     assert activation_bytes(OneConvolution(), 2, (10, 20)) == 4 * 2 * 10 * 20 * (3 + 2)
+
+
+def test_losses_on_pairs_of_cells_count() -> None:
+    with torch.device("meta"):
+        models = [create_model("pap_resnet18", 3, channels=8, affinity_outputs=outputs) for outputs in (False, True)]
+    without, with_losses = (activation_bytes(model, 2, (64, 96)) for model in models)
+    cells = 4 * 6  # at 1/16
+    assert with_losses - without == 4 * 2 * 3 * 4 * cells**2  # float32, images, tasks, copies
 
 
 def test_tracing_leaves_the_model_as_it_was() -> None:

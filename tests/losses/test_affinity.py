@@ -96,7 +96,7 @@ def test_a_batch_without_ground_truth_has_zero_loss_and_zero_gradient() -> None:
 
 def test_gradient_descent_finds_the_target_from_nearly_itself_alone() -> None:
     """Where a softmax starts near the identity, all other affinities are tiny."""
-    logits = (15 * torch.eye(4)).requires_grad_()
+    logits = (40 * torch.eye(4)).requires_grad_()
     optimizer = torch.optim.SGD([logits], 4.0)
     for _ in range(300):
         optimizer.zero_grad()

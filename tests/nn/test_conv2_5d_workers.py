@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -74,21 +75,34 @@ def test_under_inference_mode(three_threads: None) -> None:
 
 def test_threads_are_counted_as_before(three_threads: None) -> None:
     seen: dict[str, int] = {}
+    torch.set_num_threads(4)
     run_workers(2, lambda index: seen.__setitem__(f"worker {index}", torch.get_num_threads()))
     other = threading.Thread(target=lambda: seen.__setitem__("later thread", torch.get_num_threads()))
     other.start()
     other.join()
-    assert seen == {"worker 0": 1, "worker 1": 1, "later thread": 3}
-    assert torch.get_num_threads() == 3
+    assert seen == {"worker 0": 2, "worker 1": 2, "later thread": 4}
+    assert torch.get_num_threads() == 4
 
 
 def test_an_error_in_a_worker_is_raised(three_threads: None) -> None:
-    def work(index: int) -> None:
-        if index == 1:
-            raise ValueError("second worker")
+    ended: set[int] = set()
 
-    with pytest.raises(ValueError, match="second worker"):
+    def work(index: int) -> None:
+        if index == 0:
+            raise ValueError("first worker")
+        time.sleep(0.05)
+        ended.add(index)
+
+    with pytest.raises(ValueError, match="first worker"):
         run_workers(3, work)
+    assert ended == {1, 2}  # or they would go on writing to what the caller may give away
+
+
+def test_more_workers_than_threads(three_threads: None) -> None:
+    torch.set_num_threads(1)
+    done: set[int] = set()
+    run_workers(2, done.add)
+    assert done == {0, 1}
 
 
 def test_how_many_workers(three_threads: None) -> None:

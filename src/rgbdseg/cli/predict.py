@@ -30,6 +30,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--force", action="store_true", help="replace predictions of the same names in --out")
     add_protocol_options(parser)
+    parser.add_argument(
+        "--margin",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="cut off each side before the model sees the image (for the white frame of NYU Depth V2: 7); "
+        "default: nothing, whatever the recipe cuts off its dataset",
+    )
     options = parser.parse_args(arguments)
     from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.predict import find_frames, parse_depth_unit, predict

@@ -47,7 +47,8 @@ def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) ->
         ("flip", options.flip),
         ("combination", options.protocol),
         ("window_batch", options.window_batch),
-        ("area", getattr(options, "area", "full")),  # a command without these options counts nothing
+        # A command without these options counts nothing, and its images need not have the frame of a dataset.
+        ("area", getattr(options, "area", "full")),
         ("margin", getattr(options, "margin", 0)),
     ):
         if value is not None:

@@ -65,7 +65,7 @@ def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
         raise UsageError("no dataset given; add --data DATASET (see rgbdseg train --help)")
     # Absolute, so that the stored config can be run again from anywhere.
     model, source = config.model, config.model.start_from
-    if source is not None:
+    if source is not None and not known.resume:
         model = dataclasses.replace(model, start_from=str(Path(source).resolve()))
     return dataclasses.replace(config, data=str(Path(config.data).resolve()), model=model)
 

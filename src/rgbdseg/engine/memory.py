@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rgbdseg.config import TrainConfig
+from rgbdseg.losses.affinity import KEPT_PER_ENTRY
 from rgbdseg.models.base import SegmentationModel
 from rgbdseg.models.measure import example_inputs
 
@@ -61,7 +62,9 @@ def activation_bytes(model: SegmentationModel, batch: int, size: tuple[int, int]
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         output = shadow(*example_inputs(shadow.input_spec, batch, size, "meta"))
     assert output.logits.shape[0] == batch
-    return sum(storage.nbytes() for storage in kept.values())
+    # Losses keep little beside a network, except those of all pairs of cells.
+    pairs = [auxiliary.value.numel() for auxiliary in output.aux if auxiliary.task.startswith("affinity_")]
+    return sum(storage.nbytes() for storage in kept.values()) + 4 * KEPT_PER_ENTRY * sum(pairs)
 
 
 def free_bytes(device_type: str) -> float:

@@ -92,10 +92,10 @@ def load_earlier_weights(model: SegmentationModel, config: ModelConfig, label_se
     new_classes = [] if same_classes else class_tensors(config, len(label_set))
     given = model.adapt_weights(stored.state)
     taken = {name: given[name] for name in own if name in given and name not in new_classes}
-    problems = _other_inputs(stored.facts.input_spec, model.input_spec)
-    problems += _other_network(model.backbone_prefixes, own, given, taken, new_classes)
-    if problems:
-        raise CheckpointError(_refusal(stored, config, problems))
+    if problems := _other_inputs(stored.facts.input_spec, model.input_spec):
+        raise CheckpointError(_refusal(stored, config, problems, "whose images were normalised in the same way"))
+    if problems := _other_network(model.backbone_prefixes, own, given, taken, new_classes):
+        raise CheckpointError(_refusal(stored, config, problems, "with the same encoder and the same model.options"))
     model.load_state_dict(taken, strict=False)
     new = [name for name in own if name not in taken and name not in new_classes]
     return EarlierWeights(
@@ -153,12 +153,12 @@ def _other_network(
     return [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names]
 
 
-def _refusal(stored: StoredModel, config: ModelConfig, problems: list[str]) -> str:
+def _refusal(stored: StoredModel, config: ModelConfig, problems: list[str], remedy: str) -> str:
     facts: ModelFacts = stored.facts
     return (
         f"model.start_from: {stored.path} does not fit {_described(config.name, config.options)}: "
         f"{'; '.join(problems)}; it holds {_described(facts.model_name, facts.model_options)}; start from a checkpoint "
-        "with the same encoder and the same model.options"
+        f"{remedy}"
     )
 
 

@@ -33,8 +33,13 @@ from rgbdseg.nn.blocks import at_least_float32, without_autocast
 
 DEPTH_SIMILARITY_SCALE = 0.1
 """Depths that differ by about this share are similar to 1/e: at 3 m, 30 cm."""
-_FLOOR = 1e-12
-"""Affinities below are taken for this: their logarithm stays finite."""
+_FLOOR = 1e-37
+"""Affinities below are taken for this: their logarithm stays finite.
+
+Just above the smallest normal float32, since an affinity below it has no gradient, however wrong it is.
+"""
+KEPT_PER_ENTRY = 4
+"""Numbers that a loss keeps for the way back per entry of an affinity."""
 
 
 def segmentation_affinity_loss(affinity: Tensor, targets: Targets, config: LossConfig) -> Tensor:

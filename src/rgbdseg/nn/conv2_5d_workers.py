@@ -6,16 +6,18 @@ would stay on one core, and every product waits for the slowest thread.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
 # What each worker adds up on its own has the size of an output.
 _MOST_WORKERS = 8
+
+_pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}
+_making_a_pool = threading.Lock()
 
 
 def worker_count(device: torch.device, parts: int) -> int:
@@ -28,7 +30,8 @@ def worker_count(device: torch.device, parts: int) -> int:
 def run_workers(count: int, work: Callable[[int], None]) -> None:
     """Call ``work`` with 0 .. count - 1, each in a thread of its own, without recording gradients.
 
-    Together they use as many threads as PyTorch would here.  An exception in one is raised here.
+    Each divides its operations among an equal share, rounded down, of the threads that PyTorch would use here.  Returns
+    when all have ended; an exception in one is raised here.
     """
     if count == 1:
         work(0)
@@ -39,22 +42,36 @@ def run_workers(count: int, work: Callable[[int], None]) -> None:
         with torch.inference_mode():
             work(index)
 
-    # A forked process has none of its parent's threads, so it needs a pool of its own.
-    pool = _pool(count, torch.get_num_threads(), os.getpid())
-    for future in [pool.submit(one, index) for index in range(count)]:
+    pool = _pool(count, torch.get_num_threads())
+    futures = [pool.submit(one, index) for index in range(count)]
+    wait(futures)
+    for future in futures:
         future.result()
 
 
-@functools.cache
-def _pool(count: int, threads: int, process: int) -> ThreadPoolExecutor:
-    """Start ``count`` threads, each of which divides its operations among an equal share of ``threads``."""
+def _pool(count: int, threads: int) -> ThreadPoolExecutor:
+    """Return the pool of ``count`` workers that share ``threads``, the same one for all callers."""
+    # A forked process has none of its parent's threads, so it needs a pool of its own.
+    key = (count, threads, os.getpid())
+    with _making_a_pool:
+        if key not in _pools:
+            _pools[key] = _new_pool(count, threads)
+        return _pools[key]
+
+
+def _new_pool(count: int, threads: int) -> ThreadPoolExecutor:
+    """Start the threads of a pool.
+
+    Until it returns, other threads that use PyTorch for the first time take over the workers' number of threads.
+    """
     ready = threading.Barrier(count + 1)
+    share = max(1, threads // count)
 
     def start() -> None:
         # A thread takes over the number that PyTorch has for all threads with its first operation, or here ...
         torch.get_num_threads()
         # ... and keeps what it sets afterwards, which is also the new number for all threads that are yet to come.
-        torch.set_num_threads(threads // count)
+        torch.set_num_threads(share)
         ready.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="conv2_5d", initializer=start)
