@@ -118,6 +118,8 @@ class _Setup:
 def _score_all_scales(setup: _Setup, sample: RGBDSample) -> Tensor:
     """Return log scores (C, H, W) of a sample at its own size."""
     scales = setup.protocol.scales
+    # Probabilities are added as such, which is several times faster; exponentials of raw logits would overflow.
+    logarithms = setup.protocol.combination == "sagate"
     total: Tensor | None = None
     for scale in scales:
         size = (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale)))
@@ -125,13 +127,13 @@ def _score_all_scales(setup: _Setup, sample: RGBDSample) -> Tensor:
         if scales == (1.0,):
             return scores
         if total is None:
-            total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
-        _add_resized(total, scores)
+            total = scores.new_full((scores.shape[0], *sample.size), -math.inf if logarithms else 0.0)
+        _add_resized(total, scores, logarithms=logarithms)
         del scores  # or two scales would be held at once
     assert total is not None
     if setup.protocol.combination == "softmax":
-        total -= math.log(len(scales))
-    return total
+        total /= len(scales)
+    return total if logarithms else total.log_()
 
 
 def _score_one_scale(setup: _Setup, sample: RGBDSample) -> Tensor:
@@ -212,25 +214,30 @@ def _combine(views: Sequence[Tensor], combination: Combination) -> Tensor:
         return views[0] if len(views) == 1 else views[0] + views[1]
     if combination == "malleable":
         return (sum(views[1:], views[0]) / len(views)).log_softmax(1)
-    probabilities = [view.log_softmax(1) for view in views]
-    return probabilities[0] if len(views) == 1 else torch.logaddexp(*probabilities) - math.log(2)
+    if len(views) == 1:
+        return views[0].log_softmax(1)
+    return views[0].softmax(1).add_(views[1].softmax(1)).div_(2).log_()
 
 
-def _add_resized(total: Tensor, log_scores: Tensor) -> None:
-    """Add scores (C, h, w) to a total (C, H, W), both logarithms, at the total's size.
+def _add_resized(total: Tensor, log_scores: Tensor, *, logarithms: bool) -> None:
+    """Add scores (C, h, w), given as logarithms, to a total (C, H, W) of scores or of ``logarithms``, at its size.
 
+    The bilinear mean (half-pixel centres) is taken of the scores themselves.
     A few classes at a time: resizing needs several times the memory of what it resizes.
     """
     size = (total.shape[-2], total.shape[-1])
     largest = max(total[0].numel(), log_scores[0].numel())
     classes_at_once = max(1, _NUMBERS_AT_ONCE // largest)
     for first in range(0, len(total), classes_at_once):
-        part = total[first : first + classes_at_once]
-        torch.logaddexp(part, _resize_log(log_scores[first : first + classes_at_once], size), out=part)
+        part, classes = total[first : first + classes_at_once], log_scores[first : first + classes_at_once]
+        if logarithms:
+            torch.logaddexp(part, _resize_log(classes, size), out=part)
+        else:
+            part += functional.interpolate(classes.exp()[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def _resize_log(log_scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize scores given as logarithms: the bilinear mean (half-pixel centres) is taken of the scores themselves."""
+    """Resize scores given as logarithms, without leaving them."""
     for dim, length in ((1, size[0]), (2, size[1])):
         if log_scores.shape[dim] == length:
             continue
