@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rgbdseg.models.card import MethodCard
     from rgbdseg.models.measure import ModelCost
 
-REPEATS = 3  # timed runs of each model
-
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
@@ -28,6 +26,7 @@ def run(arguments: list[str]) -> int:
         "--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help="of an image"
     )
     parser.add_argument("--no-latency", action="store_true", help="do not run the models, only count")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs of each model")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the details there as Markdown tables")
     options = parser.parse_args(arguments)
     from rgbdseg.models.catalog import list_models
@@ -41,7 +40,9 @@ def run(arguments: list[str]) -> int:
         print_table("models", ["model"], [(name,) for name in names])
         return 0
     size = (options.size[0], options.size[1])
-    repeats = 0 if options.no_latency else REPEATS
+    if options.repeats < 1:
+        raise UsageError(f"--repeats is {options.repeats}; expected at least 1, or --no-latency")
+    repeats = 0 if options.no_latency else options.repeats
     notes = _notes(options.classes, size, repeats)
     if options.markdown is not None:
         from rgbdseg.files import atomic_path
@@ -74,6 +75,8 @@ def _measure(
     names: Sequence[str], classes: int, size: tuple[int, int], repeats: int
 ) -> tuple[list[tuple[str, ...]], dict[str, MethodCard]]:
     """Return a row for each model, and the cards of their methods."""
+    import torch
+
     from rgbdseg.models.catalog import create_model
     from rgbdseg.models.measure import measure_model
 
@@ -82,7 +85,8 @@ def _measure(
     with progress_bar("measuring") as move:
         for done, name in enumerate(names):
             move(done, len(names))
-            model = create_model(name, classes)
+            with torch.device("cpu" if repeats else "meta"):  # what is only counted needs no values
+                model = create_model(name, classes)
             rows.append(_row(name, model.card, measure_model(model, size, repeats=repeats)))
             cards[model.card.method] = model.card
     return rows, cards
@@ -108,7 +112,8 @@ def _notes(classes: int, size: tuple[int, int], repeats: int) -> str:
     import torch
 
     on = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), PyTorch {torch.__version__}"
-    latency = f" Latency is the median of {repeats} runs in float32 on {on}." if repeats else ""
+    runs = "that of one run" if repeats == 1 else f"the median of {repeats} runs"
+    latency = f" Latency is {runs} in float32 on {on}." if repeats else ""
     return (
         f"{classes} classes. Parameters include the heads that only training uses. GFLOPs and latency are those of one "
         f"image of {size[0]}x{size[1]} pixels; a multiply-add counts as two operations.{latency} Published numbers are "
