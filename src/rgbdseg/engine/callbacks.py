@@ -119,7 +119,8 @@ class TrainingLog(Callback):
         """Log what runs where."""
         self._start = time.monotonic()
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0]).name.replace("__main__.py", "rgbdseg")  # python -m rgbdseg
+        command = shlex.join([program, *sys.argv[1:]])
         hardware = describe_hardware(pl_module.device, trainer.world_size)
         source = {} if self.started_from is None else {"started_from": self.started_from}
         self._append(trainer, {"started": started, "command": command, "hardware": hardware, **source})
