@@ -133,7 +133,6 @@ class Tiles:
     def __init__(self, x_BCHW: Tensor, window: Window, kernels: int, workers: int = 1) -> None:
         self._x = x_BCHW
         self._window = window
-        self._kernels = kernels
         self._workers = workers
         self.size = window.output_size(x_BCHW.shape[-2], x_BCHW.shape[-1])
         self._images, self._channels, self._rows = _plan(x_BCHW, self.size, kernels * window.kernel**2, workers)
@@ -172,8 +171,9 @@ class Tiles:
         key = (name, tuple(shape))
         if key not in self._views:
             size = math.prod(shape)
-            memory = self._memory.setdefault(name, self._x.new_empty(0 if name in self._memory else size))
-            self._views[key] = memory[:size].view(tuple(shape))
+            if name not in self._memory:
+                self._memory[name] = self._x.new_empty(size)
+            self._views[key] = self._memory[name][:size].view(tuple(shape))
         return self._views[key]
 
 
