@@ -21,7 +21,7 @@ import torch
 from rgbdseg.inference import segment
 from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.metrics import SegmentationMetrics
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
 

@@ -1,4 +1,4 @@
-"""Time and memory of `rgbdseg.nn.conv2_5d.MalleableConv2_5d` beside the plain unfold formulation and beside the floor.
+"""Time and memory of `MalleableConv2_5d` beside the plain unfold formulation and beside the floor.
 
     python benchmarks/conv2_5d.py [--device cpu] [--size 480] [--batches 1 4] [--repeats 7] [--threads 2] [--no-memory]
 
@@ -50,8 +50,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.nn.conv2_5d import DepthConv2d, MalleableConv2_5d
-from rgbdseg.nn.conv2_5d_product import FUSED_VARIABLE
+from rgbdseg.nn.conv2_5d.operator import DepthConv2d, MalleableConv2_5d
+from rgbdseg.nn.conv2_5d.product import FUSED_VARIABLE
 
 
 def unfold_windows(depth: Tensor, side: int, stride: int, padding: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:

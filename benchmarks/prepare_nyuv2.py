@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from rgbdseg.data.prepare.nyuv2 import class_table, prepare_nyuv2
+from rgbdseg.prepare.nyuv2 import class_table, prepare_nyuv2
 
 WIDTH, HEIGHT = 640, 480
 

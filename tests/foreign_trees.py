@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from rgbdseg.data.foreign import NYU_CAMERA, NYU_SIZE
 from rgbdseg.data.images import write_png
-from rgbdseg.data.recognise import NYU_CAMERA, NYU_SIZE
 from rgbdseg.geometry.hha import encode_hha
 from tests.synthetic import Scene, make_scene
 

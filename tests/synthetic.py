@@ -15,8 +15,8 @@ from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription, DepthUnit
+from rgbdseg.data.foreign import NYU_CAMERA, NYU_SIZE
 from rgbdseg.data.images import write_hha, write_png
-from rgbdseg.data.recognise import NYU_CAMERA, NYU_SIZE
 from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet, generic_palette
 

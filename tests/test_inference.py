@@ -17,11 +17,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.inference import segment, window_positions
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import SegmentationModel, SegmentationOutput
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.spatial import resize_raster

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rgbdseg.data.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.labels import LABEL_SETS, LabelSet, generic_palette, get_label_set
+from rgbdseg.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationOutput
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 
 
 def logits(seed: int, *shape: int) -> torch.Tensor:

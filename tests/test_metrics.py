@@ -15,10 +15,10 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbdseg.data.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 from rgbdseg.errors import DataError
 from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
+from rgbdseg.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 
 NAN = math.nan
 

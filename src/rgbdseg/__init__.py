@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rgbdseg.errors import RGBDSegError
     from rgbdseg.input_spec import InputSpec
     from rgbdseg.labels import LabelSet, get_label_set
-    from rgbdseg.models.catalog import create_model, list_models
-    from rgbdseg.models.published import load_published
+    from rgbdseg.models._registry import create_model, list_models
     from rgbdseg.sample import RGBDBatch, RGBDSample
+    from rgbdseg.weights.published import load_published
 
 _HOMES = {
     "InputSpec": "rgbdseg.input_spec",
@@ -26,10 +26,10 @@ _HOMES = {
     "RGBDBatch": "rgbdseg.sample",
     "RGBDSample": "rgbdseg.sample",
     "RGBDSegError": "rgbdseg.errors",
-    "create_model": "rgbdseg.models.catalog",
+    "create_model": "rgbdseg.models._registry",
     "get_label_set": "rgbdseg.labels",
-    "list_models": "rgbdseg.models.catalog",
-    "load_published": "rgbdseg.models.published",
+    "list_models": "rgbdseg.models._registry",
+    "load_published": "rgbdseg.weights.published",
 }
 
 __all__ = [

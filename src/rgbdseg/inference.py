@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rgbdseg.config.protocol import Combination, EvaluationProtocol
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import SegmentationOutput
-from rgbdseg.protocol import Combination, EvaluationProtocol
+from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.sample import RGBDBatch, RGBDSample
 from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.pack import geometry_raster, pack, padded_size

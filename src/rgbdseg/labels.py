@@ -139,7 +139,7 @@ CITYSCAPES19 = LabelSet(
     official_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
 )  # fmt: skip
 
-# The built-in generated data; `rgbdseg.data.rooms` says which classes differ by shape only and which by colour only.
+# The built-in generated data; `rgbdseg.rooms` says which classes differ by shape only and which by colour only.
 ROOMS = _named(
     "rooms",
     "wall, floor, ceiling, door, window, picture, whiteboard, rug, table, chair, bed, sofa, cabinet, bookshelf, books, "

@@ -17,8 +17,8 @@ from PIL import Image
 from rgbdseg.cli.main import main
 from rgbdseg.engine.submission import submission_problems
 from rgbdseg.labels import CITYSCAPES19
-from tests.data.test_prepare_cityscapes import FRAMES, SIZE, write_source
 from tests.engine.test_train_resume import interrupt_at
+from tests.prepare.test_cityscapes import FRAMES, SIZE, write_source
 from tests.test_metrics import official_scores
 
 TINY = [

@@ -17,8 +17,8 @@ from PIL import Image
 
 from rgbdseg.cli.main import COMMANDS, main, plain_message
 from rgbdseg.errors import DataError
-from rgbdseg.models.catalog import create_model
-from rgbdseg.models.published import to_published
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.published import to_published
 from tests.synthetic import make_camera, make_scene, write_depth, write_tree
 
 SIZE = (40, 48)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rgbdseg.cli.main import main
-from rgbdseg.engine.checkpoint import load_bundle
-from rgbdseg.models.catalog import create_model
-from rgbdseg.models.published import to_published
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import load_bundle
+from rgbdseg.weights.published import to_published
 
 
 def test_options_of_the_model_are_used_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

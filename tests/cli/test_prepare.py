@@ -15,10 +15,10 @@ from rgbdseg.cli.main import main
 from rgbdseg.cli.prepare import SOURCES
 from rgbdseg.cli.prepare_common import STAGES
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.data.prepare.nyuv2 import class_table
-from rgbdseg.data.prepare.writer import CONVERTING, VERIFYING
 from rgbdseg.errors import DataError
-from tests.data.miniatures import nyu_content, sun_frames, write_nyu_mat, write_nyu_splits, write_sunrgbd
+from rgbdseg.prepare.nyuv2 import class_table
+from rgbdseg.prepare.writer import CONVERTING, VERIFYING
+from tests.miniatures import nyu_content, sun_frames, write_nyu_mat, write_nyu_splits, write_sunrgbd
 
 Result = tuple[int, str, str]
 

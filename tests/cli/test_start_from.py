@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from rgbdseg.cli.main import main
-from rgbdseg.models.catalog import create_model
-from rgbdseg.models.published import to_published
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.published import to_published
 from tests.cli.test_cli import QUICK, SIZE
 from tests.synthetic import write_tree
 

@@ -13,9 +13,9 @@ from PIL import Image
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.hha_cache import cache_hha
 from rgbdseg.data.images import read_hha, write_png
-from rgbdseg.data.parallel import parallel_map
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters
+from rgbdseg.parallel import parallel_map
 from tests.synthetic import write_tree
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rgbdseg.data.check import check_dataset
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.doctor.check import check_dataset
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_hha
 from tests.shared_data import shared_path

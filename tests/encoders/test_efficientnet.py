@@ -8,8 +8,8 @@ from torch import nn
 import rgbdseg
 from rgbdseg.encoders import create_encoder, released_strides
 from rgbdseg.errors import UsageError
-from rgbdseg.models.state_file import read_state_dict
-from rgbdseg.models.weights import load_encoder_weights
+from rgbdseg.weights.files import read_state_dict
+from rgbdseg.weights.imagenet import load_encoder_weights
 from tests.shared_data import shared_path
 
 HEAD = ("conv_head.", "bn2.", "classifier.")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders import AnyEncoder, create_encoder, list_encoders
+from rgbdseg.encoders._registry import FAMILIES
 from rgbdseg.encoders.hrnet import HRNetEncoder
-from rgbdseg.encoders.registry import FAMILIES
 from rgbdseg.errors import UsageError
-from rgbdseg.models import weights
+from rgbdseg.weights import imagenet as weights
 
 SIZE = (64, 96)
 # Members of every family, one for each thing that sets them apart.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rgbdseg.config import HardwareConfig, LoaderConfig, OptimizerConfig, ScheduleConfig
+from rgbdseg.config.train import HardwareConfig, LoaderConfig, OptimizerConfig, ScheduleConfig
 from rgbdseg.engine.train import train
 from tests.engine.test_train_resume import tiny_config
 

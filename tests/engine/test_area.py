@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.engine.evaluate import EvaluationTask
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.errors import DataError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet, generic_palette
-from rgbdseg.models.base import SegmentationOutput
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
 

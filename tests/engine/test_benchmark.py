@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rgbdseg.config import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
 from rgbdseg.engine.benchmark import PeakMemory, Work, measure, plain
-from rgbdseg.models.catalog import create_model
-from rgbdseg.models.measure import measure_model
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.models._measure import measure_model
+from rgbdseg.models._registry import create_model
 from tests.synthetic import write_tree
 
 OPTIONS = {"decoder_channels": 8, "auxiliary_channels": 8}

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import torch
 
-from rgbdseg.config import (
+from rgbdseg.config.train import (
     AugmentationConfig,
     HardwareConfig,
     LoaderConfig,
@@ -14,11 +14,11 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.engine.checkpoint import load_torch
 from rgbdseg.engine.optimizers import make_optimizer
 from rgbdseg.engine.train import train
 from rgbdseg.errors import UsageError
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import load_torch
 from tests.synthetic import CLASSES, write_tree
 
 

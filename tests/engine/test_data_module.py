@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rgbdseg.config import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
+from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.input_spec import InputSpec

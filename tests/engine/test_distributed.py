@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from rgbdseg.engine.checkpoint import load_torch
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import load_torch
 from tests.synthetic import write_tree
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.config import HardwareConfig, LoaderConfig
+from rgbdseg.config.train import HardwareConfig, LoaderConfig
 from rgbdseg.engine import memory
 from rgbdseg.engine.memory import activation_bytes, plan_passes
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import SegmentationModel, SegmentationOutput
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._base import SegmentationModel, SegmentationOutput
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
 
 

@@ -13,19 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from rgbdseg.config import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, ScheduleConfig, TrainConfig
+from rgbdseg.config.loss import DenseLossConfig, LossConfig
+from rgbdseg.config.train import (
+    AugmentationConfig,
+    HardwareConfig,
+    LoaderConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from rgbdseg.engine.callbacks import Interrupted
-from rgbdseg.engine.checkpoint import load_torch
 from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.engine.train import train, trains_on_depth
 from rgbdseg.errors import DataError
-from rgbdseg.loss_config import DenseLossConfig, LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
 from rgbdseg.models.padnet import PADNet
 from rgbdseg.models.pap import PAP
 from rgbdseg.sample import RGBDBatch
+from rgbdseg.weights.checkpoint import load_torch
 from tests.synthetic import make_camera, make_scene, write_tree
 
 STEPS = 4

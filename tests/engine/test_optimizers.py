@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from rgbdseg.config import OptimizerConfig, ScheduleConfig
+from rgbdseg.config.train import OptimizerConfig, ScheduleConfig
 from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer, parameter_groups
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import RECIPES, get_recipe
 
 NYU = get_recipe("sagate-nyuv2-480").schedule

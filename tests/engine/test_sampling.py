@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples, derived_seed
 from tests.synthetic import write_tree

@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rgbdseg.config import ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig, check_config
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.train import ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig, check_config
 from rgbdseg.engine.callbacks import Interrupted
-from rgbdseg.engine.checkpoint import ModelFacts, load_torch, read_stored_model, save_bundle
 from rgbdseg.engine.start import EarlierWeights, class_tensors, load_earlier_weights
 from rgbdseg.engine.train import train
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.labels import LabelSet, generic_palette
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import SegmentationModel
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
+from rgbdseg.weights.checkpoint import ModelFacts, load_torch, read_stored_model, save_bundle
 from tests.engine.test_train_resume import interrupt_at, read_log, tiny_config
 from tests.synthetic import write_tree
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rgbdseg.config import (
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.train import (
     AugmentationConfig,
     HardwareConfig,
     LoaderConfig,
@@ -21,12 +22,11 @@ from rgbdseg.config import (
     TrainConfig,
 )
 from rgbdseg.engine.callbacks import Interrupted, RunCheckpoints
-from rgbdseg.engine.checkpoint import load_torch
 from rgbdseg.engine.run_folder import RunFolder, check_resumable
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.engine.train import train
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
+from rgbdseg.weights.checkpoint import load_torch
 from tests.synthetic import write_tree
 
 EPOCHS, PER_EPOCH = 2, 3

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import Targets, segmentation_loss
 from rgbdseg.losses.affinity import (
     at_cells,
@@ -18,7 +18,7 @@ from rgbdseg.losses.affinity import (
     normals_affinity_loss,
     segmentation_affinity_loss,
 )
-from rgbdseg.models.base import SegmentationOutput
+from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.models.pap import PAP
 
 CONFIG = LossConfig()

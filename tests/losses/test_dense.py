@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.config.loss import DenseLossConfig, LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import DenseLossConfig, LossConfig
 from rgbdseg.losses import Targets, segmentation_loss, targets
 from rgbdseg.losses.dense import (
     contours_task_loss,
@@ -22,7 +22,7 @@ from rgbdseg.losses.dense import (
     penalty,
 )
 from rgbdseg.losses.targets import label_contours
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationOutput
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.spatial import crop, flip_horizontal, rescale
 from tests.geometry.scenes import planes_depth

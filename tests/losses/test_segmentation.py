@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
 from rgbdseg.losses.overlap import _lovasz_gradient, dice_loss, lovasz_softmax_loss
 from rgbdseg.losses.segmentation import hard_pixels
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationOutput
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 
 
 def ohem(threshold: float, min_kept: int, **options: object) -> LossConfig:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import rgbdseg
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.models.acfnet import ACFNet
-from rgbdseg.models.published import load_published, to_published
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 

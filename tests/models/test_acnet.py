@@ -15,14 +15,14 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.optimizers import learning_rate_factor, parameter_groups
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.losses import segmentation_loss
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 from rgbdseg.models.acnet import ACNet, ChannelAttention, UpBlock
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationOutput
-from rgbdseg.models.published import load_published, to_published
-from rgbdseg.models.weights import load_encoder_weights
 from rgbdseg.recipes import get_recipe
 from rgbdseg.recipes.acnet import NYU40_CLASS_WEIGHTS
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
+from rgbdseg.weights.imagenet import load_encoder_weights
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 from tests.shared_data import shared_path
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import rgbdseg
 from rgbdseg.encoders import StagedEncoder
+from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models.acfnet import ACFNet
 from rgbdseg.models.acnet import ACNet
-from rgbdseg.models.base import SegmentationModel, SegmentationOutput
 from rgbdseg.models.danet import DANet
 from rgbdseg.models.deeplabv3plus import DeepLabV3Plus
 from rgbdseg.models.gald import GALD

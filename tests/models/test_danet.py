@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import rgbdseg
 from rgbdseg.models.danet import DANet
-from rgbdseg.models.published import load_published, to_published
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import rgbdseg
 from rgbdseg.errors import UsageError
 from rgbdseg.models.gald import GALD
-from rgbdseg.models.published import load_published, to_published
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 

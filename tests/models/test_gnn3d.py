@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import rgbdseg
 from rgbdseg.errors import UsageError
 from rgbdseg.models.gnn3d import GNN3D, Space
-from rgbdseg.models.weights import load_encoder_weights
 from rgbdseg.recipes import get_recipe
+from rgbdseg.weights.imagenet import load_encoder_weights
 
 # B batch, N nodes, K neighbours
 

@@ -15,10 +15,10 @@ from rgbdseg.encoders.depth_conv import use_depth_convolutions
 from rgbdseg.engine.optimizers import parameter_groups
 from rgbdseg.errors import UsageError
 from rgbdseg.models.malleable import Conv2_5dNet, Malleable
-from rgbdseg.models.published import load_published, to_published
-from rgbdseg.models.weights import load_encoder_weights
-from rgbdseg.nn.conv2_5d import Conv2_5d, DepthConv2d, MalleableConv2_5d
+from rgbdseg.nn.conv2_5d.operator import Conv2_5d, DepthConv2d, MalleableConv2_5d
 from rgbdseg.recipes import get_recipe
+from rgbdseg.weights.imagenet import load_encoder_weights
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 FOCAL_PX = 518.8579011745019

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import SegmentationModel, SegmentationOutput
-from rgbdseg.models.measure import example_inputs, measure_model
+from rgbdseg.models._base import SegmentationModel, SegmentationOutput
+from rgbdseg.models._measure import example_inputs, measure_model
 
 
 class Toy(SegmentationModel):

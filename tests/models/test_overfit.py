@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import rgbdseg
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models._base import SegmentationModel
 from rgbdseg.sample import RGBDBatch
 from rgbdseg.transforms.augment import augment
 from rgbdseg.transforms.pack import pack

@@ -11,10 +11,10 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import rgbdseg
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import SegmentationOutput, Task
+from rgbdseg.models._base import SegmentationOutput, Task
 from rgbdseg.models.padnet import MultiModalDistillation, PADNet
 from rgbdseg.recipes import get_recipe
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import rgbdseg
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import SegmentationOutput
+from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.models.pap import PAP, AffinityForm, affinity_matrix, diffuse
 from rgbdseg.recipes import get_recipe
 

@@ -13,7 +13,6 @@ import rgbdseg
 from rgbdseg.engine.optimizers import parameter_groups
 from rgbdseg.errors import UsageError
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.published import load_published, to_published
 from rgbdseg.models.rdfnet import (
     ChainedResidualPooling,
     MultiModalFusion,
@@ -25,6 +24,7 @@ from rgbdseg.models.rdfnet import (
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
+from rgbdseg.weights.published import load_published, to_published
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import rgbdseg
 from rgbdseg.errors import UsageError
-from rgbdseg.models.published import load_published
 from rgbdseg.models.sagate import SAGate, SeparationAggregationGate
+from rgbdseg.weights.published import load_published
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 

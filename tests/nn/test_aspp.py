@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rgbdseg.errors import UsageError
-from rgbdseg.nn.aspp import ASPP
+from rgbdseg.nn.decoders.aspp import ASPP
 
 
 def test_value_by_hand() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rgbdseg.nn.attention import ChannelAttention, DualAttentionHead, PositionAttention, attend
+from rgbdseg.nn.decoders.attention import ChannelAttention, DualAttentionHead, PositionAttention, attend
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

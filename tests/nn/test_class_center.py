@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.nn.class_center import (
+from rgbdseg.nn.decoders.class_center import (
     ClassFeatureBlock,
     ClassFeatureHead,
     class_attention,

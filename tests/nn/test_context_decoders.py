@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.nn.attention import DualAttentionHead
-from rgbdseg.nn.context_decoders import CONTEXT_DECODERS, DenseASPPHead, JointPyramidDecoder, ObjectContextHead
-from rgbdseg.nn.decoders import create_decoder
+from rgbdseg.nn.decoders._registry import create_decoder
+from rgbdseg.nn.decoders.attention import DualAttentionHead
+from rgbdseg.nn.decoders.context import CONTEXT_DECODERS, DenseASPPHead, JointPyramidDecoder, ObjectContextHead
 
 CHANNELS, REDUCTIONS = (4, 6, 8, 12), (4, 8, 16, 16)
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.errors import UsageError
-from rgbdseg.nn import conv2_5d_tiles
-from rgbdseg.nn.conv2_5d import Conv2_5d, DepthConv2d, DepthGuide, MalleableConv2_5d
-from rgbdseg.nn.conv2_5d_masks import slab_masks, soft_masks
-from rgbdseg.nn.conv2_5d_tiles import Window
+from rgbdseg.nn.conv2_5d import tiles as conv2_5d_tiles
+from rgbdseg.nn.conv2_5d.masks import slab_masks, soft_masks
+from rgbdseg.nn.conv2_5d.operator import Conv2_5d, DepthConv2d, DepthGuide, MalleableConv2_5d
+from rgbdseg.nn.conv2_5d.tiles import Window
 from tests.shared_data import shared_path
 
 KINDS = (Conv2_5d, MalleableConv2_5d)

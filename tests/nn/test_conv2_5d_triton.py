@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rgbdseg.nn import conv2_5d_product
-from rgbdseg.nn.conv2_5d_product import FUSED_VARIABLE, masked_product
-from rgbdseg.nn.conv2_5d_tiles import Window
+from rgbdseg.nn.conv2_5d import product as conv2_5d_product
+from rgbdseg.nn.conv2_5d.product import FUSED_VARIABLE, masked_product
+from rgbdseg.nn.conv2_5d.tiles import Window
 
 ROOT = Path(__file__).resolve().parents[2]
 # Strides that leave input pixels unseen, padding beyond the window, one kernel, more channels than a block has.
@@ -42,16 +42,16 @@ def make_case(
 
 
 def run_in_interpreter() -> None:
-    from rgbdseg.nn import conv2_5d_triton  # noqa: PLC0415 - reads the interpreter's switch when it is imported
+    from rgbdseg.nn.conv2_5d import triton_kernels  # noqa: PLC0415 - reads the interpreter's switch when it is imported
 
     for window, kernels, inputs, outputs, dtype in CASES:
         x, weights, masks, grad_y = make_case(window, kernels, inputs, outputs, dtype, size=(5, 7), device="cpu")
         y = masked_product(x, weights, masks, window)
         expected = [y, *torch.autograd.grad(y, [x, masks, *weights], grad_y)]
         with torch.no_grad():
-            ours = [conv2_5d_triton.forward(x, weights, masks, window)]
-            ours += conv2_5d_triton.backward(grad_y, x, weights, masks, window, needs=(True, True, True))
-            none = conv2_5d_triton.backward(grad_y, x, weights, masks, window, needs=(False, False, False))
+            ours = [triton_kernels.forward(x, weights, masks, window)]
+            ours += triton_kernels.backward(grad_y, x, weights, masks, window, needs=(True, True, True))
+            none = triton_kernels.backward(grad_y, x, weights, masks, window, needs=(False, False, False))
         tolerance = 1e-4 if dtype == torch.float32 else 2e-2
         for value, reference in zip(ours, expected, strict=True):
             torch.testing.assert_close(value, reference, rtol=tolerance, atol=tolerance, msg=str(window))

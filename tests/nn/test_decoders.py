@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from rgbdseg.errors import UsageError
-from rgbdseg.nn.decoders import DECODERS, create_decoder
-from rgbdseg.nn.deeplab import DeepLabV3PlusDecoder
-from rgbdseg.nn.hrnet_head import HRNetHead
+from rgbdseg.nn.decoders._registry import DECODERS, create_decoder
+from rgbdseg.nn.decoders.deeplab import DeepLabV3PlusDecoder
+from rgbdseg.nn.decoders.hrnet import HRNetHead
 
 CHANNELS, REDUCTIONS = (8, 12, 16, 20), (4, 8, 16, 32)
 

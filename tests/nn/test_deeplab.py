@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rgbdseg.nn.deeplab import AuxiliaryHead, DeepLabV3PlusDecoder
+from rgbdseg.nn.decoders.deeplab import AuxiliaryHead, DeepLabV3PlusDecoder
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_bilinear, resize_logits
 

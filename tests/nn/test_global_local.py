@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
-from rgbdseg.nn.global_local import GlobalLocalBlock, GlobalLocalHead, GroupedNonLocal, LocalDistribution
+from rgbdseg.nn.decoders.global_local import GlobalLocalBlock, GlobalLocalHead, GroupedNonLocal, LocalDistribution
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rgbdseg.errors import UsageError
-from rgbdseg.nn.pyramid_pooling import ConcatenatedASPP, PyramidPooling, PyramidPoolingHead
+from rgbdseg.nn.decoders.pyramid_pooling import ConcatenatedASPP, PyramidPooling, PyramidPoolingHead
 
 
 def test_pyramid_of_a_ramp_by_hand() -> None:

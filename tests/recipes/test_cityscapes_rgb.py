@@ -8,7 +8,7 @@ from torch.nn import functional
 
 import rgbdseg
 from rgbdseg.losses import segmentation_loss
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationOutput
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 from rgbdseg.recipes import get_recipe
 
 OUTPUTS = {"danet": ["position", "channel"], "gald": ["aux"], "acfnet": ["coarse", "aux"]}

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import RECIPES, get_recipe
 
 FAMILY = [name for name in RECIPES if name.startswith("nyuv2-lite0-half")]

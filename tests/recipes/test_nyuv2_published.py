@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from rgbdseg.config import AugmentationConfig, check_config
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import AugmentationConfig, check_config
 from rgbdseg.recipes import RECIPES, get_recipe
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import draw_moves

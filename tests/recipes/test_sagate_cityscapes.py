@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rgbdseg.engine.optimizers import learning_rate_factor
-from rgbdseg.models.catalog import create_model
+from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import augment, change_colours, draw_class_pixel, draw_moves

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RGBDSample

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--iterations is {known.iterations}; expected at least 1")
     config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest)
     config = dataclasses.replace(config, data=str(Path(known.data).resolve()))
-    from rgbdseg.config import check_config
+    from rgbdseg.config.train import check_config
     from rgbdseg.engine.benchmark import measure, plain
     from rgbdseg.engine.hardware import check_hardware
     from rgbdseg.engine.train import explained_failures

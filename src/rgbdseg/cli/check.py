@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit} leaves no frame; expected at least 1")
-    from rgbdseg.data.check import check_dataset
+    from rgbdseg.doctor.check import check_dataset
 
     with progress_bar("checking") as move:
         report = check_dataset(options.dataset, options.splits, options.limit, workers=options.workers, progress=move)
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
     if options.json:
         write_text(Path(options.json), json.dumps(report.to_dict(), indent=1) + "\n")
     if options.report:
-        from rgbdseg.data.check_html import write_html
+        from rgbdseg.doctor.report_html import write_html
 
         write_html(report, options.report)
     return 0 if report.ok else 1

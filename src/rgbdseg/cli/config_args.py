@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from rgbdseg.config import TrainConfig
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import UsageError
 
 

@@ -37,10 +37,10 @@ def run(arguments: list[str]) -> int:
     if out.exists() and not options.force:
         raise UsageError(f"{out} exists; choose another name or add --force")
     label_set = get_label_set(options.label_set)
-    from rgbdseg.engine.checkpoint import ModelFacts, save_bundle
     from rgbdseg.geometry.hha import INDOOR
-    from rgbdseg.models.catalog import create_model
-    from rgbdseg.models.published import load_published
+    from rgbdseg.models._registry import create_model
+    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
+    from rgbdseg.weights.published import load_published
 
     model_options = {name: _value(name, text) for name, text in options.option}
     model = create_model(options.model, len(label_set), **model_options)

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
 
 def _make_rooms(root: Path) -> Path:
     from rgbdseg.data.hha_cache import cache_hha
-    from rgbdseg.data.rooms.write import write_rooms
+    from rgbdseg.rooms.write import write_rooms
 
     say(f"1/4 making {TRAIN_FRAMES} training and {TEST_FRAMES} test frames of {SIZE[0]}x{SIZE[1]}")
     workers = default_workers()
@@ -60,10 +60,10 @@ def _make_rooms(root: Path) -> Path:
 
 def _train_and_evaluate(title: str, recipe: str, data: Path, out: Path, epochs: int | None) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-    from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.evaluate import evaluate
     from rgbdseg.engine.run_folder import RunFolder
     from rgbdseg.engine.train import quiet_lightning, train
+    from rgbdseg.weights.checkpoint import load_bundle
 
     quiet_lightning()
     config = dataclasses.replace(get_recipe(recipe), data=str(data.resolve()))
@@ -89,12 +89,12 @@ def run_folder(out: Path, recipe: str) -> Path:
 def _draw_pictures(run: Path, data: Path, target: Path) -> Path:
     import numpy as np
 
+    from rgbdseg.config.protocol import EvaluationProtocol
     from rgbdseg.data.dataset import RGBDDataset
-    from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.run_folder import RunFolder
     from rgbdseg.inference import segment
-    from rgbdseg.protocol import EvaluationProtocol
     from rgbdseg.visualize import colourise, contact_sheet, depth_image, legend, picture, save_png
+    from rgbdseg.weights.checkpoint import load_bundle
 
     say("4/4 drawing pictures")
     bundle = load_bundle(RunFolder(run).last)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
 from rgbdseg.cli.protocol_args import add_area_options, add_protocol_options, chosen_protocol, stored_protocol
-from rgbdseg.config import HardwareConfig
+from rgbdseg.config.train import HardwareConfig
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def _parser() -> Parser:
 def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
     from rgbdseg.data.tree import open_tree
-    from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.evaluate import evaluate
     from rgbdseg.engine.submission import SubmissionFolder
+    from rgbdseg.weights.checkpoint import load_bundle
 
     bundle = load_bundle(path)
     config = bundle.facts.config or {}

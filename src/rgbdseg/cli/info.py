@@ -13,8 +13,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", help="a checkpoint file or a run folder")
     parser.add_argument("--config", action="store_true", help="also print the training configuration as YAML")
     options = parser.parse_args(arguments)
-    from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.run_folder import find_checkpoints
+    from rgbdseg.weights.checkpoint import load_bundle
 
     bundle = load_bundle(find_checkpoints(options.checkpoint)[0])
     facts = bundle.facts

@@ -10,8 +10,8 @@ from rgbdseg.cli.common import Parser, print_table, progress_bar, say
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from rgbdseg.models.card import MethodCard
-    from rgbdseg.models.measure import ModelCost
+    from rgbdseg.models._card import MethodCard
+    from rgbdseg.models._measure import ModelCost
 
 
 def run(arguments: list[str]) -> int:
@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs of each model")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the details there as Markdown tables")
     options = parser.parse_args(arguments)
-    from rgbdseg.models.catalog import list_models
+    from rgbdseg.models._registry import list_models
 
     names = list_models(options.pattern)
     if not names:
@@ -77,8 +77,8 @@ def _measure(
     """Return a row for each model, and the cards of their methods."""
     import torch
 
-    from rgbdseg.models.catalog import create_model
-    from rgbdseg.models.measure import measure_model
+    from rgbdseg.models._measure import measure_model
+    from rgbdseg.models._registry import create_model
 
     rows: list[tuple[str, ...]] = []
     cards: dict[str, MethodCard] = {}

@@ -39,9 +39,9 @@ def run(arguments: list[str]) -> int:
         "default: nothing, whatever the recipe cuts off its dataset",
     )
     options = parser.parse_args(arguments)
-    from rgbdseg.engine.checkpoint import load_bundle
     from rgbdseg.engine.predict import find_frames, parse_depth_unit, predict
     from rgbdseg.engine.run_folder import find_checkpoints
+    from rgbdseg.weights.checkpoint import load_bundle
 
     out = Path(options.out)
     frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None)

@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--fit-hha", action="store_true", help="fit the HHA constants to the training frames")
     add_workers(parser)
     options = parser.parse_args(arguments)
-    from rgbdseg.data.prepare.cityscapes import prepare_cityscapes
+    from rgbdseg.prepare.cityscapes import prepare_cityscapes
 
     with progress_bars(*STAGES) as move:
         result = prepare_cityscapes(

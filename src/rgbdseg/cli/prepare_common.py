@@ -13,7 +13,7 @@ STAGES = ("converting", "verifying")
 
 if TYPE_CHECKING:
     from rgbdseg.data.description import DatasetDescription, DepthUnit
-    from rgbdseg.data.prepare.writer import PrepareResult
+    from rgbdseg.prepare.writer import PrepareResult
 
 
 def report(result: PrepareResult, notes: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     options = _parser().parse_args(arguments)
     from rgbdseg.camera import PinholeCamera
-    from rgbdseg.data.prepare.folder import RecordingOptions, prepare_folder, read_class_names
+    from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 
     recording = RecordingOptions(
         rgb_folder=options.rgb,

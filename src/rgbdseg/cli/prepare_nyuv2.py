@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--quality", type=int, default=95, help="of the images with --rgb jpg, 1..100")
     add_workers(parser)
     options = parser.parse_args(arguments)
-    from rgbdseg.data.prepare.nyuv2 import OFFICIAL_FRAMES, prepare_nyuv2
+    from rgbdseg.prepare.nyuv2 import OFFICIAL_FRAMES, prepare_nyuv2
 
     with progress_bars(*STAGES) as move:
         result = prepare_nyuv2(

@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     add_workers(parser)
     options = parser.parse_args(arguments)
     size = parse_size(options.size)
-    from rgbdseg.data.rooms.write import write_rooms
+    from rgbdseg.rooms.write import write_rooms
 
     start = time.monotonic()
     with progress_bar("rooms") as move:

@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--toolbox", metavar="DIR", help="SUNRGBDtoolbox, where it lies elsewhere")
     add_workers(parser)
     options = parser.parse_args(arguments)
-    from rgbdseg.data.prepare.sunrgbd import OFFICIAL_FRAMES, prepare_sunrgbd
     from rgbdseg.data.tree import open_tree
+    from rgbdseg.prepare.sunrgbd import OFFICIAL_FRAMES, prepare_sunrgbd
 
     with progress_bars(*STAGES) as move:
         result = prepare_sunrgbd(

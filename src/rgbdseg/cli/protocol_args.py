@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 from typing import Any, get_args
 
+from rgbdseg.config.protocol import Area, Combination, EvaluationProtocol, Mode
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.protocol import Area, Combination, EvaluationProtocol, Mode
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rgbdseg.cli.common import CONSOLE, Parser, say
 from rgbdseg.cli.config_args import config_parser, parse_config, read_config_file
-from rgbdseg.config import TrainConfig
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, get_recipe
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.fields import FieldReader, load_json
+from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text
 from rgbdseg.geometry.hha import HHA_PRESETS, INDOOR, HHAParameters

@@ -12,10 +12,10 @@ import torch
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import ALL
 from rgbdseg.data.hha_store import HHAStore, is_complete_png
-from rgbdseg.data.parallel import parallel_map
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters
+from rgbdseg.parallel import parallel_map
 from rgbdseg.transforms.derive import with_hha
 
 Progress = Callable[[int, int], None]

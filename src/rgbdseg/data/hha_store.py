@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rgbdseg.data.fields import FieldReader, load_json
 from rgbdseg.data.images import read_hha, write_hha
+from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.data.tree import PreparedTree
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import ALL, DESCRIPTION_FILE, EXAMPLE, DatasetDescription, read_camera
-from rgbdseg.data.fields import FieldReader, load_json
+from rgbdseg.data.foreign import RECOGNISERS
 from rgbdseg.data.images import SUFFIXES
-from rgbdseg.data.recognise import RECOGNISERS
+from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.errors import DataError, unknown_name
 
 UNFINISHED_PATTERN = ".*-in-progress.json"

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders.timm_network import TimmEncoder
+from rgbdseg.encoders._timm import TimmEncoder
 
 
 class ConvNeXtEncoder(TimmEncoder):

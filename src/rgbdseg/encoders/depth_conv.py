@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import nn
 
-from rgbdseg.encoders.base import AnyEncoder
+from rgbdseg.encoders._base import AnyEncoder
 from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.nn.conv2_5d import Conv2_5d, DepthConv2d, DepthGuide, MalleableConv2_5d
-from rgbdseg.nn.conv2_5d_masks import Compat
+from rgbdseg.nn.conv2_5d.masks import Compat
+from rgbdseg.nn.conv2_5d.operator import Conv2_5d, DepthConv2d, DepthGuide, MalleableConv2_5d
 
 DepthConvolution = Literal["malleable", "plain"]
 _CLASSES: dict[str, type[DepthConv2d]] = {"malleable": MalleableConv2_5d, "plain": Conv2_5d}

@@ -13,8 +13,8 @@ from typing import Any
 import timm
 from torch import Tensor
 
-from rgbdseg.encoders.base import StagedEncoder
-from rgbdseg.encoders.timm_network import check_options
+from rgbdseg.encoders._base import StagedEncoder
+from rgbdseg.encoders._timm import check_options
 from rgbdseg.errors import UsageError
 
 

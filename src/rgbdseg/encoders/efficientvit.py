@@ -6,7 +6,7 @@ arXiv 2205.14756.
 
 from __future__ import annotations
 
-from rgbdseg.encoders.timm_network import TimmEncoder
+from rgbdseg.encoders._timm import TimmEncoder
 
 
 class EfficientViTEncoder(TimmEncoder):

@@ -13,8 +13,8 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders.base import StagedEncoder
-from rgbdseg.encoders.timm_network import check_options
+from rgbdseg.encoders._base import StagedEncoder
+from rgbdseg.encoders._timm import check_options
 from rgbdseg.nn.resize import resize_bilinear
 
 HRNetState = tuple[Tensor, ...]

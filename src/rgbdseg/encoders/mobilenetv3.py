@@ -11,8 +11,8 @@ from typing import Any
 import timm
 from torch import Tensor
 
+from rgbdseg.encoders._timm import round_sizes_up
 from rgbdseg.encoders.efficientnet import EfficientNetEncoder
-from rgbdseg.encoders.timm_network import round_sizes_up
 
 
 class MobileNetV3Encoder(EfficientNetEncoder):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rgbdseg.encoders.timm_network import TimmEncoder
+from rgbdseg.encoders._timm import TimmEncoder
 
 
 class PVTv2Encoder(TimmEncoder):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rgbdseg.encoders.base import StagedEncoder
-from rgbdseg.encoders.timm_network import TimmEncoder
+from rgbdseg.encoders._base import StagedEncoder
+from rgbdseg.encoders._timm import TimmEncoder
 from rgbdseg.errors import UsageError
 
 

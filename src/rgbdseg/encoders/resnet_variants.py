@@ -8,7 +8,7 @@ from typing import Any
 from timm.layers.eca import EcaModule
 from torch import Tensor, nn
 
-from rgbdseg.encoders.base import AnyEncoder
+from rgbdseg.encoders._base import AnyEncoder
 from rgbdseg.encoders.resnet import ResNetEncoder, set_block_dilations
 from rgbdseg.errors import UsageError
 

@@ -11,8 +11,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from rgbdseg.encoders.base import StagedEncoder
-from rgbdseg.encoders.timm_network import check_options, round_sizes_up
+from rgbdseg.encoders._base import StagedEncoder
+from rgbdseg.encoders._timm import check_options, round_sizes_up
 
 
 class VGGEncoder(StagedEncoder[Tensor]):

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rgbdseg.config import TrainConfig, passes
+from rgbdseg.config.train import TrainConfig, passes
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import uses_gpu
@@ -22,8 +22,8 @@ from rgbdseg.engine.task import AUTOCAST, batch_loss
 from rgbdseg.engine.train import build_run, trains_on_depth
 from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
-from rgbdseg.models.base import SegmentationModel
-from rgbdseg.models.measure import measure_model
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._measure import measure_model
 from rgbdseg.sample import RGBDBatch
 
 Work = Literal["train", "evaluate", "loader"]

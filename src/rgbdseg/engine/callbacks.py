@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rgbdseg.config import ScheduleConfig, TrainConfig
+from rgbdseg.config.train import ScheduleConfig, TrainConfig
 from rgbdseg.engine.hardware import describe_hardware
 from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.engine.task import SegmentationTask

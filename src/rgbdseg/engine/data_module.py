@@ -9,12 +9,12 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from rgbdseg.config import TrainConfig, passes, samples_per_pass
+from rgbdseg.config.train import TrainConfig, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.data.parallel import process_context
 from rgbdseg.engine.hardware import uses_gpu
 from rgbdseg.engine.sampling import DrawnFrames, EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
 from rgbdseg.input_spec import InputSpec
+from rgbdseg.parallel import process_context
 from rgbdseg.sample import RGBDBatch, RGBDSample
 from rgbdseg.transforms.augment_batch import FrameBatch, augment_frames, collect_frames
 from rgbdseg.transforms.pack import pack

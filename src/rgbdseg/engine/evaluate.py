@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rgbdseg.config import HardwareConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.data.parallel import process_context
 from rgbdseg.engine.callbacks import interruptible
-from rgbdseg.engine.checkpoint import ModelBundle
 from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
@@ -30,9 +29,10 @@ from rgbdseg.files import write_text
 from rgbdseg.inference import segment
 from rgbdseg.labels import LabelSet
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
-from rgbdseg.protocol import EvaluationProtocol
+from rgbdseg.parallel import process_context
 from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import colourise, save_png
+from rgbdseg.weights.checkpoint import ModelBundle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from rgbdseg.config import HardwareConfig, check_devices
+from rgbdseg.config.train import HardwareConfig, check_devices
 from rgbdseg.errors import UsageError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rgbdseg.config import TrainConfig
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.losses.affinity import KEPT_PER_ENTRY
-from rgbdseg.models.base import SegmentationModel
-from rgbdseg.models.measure import example_inputs
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._measure import example_inputs
 
 # Gradients, workspaces of convolutions and fragmentation come on top of what backward keeps; measured 1.1 to 1.2 for
 # SA-Gate on the CPU.

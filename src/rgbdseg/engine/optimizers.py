@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rgbdseg.config import OptimizerConfig, ScheduleConfig
-from rgbdseg.models.base import SegmentationModel
+from rgbdseg.config.train import OptimizerConfig, ScheduleConfig
+from rgbdseg.models._base import SegmentationModel
 
 
 def parameter_groups(model: SegmentationModel, config: OptimizerConfig) -> list[dict[str, object]]:

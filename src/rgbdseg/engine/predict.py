@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.data.description import DepthUnit
 from rgbdseg.data.images import (
     DEPTH_SUFFIXES,
@@ -20,14 +21,13 @@ from rgbdseg.data.images import (
     read_rgb,
     values_to_metres,
 )
-from rgbdseg.engine.checkpoint import ModelBundle
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
 from rgbdseg.inference import segment
-from rgbdseg.protocol import EvaluationProtocol
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_hha
 from rgbdseg.visualize import colourise, labelled_point_cloud, overlay, picture, save_png, write_ply
+from rgbdseg.weights.checkpoint import ModelBundle
 
 METRES_PER_UNIT = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 

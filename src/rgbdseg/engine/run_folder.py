@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rgbdseg.config import TrainConfig
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.files import write_text
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import Moves, apply_moves, draw_moves

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rgbdseg.config import ModelConfig
-from rgbdseg.engine.checkpoint import ModelFacts, StoredModel, read_stored_model
+from rgbdseg.config.train import ModelConfig
 from rgbdseg.engine.run_folder import find_checkpoints
 from rgbdseg.errors import CheckpointError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet
-from rgbdseg.models.base import SegmentationModel
-from rgbdseg.models.catalog import create_model
-from rgbdseg.models.weights import load_encoder_weights
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import ModelFacts, StoredModel, read_stored_model
+from rgbdseg.weights.imagenet import load_encoder_weights
 
 SHOWN = 4  # names listed per kind
 

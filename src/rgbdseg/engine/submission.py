@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from rgbdseg.data.images import image_size, read_label_values, write_png
-from rgbdseg.data.priors import OFFICIAL_SPLITS
+from rgbdseg.datasets.facts import OFFICIAL_SPLITS
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import CITYSCAPES19, LabelSet

@@ -8,16 +8,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from rgbdseg.config import TrainConfig, passes
-from rgbdseg.engine.checkpoint import FACTS_KEY, ModelFacts
+from rgbdseg.config.train import TrainConfig, passes
 from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer
 from rgbdseg.engine.sampling import derived_seed
 from rgbdseg.inference import segment
 from rgbdseg.losses import Loss, segmentation_loss
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
-from rgbdseg.models.base import SegmentationModel
+from rgbdseg.models._base import SegmentationModel
 from rgbdseg.sample import RGBDBatch, RGBDSample
 from rgbdseg.transforms.augment_batch import FrameBatch
+from rgbdseg.weights.checkpoint import FACTS_KEY, ModelFacts
 
 AUTOCAST: dict[str, torch.dtype | None] = {
     "32-true": None,

@@ -18,21 +18,22 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
-from rgbdseg.config import TrainConfig, check_config, passes, samples_per_pass
+from rgbdseg.config.train import TrainConfig, check_config, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
-from rgbdseg.engine.checkpoint import AtomicCheckpointIO, ModelFacts, load_torch
+from rgbdseg.engine.checkpoint_io import AtomicCheckpointIO
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options, uses_gpu
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.run_folder import RunFolder, trim_log
 from rgbdseg.engine.start import EarlierWeights, load_first_weights
+from rgbdseg.engine.sync_batch_norm import synchronise_batch_norm
 from rgbdseg.engine.task import SegmentationTask
 from rgbdseg.errors import DataError, RGBDSegError
-from rgbdseg.models.base import SegmentationModel
-from rgbdseg.models.catalog import create_model
-from rgbdseg.nn.sync_batch_norm import synchronise_batch_norm
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import ModelFacts, load_torch
 
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False, console: Console | None = None) -> RunFolder:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses.affinity import depth_affinity_loss, normals_affinity_loss, segmentation_affinity_loss
 from rgbdseg.losses.dense import contours_task_loss, depth_task_loss, normals_task_loss
 from rgbdseg.losses.segmentation import segmentation_task_loss
 from rgbdseg.losses.targets import Targets
-from rgbdseg.models.base import SegmentationOutput, Task
+from rgbdseg.models._base import SegmentationOutput, Task
 
 __all__ = ["Loss", "Targets", "segmentation_loss", "segmentation_task_loss"]
 

@@ -23,8 +23,8 @@ import math
 import torch
 from torch import Tensor
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.labels import IGNORE_INDEX
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses.dense import valid_mean
 from rgbdseg.losses.targets import Targets
 from rgbdseg.nn.blocks import at_least_float32, without_autocast

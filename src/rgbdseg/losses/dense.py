@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.loss_config import DenseLossConfig, LossConfig
+from rgbdseg.config.loss import DenseLossConfig, LossConfig
 from rgbdseg.losses.targets import Targets, label_contours
 
 # B batch, H W size of the targets, h w size of the prediction

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError
 from rgbdseg.labels import IGNORE_INDEX
-from rgbdseg.loss_config import LossConfig
 from rgbdseg.losses.overlap import dice_loss, lovasz_softmax_loss
 from rgbdseg.losses.targets import Targets
 

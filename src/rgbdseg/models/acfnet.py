@@ -31,12 +31,12 @@ from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.encoders.resnet_variants import add_channel_attention, dilate_stage, pool_with_ceiling
 from rgbdseg.errors import unknown_name
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.nn.class_center import ClassFeatureHead, Compat
-from rgbdseg.nn.deeplab import AuxiliaryHead
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.nn.decoders.class_center import ClassFeatureHead, Compat
+from rgbdseg.nn.decoders.deeplab import AuxiliaryHead
+from rgbdseg.nn.decoders.pyramid_pooling import ConcatenatedASPP
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.pyramid_pooling import ConcatenatedASPP
 from rgbdseg.nn.resize import resize_logits
 
 # B batch, H height, W width

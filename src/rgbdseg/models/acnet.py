@@ -30,8 +30,8 @@ from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.encoders.resnet_variants import pooled_stem, remove_stem, unpooled_stem
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
-from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
+from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.transforms.pack import check_size
 

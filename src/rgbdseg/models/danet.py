@@ -6,7 +6,7 @@ Published on Cityscapes, 19 classes: ResNet-101 79.9 mIoU on the validation set 
 81.5 on the test set without the coarse labels.  ResNet-50 76.3 on the validation set without multi-grid.
 
 `danet_resnet50` and `danet_resnet101` are the released network: output stride 8, 7x7 stem, dilations 4, 8 and 16 in the
-last stage.  Its channel attention turns similarities around (see `rgbdseg.nn.attention.ChannelAttention`).
+last stage.  Its channel attention turns similarities around (see `rgbdseg.nn.decoders.attention.ChannelAttention`).
 
 Deliberate deviations: none in the network; attention over positions runs in fused kernels, which are exact and need no
 matrix of all pairs of positions.  `danet_resnet18` is ours: small enough to train on a CPU.
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.nn.attention import DualAttentionHead
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.nn.decoders.attention import DualAttentionHead
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from rgbdseg.encoders import AnyEncoder, create_encoder, released_strides
 from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
 from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.models.inputs import GeometryImage, check_geometry_image, image_input_spec
-from rgbdseg.nn.conv2_5d import ASSIGNMENT_PARAMETERS
-from rgbdseg.nn.decoders import create_decoder
-from rgbdseg.nn.deeplab import AuxiliaryHead
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._inputs import GeometryImage, check_geometry_image, image_input_spec
+from rgbdseg.nn.conv2_5d.operator import ASSIGNMENT_PARAMETERS
+from rgbdseg.nn.decoders._registry import create_decoder
+from rgbdseg.nn.decoders.deeplab import AuxiliaryHead
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits
 
@@ -59,7 +59,7 @@ class DeepLabV3Plus(SegmentationModel):
     modality: ``rgb``, or ``geometry`` for HHA alone (the other input is accepted and not looked at), or ``stacked`` for
     the channels of both in one image of six.
     geometry: ``hha``, or ``noise`` for the control that sees no geometry.
-    decoder: a name of `rgbdseg.nn.decoders`.
+    decoder: a name of `rgbdseg.nn.decoders._registry`.
     output_stride: 8, 16 or 32, as the encoder allows.  dilations: of the last stage's blocks; without meaning at output
     stride 32, None: one dilation as ``output_stride`` has it.
     decoder_channels, reduced_channels, auxiliary_channels: widths of the decoder, of its low-level feature and of the

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.encoders.resnet_variants import dilate_stage, pool_with_ceiling
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import dropout_classifier
 from rgbdseg.nn.conv_norm import conv_norm_relu
-from rgbdseg.nn.global_local import Aggregation, GlobalLocalHead
+from rgbdseg.nn.decoders.global_local import Aggregation, GlobalLocalHead
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits
 
@@ -52,7 +52,7 @@ class GALD(SegmentationModel):
     """A ResNet at output stride 8 with the GALD head on its last feature, and a side head on the one before.
 
     num_classes: number of classes.  encoder: name of a ResNet.
-    aggregation: ``cgnl`` as published, ``nonlocal``, ``psp`` or ``aspp``: see `rgbdseg.nn.global_local`.
+    aggregation: ``cgnl`` as published, ``nonlocal``, ``psp`` or ``aspp``: see `rgbdseg.nn.decoders.global_local`.
     channels, auxiliary_channels: widths of the two heads (512 as released); ``cgnl`` wants a multiple of 16.
     Raises UsageError for values outside these ranges.
     """

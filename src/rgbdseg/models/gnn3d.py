@@ -32,8 +32,8 @@ from rgbdseg.encoders.vgg import VGGEncoder
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.geometry.neighbours import cell_points, nearest_neighbours
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.nn.graph import RecurrentGraph, Update
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits

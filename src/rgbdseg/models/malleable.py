@@ -32,11 +32,11 @@ from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.nn.aspp import ASPP
-from rgbdseg.nn.conv2_5d import ASSIGNMENT_PARAMETERS
-from rgbdseg.nn.conv2_5d_masks import Compat
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.nn.conv2_5d.masks import Compat
+from rgbdseg.nn.conv2_5d.operator import ASSIGNMENT_PARAMETERS
+from rgbdseg.nn.decoders.aspp import ASPP
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_bilinear, resize_logits
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head

@@ -33,8 +33,8 @@ from rgbdseg.encoders import AnyEncoder, create_encoder
 from rgbdseg.encoders.resnet_variants import follow_original
 from rgbdseg.errors import unknown_name
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.nn.blocks import at_least_float32
 
 # B batch, C channels, H height, W width

@@ -37,11 +37,11 @@ from torch.nn import functional
 
 from rgbdseg.encoders import AnyEncoder, create_encoder, released_strides
 from rgbdseg.errors import unknown_name
-from rgbdseg.models.base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
-from rgbdseg.models.card import MethodCard, PublishedResult
-from rgbdseg.models.inputs import GeometryImage, check_geometry_image, image_input_spec
-from rgbdseg.nn.decoders import create_decoder
-from rgbdseg.nn.deeplab import AuxiliaryHead
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._inputs import GeometryImage, check_geometry_image, image_input_spec
+from rgbdseg.nn.decoders._registry import create_decoder
+from rgbdseg.nn.decoders.deeplab import AuxiliaryHead
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_logits
 
@@ -137,7 +137,7 @@ class SAGate(SegmentationModel):
     num_classes: number of classes.  encoder: name of a staged encoder; one with several branches gets a gate for each.
     geometry: ``hha``, or ``noise`` for the control whose second stream sees nothing.
     fusion: ``gate``, or ``sum`` for the control without exchange, which adds the features of both streams.
-    decoder: a name of `rgbdseg.nn.decoders`.
+    decoder: a name of `rgbdseg.nn.decoders._registry`.
     output_stride: 8, 16 or 32, as the encoder allows.  dilations: of the last stage's blocks; without meaning at
     output stride 32, None: one dilation as ``output_stride`` has it.
     decoder_channels, reduced_channels, auxiliary_channels: widths of the decoder, of its low-level feature and of the

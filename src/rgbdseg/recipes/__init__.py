@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rgbdseg.config import TrainConfig
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import unknown_name
 from rgbdseg.recipes.acfnet import acfnet_cityscapes
 from rgbdseg.recipes.acnet import acnet_nyuv2

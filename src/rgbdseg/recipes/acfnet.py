@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rgbdseg.config import (
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
     ModelConfig,
@@ -10,8 +12,6 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.loss_config import LossConfig
-from rgbdseg.protocol import EvaluationProtocol
 
 _CROP = (769, 769)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from rgbdseg.config import (
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import (
     AugmentationConfig,
     HardwareConfig,
     LoaderConfig,
@@ -13,8 +15,6 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.loss_config import LossConfig
-from rgbdseg.protocol import EvaluationProtocol
 
 
 def demo() -> TrainConfig:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from rgbdseg.config import (
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
     ModelConfig,
@@ -12,7 +13,6 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.protocol import EvaluationProtocol
 
 
 def gnn3d_nyuv2() -> TrainConfig:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rgbdseg.config import (
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import (
     AugmentationConfig,
     HardwareConfig,
     LoaderConfig,
@@ -14,8 +16,6 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.loss_config import LossConfig
-from rgbdseg.protocol import EvaluationProtocol
 
 NETWORK = {
     "encoder": "tf_efficientnet_lite0",

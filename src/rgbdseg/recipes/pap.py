@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from rgbdseg.config import (
+from rgbdseg.config.loss import DenseLossConfig, LossConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
     ModelConfig,
@@ -12,8 +14,6 @@ from rgbdseg.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.loss_config import DenseLossConfig, LossConfig
-from rgbdseg.protocol import EvaluationProtocol
 
 NYU_FOCAL_PX = 518.8579011745019
 

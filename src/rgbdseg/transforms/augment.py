@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from rgbdseg.config import AugmentationConfig
+from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.sample import RASTERS, RGBDSample

@@ -1,0 +1,1 @@
+"""The complete, frozen description of a run, free of torch."""

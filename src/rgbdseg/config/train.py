@@ -1,0 +1,355 @@
+"""The complete, frozen description of a training run.
+
+Plain dataclasses without torch, so that recipes and ``rgbdseg --help`` load in an instant.  Every field can be
+overridden on the command line as ``--group.field value``; the resolved config is stored in the run folder and in
+every checkpoint, and can be run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.errors import UsageError, unknown_name
+
+CropPosition = Literal["anywhere", "class"]
+LARGEST_SCALE = 16
+"""A typing error above it would fill the memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """What happens to a training sample before packing.
+
+    Args:
+        crop_size: (height, width) of the crop; smaller samples are padded when packed.
+        crop_position: 'anywhere' draws all places inside the image with equal probability; 'class' draws one of the
+            classes in the scaled image, then one of its pixels, and centres the crop there as far as the image reaches
+            (images without labelled pixels: anywhere).
+        margin: pixels cut off each side of a frame before anything else.
+        rotation_degrees: the angle is drawn uniformly from [-x, x], 0 to 180; turned about the principal point, or the
+            centre of a frame without camera; 0 switches it off.  Not together with on_device.
+        scales: one is drawn with equal probability; sides become int(side * scale).
+        scale_range: (lowest, highest); the scale is drawn uniformly between them, in place of ``scales``.  null for
+            ``scales``.
+        flip_probability: chance of a horizontal mirror.
+        brightness: the RGB factor is drawn uniformly from [1 - x, 1 + x]; 0 switches it off.
+        contrast: as brightness; the factor of the difference to the mean grey level.
+        saturation: as brightness; the factor of the difference to each pixel's own grey level.
+        hue: the shift is drawn from [-x, x] turns, 0 to 0.5.
+        hsv_hue_factor: in hue, saturation and value: the factor of the hue, as 0 to 1 turns counted from red, is drawn
+            uniformly from [1 - x, 1 + x]; 0 switches it off.
+        hsv_saturation_factor: as hsv_hue_factor, of the saturation.
+        hsv_value_shift: what is added to the value is drawn uniformly from [-x, x] grey levels, 0 to 255.
+        on_device: move whole batches where the model is, instead of single samples in the loader processes; the same
+            values.
+    """
+
+    crop_size: tuple[int, int] = (480, 480)
+    crop_position: CropPosition = "anywhere"
+    margin: int = 0
+    rotation_degrees: float = 0.0
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    scale_range: tuple[float, float] | None = None
+    flip_probability: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    hsv_hue_factor: float = 0.0
+    hsv_saturation_factor: float = 0.0
+    hsv_value_shift: float = 0.0
+    on_device: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which network.
+
+    Args:
+        name: a name from `rgbdseg models`.
+        options: keyword options of that model's builder.
+        encoder_weights: ImageNet weights for every encoder stream: a .safetensors or .pth file, 'timm' to download
+            them from the Hugging Face hub, or null for random weights.
+        start_from: run folder or checkpoint of this library (.ckpt, .safetensors) whose weights the run starts from:
+            the whole backbone, and all else that fits; what predicts other classes starts anew.  Takes the place of
+            encoder_weights.  Needed for the first step only, not to resume.
+    """
+
+    name: str = "sagate_resnet101"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    encoder_weights: str | None = None
+    start_from: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderConfig:
+    """How samples become batches.
+
+    Args:
+        batch_size: samples per optimiser step, over all devices and accumulated passes together.
+        workers: loader processes per device; 0 loads in the training process.
+        train_split: split of the dataset to train on.
+        validation_split: split to validate on.
+        validation_limit: validate on the first N frames only; null for all.
+        hha_cache: folder where computed HHA images are kept; null computes them on the fly when the tree has none.
+    """
+
+    batch_size: int = 16
+    workers: int = 2
+    train_split: str = "train"
+    validation_split: str = "test"
+    validation_limit: int | None = None
+    hha_cache: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its parameter groups.
+
+    Args:
+        name: sgd or adamw.
+        learning_rate: base rate of the schedule.
+        momentum: of SGD.
+        weight_decay: see weight_decay_on.
+        head_learning_rate_factor: multiplies the rate of everything outside the backbone.
+        weight_decay_on: 'weights' of convolutions and linear layers only, so that biases and normalisation have none,
+            or 'all' parameters.
+        gradient_clip_norm: gradients are scaled down to this norm over all parameters; null leaves them.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    head_learning_rate_factor: float = 1.0
+    weight_decay_on: Literal["weights", "all"] = "weights"
+    gradient_clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, and how the learning rate moves.
+
+    Args:
+        epochs: an epoch is a fixed number of optimiser steps, not a pass over the data.
+        iterations_per_epoch: optimiser steps per epoch.
+        warmup_epochs: the rate rises linearly from 0 to the base rate; then the decay is evaluated at the absolute
+            iteration, so the polynomial continues a little below the base rate.
+        power: of the polynomial (1 - iteration / total) ** power.
+        validate_every_epochs: 0 switches validation off; the last epoch is always validated otherwise.
+        checkpoint_every_epochs: a numbered checkpoint is kept that often; the newest state is always in last.ckpt.
+        checkpoint_from_epoch: first epoch that leaves a numbered checkpoint.
+        checkpoint_every_minutes: last.ckpt is also written inside an epoch when the newest one is older than this.
+        decay: 'polynomial', or 'step': the rate is multiplied by step_factor after every step_epochs epochs.
+        step_epochs: see decay.
+        step_factor: see decay.
+    """
+
+    epochs: int = 400
+    iterations_per_epoch: int = 98
+    warmup_epochs: int = 10
+    power: float = 0.9
+    validate_every_epochs: int = 10
+    checkpoint_every_epochs: int = 10
+    checkpoint_from_epoch: int = 0
+    checkpoint_every_minutes: float = 10.0
+    decay: Literal["polynomial", "step"] = "polynomial"
+    step_epochs: int = 100
+    step_factor: float = 0.1
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.iterations_per_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareConfig:
+    """Where and how it runs; none of it changes what is computed beyond rounding.
+
+    Args:
+        accelerator: auto, cpu or gpu.
+        devices: number of devices, or -1 for all; one process each.
+        nodes: number of machines.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        accumulate: passes per optimiser step; each takes batch_size / (devices * nodes * accumulate) samples, and
+            batch statistics are taken over one pass. null takes one pass where it fits in memory and the fewest that
+            fit otherwise, says so, and stores the number with the run.
+        compile: compile the model with torch.compile.
+        channels_last: keep activations in channels-last memory order.
+        sync_batch_norm: take batch statistics over all devices.
+        deterministic: ask for deterministic algorithms (slower on GPUs).
+        threads: CPU threads per process; null leaves the default.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: int | None = None
+    compile: bool = False
+    channels_last: bool = False
+    sync_batch_norm: bool = True
+    deterministic: bool = False
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A complete run.
+
+    Args:
+        recipe: name of the recipe it came from.
+        data: folder of the prepared dataset.
+        seed: of weights, sampling, augmentation and dropout.
+        ema_decay: keep an exponential moving average of the weights with this decay and evaluate it; null for none.
+        validation: how the per-epoch validation looks at a frame (cheap).
+        evaluation: the protocol of the published numbers, used by `rgbdseg evaluate` unless told otherwise.
+    """
+
+    recipe: str = ""
+    data: str = ""
+    seed: int = 0
+    ema_decay: float | None = None
+    model: ModelConfig = ModelConfig()
+    loader: LoaderConfig = LoaderConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
+    validation: EvaluationProtocol = EvaluationProtocol()
+    evaluation: EvaluationProtocol = EvaluationProtocol()
+    hardware: HardwareConfig = HardwareConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested values, ready for YAML or a checkpoint."""
+        plain = _plain(dataclasses.asdict(self))
+        assert isinstance(plain, dict)
+        return plain
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise UsageError for values that cannot work together; the message names the key."""
+    positive = {
+        "loader.batch_size": config.loader.batch_size,
+        "schedule.epochs": config.schedule.epochs,
+        "schedule.iterations_per_epoch": config.schedule.iterations_per_epoch,
+        "schedule.step_epochs": config.schedule.step_epochs,
+        "schedule.step_factor": config.schedule.step_factor,
+        "hardware.accumulate": passes(config),
+        "hardware.nodes": config.hardware.nodes,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.gradient_clip_norm": 1 if (norm := config.optimizer.gradient_clip_norm) is None else norm,
+        "loss.loss_scale": config.loss.loss_scale,
+        "loader.validation_limit": _set(config.loader.validation_limit),
+        "hardware.threads": _set(config.hardware.threads),
+    }
+    _require_positive(positive)
+    not_negative = {
+        "loader.workers": config.loader.workers,
+        "schedule.warmup_epochs": config.schedule.warmup_epochs,
+        "schedule.validate_every_epochs": config.schedule.validate_every_epochs,
+        "schedule.checkpoint_every_epochs": config.schedule.checkpoint_every_epochs,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "seed": config.seed,
+    }
+    _require_not_negative(not_negative)
+    check_augmentation(config.augmentation)
+    check_devices(config.hardware)
+    if config.model.start_from is not None and config.model.encoder_weights:
+        raise UsageError(
+            f"model.start_from is {config.model.start_from} and model.encoder_weights {config.model.encoder_weights}, "
+            "but the former holds the encoder's weights already; set one of them to null"
+        )
+    if "num_classes" in config.model.options:
+        raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
+    if not 0 <= config.optimizer.momentum < 1:
+        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}; expected 0 to below 1")
+    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
+        raise UsageError(f"ema_decay is {config.ema_decay}; expected a number between 0 and 1, or null")
+
+
+def check_augmentation(augmentation: AugmentationConfig) -> None:
+    """Raise UsageError for values that no sample can be augmented with; the message names the key."""
+    ends = augmentation.scale_range
+    if ends is not None and not (len(ends) == 2 and 0 < ends[0] <= ends[1] <= LARGEST_SCALE):
+        raise UsageError(
+            f"augmentation.scale_range is {ends}; expected (lowest, highest), 0 < lowest <= highest <= {LARGEST_SCALE}"
+        )
+    positions = get_args(CropPosition)
+    if augmentation.crop_position not in positions:
+        raise unknown_name("augmentation.crop_position", augmentation.crop_position, positions)
+    _require_positive(
+        {
+            "augmentation.crop_size": min(augmentation.crop_size),
+            "augmentation.scales": min(augmentation.scales, default=0),
+        }
+    )
+    factors = ("brightness", "contrast", "saturation", "hsv_hue_factor", "hsv_saturation_factor", "margin")
+    _require_not_negative({f"augmentation.{name}": getattr(augmentation, name) for name in factors})
+    for name, highest, unit in (
+        ("flip_probability", 1, ""),
+        ("hue", 0.5, " turns"),
+        ("hsv_value_shift", 255, " grey levels"),
+        ("rotation_degrees", 180, ""),
+    ):
+        value = getattr(augmentation, name)
+        if not 0 <= value <= highest:
+            raise UsageError(f"augmentation.{name} is {value}; expected 0 to {highest}{unit}")
+    if augmentation.rotation_degrees and augmentation.on_device:
+        raise UsageError(
+            f"augmentation.rotation_degrees is {augmentation.rotation_degrees} together with augmentation.on_device, "
+            "where nothing is rotated; set augmentation.on_device to false, or rotation_degrees to 0"
+        )
+
+
+def check_devices(hardware: HardwareConfig) -> None:
+    """Raise UsageError for a number of devices that cannot be."""
+    if hardware.devices < 1 and hardware.devices != -1:
+        raise UsageError(f"hardware.devices is {hardware.devices}; expected at least 1, or -1 for all")
+    if hardware.devices == -1 and hardware.accelerator == "cpu":
+        raise UsageError("hardware.devices is -1, all, which a CPU does not have; give a number of processes")
+
+
+def passes(config: TrainConfig) -> int:
+    """Return the passes per optimiser step; 1 where the config leaves the choice open."""
+    return _set(config.hardware.accumulate)
+
+
+def samples_per_pass(config: TrainConfig, world_size: int) -> int:
+    """Return how many samples one device takes per pass; raises UsageError when the batch does not divide."""
+    parts = world_size * passes(config)
+    if config.loader.batch_size % parts:
+        raise UsageError(
+            f"loader.batch_size {config.loader.batch_size} is not divisible by {parts} "
+            f"(= {world_size} devices * {passes(config)} accumulated passes)"
+        )
+    return config.loader.batch_size // parts
+
+
+def _require_positive(values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        if not value > 0:
+            raise UsageError(f"{key} is {value}; expected a positive number")
+
+
+def _require_not_negative(values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        if value < 0:
+            raise UsageError(f"{key} is {value}; expected 0 or more")
+
+
+def _set(value: int | None) -> int:
+    return 1 if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

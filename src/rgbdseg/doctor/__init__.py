@@ -1,0 +1,1 @@
+"""Looking a prepared dataset over and reporting what is wrong with it."""

@@ -1,0 +1,244 @@
+"""What one frame's files hold, in numbers small enough to send between processes and to add up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.description import DatasetDescription
+from rgbdseg.data.images import (
+    LabelCodec,
+    read_depth_values,
+    read_hha,
+    read_label_values,
+    read_rgb,
+    values_to_metres,
+)
+from rgbdseg.datasets.facts import class_prior
+from rgbdseg.doctor.fingerprints import (
+    DepthSigns,
+    FrameSigns,
+    correlate,
+    depth_edges,
+    depth_signs,
+    grey_of,
+    label_bands,
+    label_edges,
+    picture_edges,
+    picture_signs,
+)
+from rgbdseg.errors import DataError
+
+_BINS_PER_DECADE = 200
+_LOWEST_DECADE, _HIGHEST_DECADE = -4, 7
+BIN_EDGES_M = np.logspace(
+    _LOWEST_DECADE, _HIGHEST_DECADE, (_HIGHEST_DECADE - _LOWEST_DECADE) * _BINS_PER_DECADE + 1, dtype=np.float64
+)
+"""Edges of the depth histogram: 1.2 % apart, wide enough for any unit mistake."""
+
+
+@dataclasses.dataclass
+class DepthStatistics:
+    """Depth readings of any number of frames.  histogram: readings per bin of `BIN_EDGES_M`, of every n-th pixel."""
+
+    histogram: npt.NDArray[np.int64]
+    pixels: int = 0
+    readings: int = 0
+
+    @classmethod
+    def empty(cls) -> DepthStatistics:
+        """Return the statistics of no frame."""
+        return cls(np.zeros(len(BIN_EDGES_M) - 1, dtype=np.int64))
+
+    @classmethod
+    def of(cls, metres: npt.NDArray[np.float32]) -> DepthStatistics:
+        """Return the statistics of one depth map (H, W) in metres, 0 = no reading."""
+        step = max(1, min(metres.shape) // 160)
+        readings = metres[::step, ::step]
+        readings = readings[readings > 0]
+        position = (np.log10(readings) - _LOWEST_DECADE) * _BINS_PER_DECADE
+        bins = np.clip(position.astype(np.int64), 0, len(BIN_EDGES_M) - 2)
+        histogram = np.bincount(bins, minlength=len(BIN_EDGES_M) - 1)
+        return cls(histogram, metres.size, int(np.count_nonzero(metres)))
+
+    def add(self, other: DepthStatistics) -> None:
+        """Add another frame's numbers."""
+        self.histogram += other.histogram
+        self.pixels += other.pixels
+        self.readings += other.readings
+
+    @property
+    def missing_share(self) -> float:
+        """Share of pixels without a reading, 0..1."""
+        return 1 - self.readings / self.pixels if self.pixels else 0.0
+
+    def percentile_m(self, percent: float) -> float | None:
+        """Return a percentile of the readings in metres, to within a bin (1.2 %); None without readings."""
+        total = int(self.histogram.sum())
+        if not total:
+            return None
+        index = int(np.searchsorted(np.cumsum(self.histogram), max(1, total * percent / 100)))
+        return float(np.sqrt(BIN_EDGES_M[index] * BIN_EDGES_M[index + 1]))
+
+    def coarse_histogram(self, bins: int = 48) -> tuple[tuple[float, float, float], ...]:
+        """Return (from, to, share) in metres over about ``bins`` bins that hold all but 0.1 % at either end."""
+        low, high = self.percentile_m(0.1), self.percentile_m(99.9)
+        if low is None or high is None:
+            return ()
+        first, last = (int(np.searchsorted(BIN_EDGES_M, value)) for value in (low, high))
+        step = max(1, -(-(last - first + 1) // bins))
+        total = int(self.histogram.sum())
+        starts = range(first - 1, last, step)
+        return tuple(
+            (
+                float(BIN_EDGES_M[start]),
+                float(BIN_EDGES_M[min(start + step, len(self.histogram))]),
+                int(self.histogram[start : start + step].sum()) / total,
+            )
+            for start in starts
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameTask:
+    """One frame to inspect: raster -> path relative to the tree, and its camera."""
+
+    sample_id: str
+    files: Mapping[str, str]
+    camera: PinholeCamera | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameContext:
+    """What is common to all frames."""
+
+    root: Path
+    description: DatasetDescription
+
+
+@dataclasses.dataclass
+class FrameStatistics:
+    """The numbers of one frame.  faults: (kind, text).  label_pixels: pixels per stored label value.
+
+    signs: None when the image is unreadable or not of the stated size.
+    """
+
+    sample_id: str
+    size: tuple[int, int] | None = None
+    faults: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    label_pixels: Counter[int] = dataclasses.field(default_factory=Counter)
+    depth: dict[str, DepthStatistics] = dataclasses.field(default_factory=dict)
+    signs: FrameSigns | None = None
+
+
+def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
+    """Read all files of a frame; what is wrong with them goes into the result's ``faults``, nothing is raised."""
+    found = FrameStatistics(task.sample_id)
+    rasters: dict[str, npt.NDArray[Any]] = {}
+    metres: dict[str, npt.NDArray[np.float32]] = {}
+    for raster, path in task.files.items():
+        try:
+            values = np.asarray(_READERS[raster](context.root / path))
+        except DataError as error:
+            found.faults.append(("unreadable file", str(error)))
+            continue
+        rasters[raster] = values
+        if raster == "label":
+            found.label_pixels = _count_values(values)
+        unit = context.description.depth_unit(raster) if raster in ("depth_m", "raw_depth_m") else None
+        if unit is not None:
+            metres[raster] = values_to_metres(values, unit)
+            found.depth[raster] = _depth(found, raster, path, metres[raster])
+    sizes = {raster: (values.shape[-2], values.shape[-1]) for raster, values in rasters.items()}
+    found.size = sizes.get("rgb")
+    _compare_sizes(found, context, task, sizes)
+    if found.size is not None and context.description.size in (None, found.size):
+        comparable = {raster: values for raster, values in rasters.items() if sizes[raster] == found.size}
+        found.signs = _signs(context.description, comparable, metres)
+    return found
+
+
+def _signs(
+    description: DatasetDescription,
+    rasters: Mapping[str, npt.NDArray[Any]],
+    metres: Mapping[str, npt.NDArray[np.float32]],
+) -> FrameSigns:
+    """Measure a frame; ``rasters`` holds stored values of the image's size, ``metres`` the depth maps."""
+    grey = grey_of(rasters["rgb"])
+    edges = picture_edges(grey)
+    depth: dict[str, DepthSigns] = {}
+    alignment: dict[str, npt.NDArray[np.float32]] = {}
+    for raster in (name for name in metres if name in rasters):
+        signs = depth_signs(rasters[raster], metres[raster])
+        if signs is not None:
+            depth[raster] = signs
+            _add(alignment, raster, correlate(edges, depth_edges(metres[raster])))
+    bands = None
+    if "label" in rasters:
+        _add(alignment, "label", correlate(edges, label_edges(rasters["label"])))
+        if description.label_set is not None and class_prior(description.label_set) is not None:
+            classes = LabelCodec(description.class_of_value()).decode_known(rasters["label"])
+            bands = label_bands(classes, len(description.label_set))
+    return FrameSigns(picture_signs(rasters["rgb"], grey), depth, alignment, bands)
+
+
+def _add(alignment: dict[str, npt.NDArray[np.float32]], raster: str, surface: npt.NDArray[np.float32] | None) -> None:
+    if surface is not None:
+        alignment[raster] = surface
+
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    "rgb": read_rgb,
+    "hha": read_hha,
+    "depth_m": read_depth_values,
+    "raw_depth_m": read_depth_values,
+    "label": read_label_values,
+}
+
+
+def _depth(found: FrameStatistics, raster: str, path: str, metres: npt.NDArray[np.float32]) -> DepthStatistics:
+    statistics = DepthStatistics.of(metres)
+    if not statistics.readings:
+        found.faults.append(("no depth reading", f"{path} has no {raster} reading at all"))
+    return statistics
+
+
+def _count_values(values: npt.NDArray[Any]) -> Counter[int]:
+    if values.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(values.ravel())
+        present = np.flatnonzero(counts)
+        return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
+    present, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+
+
+def _compare_sizes(
+    found: FrameStatistics, context: FrameContext, task: FrameTask, sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    stated = context.description.size
+    if found.size is None:
+        return
+    if stated is not None and found.size != stated:
+        found.faults.append(
+            ("size other than stated", f"{task.files['rgb']} is {size_text(found.size)}, not {size_text(stated)}")
+        )
+    for raster, size in sizes.items():
+        if size != found.size:
+            found.faults.append(
+                (
+                    "size mismatch",
+                    f"{task.files[raster]} is {size_text(size)}, but {task.files['rgb']} is {size_text(found.size)}",
+                )
+            )
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Write (height, width) as "480x640"."""
+    return f"{size[0]}x{size[1]}"

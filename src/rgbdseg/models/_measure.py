@@ -1,0 +1,90 @@
+"""What a model costs: parameters, operations, time."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import statistics
+import time
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models._base import SegmentationModel
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelCost:
+    """parameters: trainable, each shared one counted once, with the heads that only training uses.
+
+    inference_parameters: those that a prediction passes through.
+    flops: of one image in evaluation; a multiply-add counts as two, element-wise operations as none.
+    latency_s: median seconds for one image, None where it was not measured.
+    """
+
+    parameters: int
+    inference_parameters: int
+    flops: int
+    latency_s: float | None
+
+
+def example_inputs(
+    spec: InputSpec, batch: int, size: tuple[int, int], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return inputs that a model with this spec accepts: (rgb, geometry, camera), random values where they are real.
+
+    Geometry is everywhere valid; the camera has a horizontal view of about 58 degrees.
+    """
+    height, width = size
+    rgb = torch.rand(batch, 3, height, width, device=device)
+    channels = spec.geometry_channels
+    geometry = 1 + torch.rand(batch, channels, height, width, device=device) if channels else None
+    camera = None
+    if spec.needs_camera:
+        row = torch.tensor([0.9 * width, 0.9 * width, (width - 1) / 2, (height - 1) / 2], device=device)
+        camera = row.expand(batch, 4).contiguous()
+    return rgb, geometry, camera
+
+
+def measure_model(model: SegmentationModel, size: tuple[int, int], *, repeats: int = 0) -> ModelCost:
+    """Count what ``model`` needs for one image of ``size`` (height, width), and time it ``repeats`` times.
+
+    Operations are counted on the meta device, so nothing is computed for them.  Time is measured where the model's
+    parameters are, after one untimed run.
+    """
+    shadow = copy.deepcopy(model).to("meta").eval()
+    used: set[int] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda m, _: used.update(id(p) for p in m.parameters(recurse=False)))
+        for module in shadow.modules()
+    ]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(*example_inputs(shadow.input_spec, 1, size, "meta"))
+    for hook in hooks:
+        hook.remove()
+    parameters = {id(p): p.numel() for p in shadow.parameters()}
+    return ModelCost(
+        parameters=sum(parameters.values()),
+        inference_parameters=sum(count for key, count in parameters.items() if key in used),
+        flops=counter.get_total_flops(),
+        latency_s=_latency(model, size, repeats) if repeats else None,
+    )
+
+
+def _latency(model: SegmentationModel, size: tuple[int, int], repeats: int) -> float:
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    inputs = example_inputs(model.input_spec, 1, size, device)
+    seconds: list[float] = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            model(*inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    model.train(was_training)
+    return statistics.median(seconds[1:])

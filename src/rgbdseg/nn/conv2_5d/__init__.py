@@ -1,0 +1,1 @@
+"""2.5D convolutions: the operator, its masks and the ways to compute it."""

@@ -1,0 +1,1 @@
+"""Decoders of segmentation networks, and the blocks they are made of."""

@@ -1,0 +1,242 @@
+"""A room as a list of primitives: boxes, tapered cylinders and ellipsoids, each with a class and a material.
+
+World frame: metres, x and y horizontal, z up, the floor at z = 0.  Each primitive has a unit frame in which it is the
+cube, cylinder or ball of half-size 1, so that one ray test serves every size and orientation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from rgbdseg.rooms.materials import PATTERNS, Material
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+
+BOX, CYLINDER, ELLIPSOID = 0, 1, 2
+SHELL_FACES = 6
+"""The first six primitives of a scene are the room's inner faces: x low, x high, y low, y high, floor, ceiling."""
+
+# N primitives, K footprints
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a piece of furniture stands: x, y and base height in metres, yaw in radians about the vertical.
+
+    In the furniture's own frame +x points along its width, +y to its front and +z up.
+    """
+
+    x_m: float
+    y_m: float
+    yaw_rad: float = 0.0
+    base_m: float = 0.0
+
+    def to_world(self, x_m: float, y_m: float, z_m: float = 0.0) -> tuple[float, float, float]:
+        """Return the world position of a point of the furniture's frame."""
+        cosine, sine = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        return (self.x_m + cosine * x_m - sine * y_m, self.y_m + sine * x_m + cosine * y_m, self.base_m + z_m)
+
+    def beside(self, x_m: float, y_m: float, yaw_rad: float = 0.0, base_m: float = 0.0) -> Placement:
+        """Return a placement given in the frame of this one."""
+        world_x, world_y, world_z = self.to_world(x_m, y_m, base_m)
+        return Placement(world_x, world_y, self.yaw_rad + yaw_rad, world_z)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Light:
+    """A point light: position in metres, RGB intensity at one metre."""
+
+    position_m: tuple[float, float, float]
+    colour: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MaterialTable:
+    """The materials of N primitives as columns: see `Material`.  pattern_N counts in `PATTERNS`."""
+
+    pattern_N: npt.NDArray[np.int8]
+    colour_a_3N: Float32Array
+    colour_b_3N: Float32Array
+    period_N: Float32Array
+    contrast_N: Float32Array
+    emission_N: Float32Array
+    glass_N: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, materials: list[Material]) -> MaterialTable:
+        """Tabulate ``materials``."""
+        return cls(
+            pattern_N=np.array([PATTERNS.index(m.pattern) for m in materials], np.int8),
+            colour_a_3N=np.array([m.colour_a for m in materials], np.float32).T.copy(),
+            colour_b_3N=np.array([m.colour_b for m in materials], np.float32).T.copy(),
+            period_N=np.array([m.period_m for m in materials], np.float32),
+            contrast_N=np.array([m.contrast for m in materials], np.float32),
+            emission_N=np.array([m.emission for m in materials], np.float32),
+            glass_N=np.array([m.glass for m in materials]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scene:
+    """A finished room.
+
+    room_size_m: extent along x, y and z.
+    shape_N: BOX, CYLINDER or ELLIPSOID.  taper_N: 1 - top radius / bottom radius of cylinders.
+    unit_from_world_N34: affine map from world metres to the unit frame.
+    half_size_3N: metres.  corners_N83: world position of the bounding corners, metres.
+    label_N: class index.  materials: the look of each primitive.  phase_2N: texture offset in metres.
+    footprints_K6: floor rectangles of furniture as centre x, y, half width, half depth, cos yaw, sin yaw, whose
+    surroundings are darkened.
+    """
+
+    room_size_m: tuple[float, float, float]
+    shape_N: npt.NDArray[np.int64]
+    taper_N: FloatArray
+    unit_from_world_N34: FloatArray
+    half_size_3N: Float32Array
+    corners_N83: FloatArray
+    label_N: npt.NDArray[np.uint8]
+    materials: MaterialTable
+    phase_2N: Float32Array
+    lights: tuple[Light, ...]
+    footprints_K6: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+
+_CORNER_SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
+
+
+class SceneBuilder:
+    """Collects the primitives of one room."""
+
+    def __init__(self, room_size_m: tuple[float, float, float], rng: np.random.Generator) -> None:
+        self.room_size_m = room_size_m
+        self.lights: list[Light] = []
+        self.footprints: list[tuple[float, float, float, float, float, float]] = []
+        self._rng = rng
+        self._shapes: list[int] = []
+        self._tapers: list[float] = []
+        self._centres: list[tuple[float, float, float]] = []
+        self._halves: list[tuple[float, float, float]] = []
+        self._angles: list[tuple[float, float]] = []
+        self._labels: list[int] = []
+        self._materials: list[Material] = []
+
+    def shell(
+        self, wall: tuple[Material, ...], floor: Material, ceiling: Material, labels: tuple[int, int, int]
+    ) -> None:
+        """Add the six inner faces; ``wall`` gives four materials, ``labels`` the classes of wall, floor and ceiling."""
+        assert not self._shapes, "the shell comes first"
+        centre = (self.room_size_m[0] / 2, self.room_size_m[1] / 2, self.room_size_m[2] / 2)
+        for face in range(SHELL_FACES):
+            material = wall[face] if face < 4 else (floor, ceiling)[face - 4]
+            label = labels[0] if face < 4 else labels[face - 3]
+            self._add(BOX, Placement(0.0, 0.0), centre, self.room_size_m, label=label, material=material)
+
+    def box(
+        self,
+        at: Placement,
+        centre_m: tuple[float, float, float],
+        size_m: tuple[float, float, float],
+        label: int,
+        material: Material,
+        *,
+        pitch_rad: float = 0.0,
+        yaw_rad: float = 0.0,
+    ) -> None:
+        """Add a box of full extents ``size_m``, tilted backwards by ``pitch_rad`` about its width axis."""
+        self._add(BOX, at, centre_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
+
+    def cylinder(
+        self,
+        at: Placement,
+        centre_m: tuple[float, float, float],
+        size_m: tuple[float, float, float],
+        label: int,
+        material: Material,
+        *,
+        taper: float = 0.0,
+    ) -> None:
+        """Add an upright cylinder whose top radius is ``1 - taper`` times the bottom radius."""
+        self._add(CYLINDER, at, centre_m, size_m, label=label, material=material, taper=taper)
+
+    def ellipsoid(
+        self,
+        at: Placement,
+        centre_m: tuple[float, float, float],
+        size_m: tuple[float, float, float],
+        label: int,
+        material: Material,
+        *,
+        pitch_rad: float = 0.0,
+        yaw_rad: float = 0.0,
+    ) -> None:
+        """Add an ellipsoid of full extents ``size_m``."""
+        self._add(ELLIPSOID, at, centre_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
+
+    def footprint(self, at: Placement, width_m: float, depth_m: float) -> None:
+        """Darken the floor under and around a rectangle centred at ``at``."""
+        cosine, sine = math.cos(at.yaw_rad), math.sin(at.yaw_rad)
+        self.footprints.append((at.x_m, at.y_m, width_m / 2, depth_m / 2, cosine, sine))
+
+    def _add(
+        self,
+        shape: int,
+        at: Placement,
+        centre_m: tuple[float, float, float],
+        size_m: tuple[float, float, float],
+        *,
+        label: int,
+        material: Material,
+        pitch_rad: float = 0.0,
+        yaw_rad: float = 0.0,
+        taper: float = 0.0,
+    ) -> None:
+        self._shapes.append(shape)
+        self._tapers.append(taper)
+        self._centres.append(at.to_world(*centre_m))
+        self._halves.append((size_m[0] / 2, size_m[1] / 2, size_m[2] / 2))
+        self._angles.append((at.yaw_rad + yaw_rad, pitch_rad))
+        self._labels.append(label)
+        self._materials.append(material)
+
+    def build(self) -> Scene:
+        """Return the finished scene."""
+        half_N3 = np.array(self._halves)
+        centre_N3 = np.array(self._centres)
+        rotation_N33 = np.array([_local_from_world(yaw, pitch) for yaw, pitch in self._angles])
+        linear_N33 = rotation_N33 / half_N3[:, :, None]
+        offset_N3 = -np.einsum("nij,nj->ni", linear_N33, centre_N3)
+        corners_local_N83 = _CORNER_SIGNS[None] * half_N3[:, None, :]
+        corners_N83 = np.einsum("nki,nij->nkj", corners_local_N83, rotation_N33) + centre_N3[:, None, :]
+        return Scene(
+            room_size_m=self.room_size_m,
+            shape_N=np.array(self._shapes),
+            taper_N=np.array(self._tapers),
+            unit_from_world_N34=np.concatenate([linear_N33, offset_N3[:, :, None]], axis=2),
+            half_size_3N=half_N3.T.astype(np.float32),
+            corners_N83=corners_N83,
+            label_N=np.array(self._labels, dtype=np.uint8),
+            materials=MaterialTable.of(self._materials),
+            phase_2N=self._rng.uniform(100.0, 200.0, (2, len(self._shapes))).astype(np.float32),
+            lights=tuple(self.lights),
+            footprints_K6=np.array(self.footprints).reshape(-1, 6),
+        )
+
+
+def _local_from_world(yaw_rad: float, pitch_rad: float) -> list[list[float]]:
+    """Rows are the primitive's axes in the world: yaw about the vertical after pitch about the primitive's own x."""
+    cos_yaw, sin_yaw = math.cos(yaw_rad), math.sin(yaw_rad)
+    cos_pitch, sin_pitch = math.cos(pitch_rad), math.sin(pitch_rad)
+    return [
+        [cos_yaw, sin_yaw, 0.0],
+        [-sin_yaw * cos_pitch, cos_yaw * cos_pitch, sin_pitch],
+        [sin_yaw * sin_pitch, -cos_yaw * sin_pitch, cos_pitch],
+    ]

@@ -1,0 +1,220 @@
+"""Checkpoints that say what they are: weights together with model, input spec, label set and config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rgbdseg.errors import CheckpointError
+from rgbdseg.files import WriteError, atomic_path
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.labels import LabelSet
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.files import load_safetensors_file, load_torch_file
+
+FACTS_KEY = "rgbdseg"
+FACTS_FORMAT = 1
+STATE_PREFIX = "model."
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """Everything beside the weights that prediction, evaluation and resuming need.
+
+    dataset: name of the dataset it was trained on.  hha: parameters of the HHA encoding of its input, or None.
+    config: the resolved training config as plain values, or None for converted checkpoints.
+    """
+
+    model_name: str
+    model_options: dict[str, Any]
+    input_spec: InputSpec
+    label_set: LabelSet
+    dataset: str = ""
+    hha: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON or a checkpoint."""
+        return {
+            "format": FACTS_FORMAT,
+            "model_name": self.model_name,
+            "model_options": dict(self.model_options),
+            "input_spec": self.input_spec.to_dict(),
+            "label_set": self.label_set.to_dict(),
+            "dataset": self.dataset,
+            "hha": self.hha,
+            "config": self.config,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelFacts:
+        """Rebuild from `to_dict`; raises CheckpointError for another format."""
+        if values.get("format") != FACTS_FORMAT:
+            raise CheckpointError(
+                f"checkpoint facts have format {values.get('format')!r}; this version reads {FACTS_FORMAT}; "
+                "upgrade rgbdseg"
+            )
+        try:
+            return cls(
+                model_name=str(values["model_name"]),
+                model_options=dict(values["model_options"]),
+                input_spec=InputSpec.from_dict(values["input_spec"]),
+                label_set=LabelSet.from_dict(values["label_set"]),
+                dataset=str(values.get("dataset", "")),
+                hha=values.get("hha"),
+                config=values.get("config"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"checkpoint facts are not understood: {error!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelBundle:
+    """A model in evaluation mode with its facts, as read from a checkpoint.
+
+    epoch and iteration: completed epochs and optimiser steps, or None when the file does not say.
+    """
+
+    model: SegmentationModel
+    facts: ModelFacts
+    path: Path
+    epoch: int | None = None
+    iteration: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """What a checkpoint holds, before a model is built from it.
+
+    state: the weights that are evaluated, by the model's names: the average where the run kept one.
+    epoch and iteration: as in `ModelBundle`.
+    """
+
+    facts: ModelFacts
+    state: Mapping[str, Tensor]
+    path: Path
+    epoch: int | None = None
+    iteration: int | None = None
+
+
+def save_torch(values: dict[str, Any], path: Path) -> None:
+    """Write with torch.save, atomically; raises WriteError when the disk refuses."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk so
+            raise WriteError(f"cannot write {path}: {error}; the previous file, if any, is unchanged") from error
+
+
+def load_torch(path: Path) -> dict[str, Any]:
+    """Read with torch.load(weights_only=True); raises CheckpointError for anything that is not a checkpoint."""
+    _require_file(path)
+    values = load_torch_file(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}; expected a checkpoint dictionary")
+    return values
+
+
+def load_bundle(path: str | Path) -> ModelBundle:
+    """Read a checkpoint (.ckpt of a run, or .safetensors of `convert`) and build its model.
+
+    Raises CheckpointError for unreadable files, files of other programs, and missing, unexpected or misshapen keys.
+    """
+    stored = read_stored_model(path)
+    facts = stored.facts
+    model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
+    load_exactly(model, stored.state, stored.path)
+    # The stored spec wins over the code's own, so a later change of a family's defaults cannot change old checkpoints.
+    model.input_spec = facts.input_spec
+    return ModelBundle(model.eval(), facts, stored.path, stored.epoch, stored.iteration)
+
+
+def read_stored_model(path: str | Path) -> StoredModel:
+    """Read a checkpoint as `load_bundle` does, without building its model.
+
+    Raises CheckpointError for unreadable files and files of other programs.
+    """
+    file = Path(path)
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_lightning
+    raw_facts, state, progress = read(file)
+    return StoredModel(ModelFacts.from_dict(raw_facts), state, file, progress.get("epoch"), progress.get("iteration"))
+
+
+def save_bundle(bundle_facts: ModelFacts, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write weights and facts as .safetensors, atomically."""
+    metadata = {FACTS_KEY: json.dumps(bundle_facts.to_dict())}
+    # Tied tensors are written once per name: the format does not store shared memory.
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise WriteError(f"cannot write {path}: {error}") from error
+
+
+def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load ``state`` into ``model``; raises CheckpointError naming missing, unexpected and misshapen keys."""
+    own = model.state_dict()
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    problems = [
+        f"{len(keys)} {kind} (first: {keys[0]})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model: {', '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], dict[str, int]]:
+    values = load_torch(path)
+    if FACTS_KEY not in values or "state_dict" not in values:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of rgbdseg (it has {', '.join(sorted(map(str, values))[:5]) or 'no keys'}); "
+            "convert a published file first: rgbdseg convert MODEL FILE OUT.safetensors"
+        )
+    state = {
+        name.removeprefix(STATE_PREFIX): tensor
+        for name, tensor in values["state_dict"].items()
+        if name.startswith(STATE_PREFIX)
+    }
+    facts: Mapping[str, Any] = values[FACTS_KEY]
+    return facts, state, dict(facts.get("progress", {}))
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], dict[str, int]]:
+    _require_file(path)
+    state = load_safetensors_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if FACTS_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} has weights but does not say of which model; write it with "
+            "rgbdseg convert MODEL FILE OUT.safetensors"
+        )
+    try:
+        return json.loads(metadata[FACTS_KEY]), state, {}
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: model facts are damaged: {error}") from None
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; expected a checkpoint file")
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
