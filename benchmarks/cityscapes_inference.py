@@ -18,8 +18,8 @@ import time
 
 import torch
 
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.inference import segment
-from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.metrics import SegmentationMetrics
 from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe

@@ -30,7 +30,7 @@ from rgbdseg.engine.run_folder import RunFolder
 from rgbdseg.errors import RGBDSegError, UsageError
 from rgbdseg.files import write_text
 from rgbdseg.metrics import SegmentationMetrics
-from rgbdseg.visualize import colourise, contact_sheet, depth_image, picture, save_png
+from rgbdseg.visualize import colorize, contact_sheet, depth_image, picture, save_png
 
 SMOOTHING = 0.05  # share of the newest value in the running mean of the loss
 
@@ -150,9 +150,9 @@ def frame_pictures(runs: list[Run], data: str, out: Path) -> list[tuple[str, str
         sample = dataset[index]
         assert sample.label is not None
         assert sample.depth_m is not None
-        predicted = [colourise(read(folder, sample_id), palette) for folder in folders]
+        predicted = [colorize(read(folder, sample_id), palette) for folder in folders]
         rows.append(
-            [picture(sample.rgb), depth_image(sample.depth_m), colourise(sample.label[0].numpy(), palette), *predicted]
+            [picture(sample.rgb), depth_image(sample.depth_m), colorize(sample.label[0].numpy(), palette), *predicted]
         )
         alone.append(predicted)
         captions.append(f"{what}: frame {sample_id}, mIoU {100 * miou:.1f} %")

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from rgbdseg.data.foreign import NYU_CAMERA, NYU_SIZE
 from rgbdseg.data.images import write_png
+from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
 from tests.synthetic import Scene, make_scene
 
@@ -18,7 +18,7 @@ LISTS = {"train": 0, "test": 1}
 
 
 def scene(index: int) -> Scene:
-    return make_scene(index, NYU_SIZE)
+    return make_scene(index, nyuv2.SIZE)
 
 
 def stored_label(index: int) -> npt.NDArray[np.uint8]:
@@ -28,7 +28,7 @@ def stored_label(index: int) -> npt.NDArray[np.uint8]:
 
 def hha(index: int) -> npt.NDArray[np.uint8]:
     depth = torch.from_numpy(scene(index).depth_m)[None, None]
-    encoded = encode_hha(depth, torch.tensor([NYU_CAMERA.as_tuple()]))[0]
+    encoded = encode_hha(depth, torch.tensor([nyuv2.CAMERA.as_tuple()]))[0]
     return np.ascontiguousarray(encoded.permute(1, 2, 0).numpy())
 
 

@@ -1,28 +1,25 @@
-"""Optional data beside the checkout: golden cases and NYU Depth V2; tests that need a missing file are skipped."""
+"""Golden cases of this folder, and optional data beside the checkout; tests that need a missing file are skipped."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
 
 
 def shared_path(relative: str) -> Path:
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"optional data {relative} is not beside the checkout")
-    return path
+    """Return a file such as ``golden/sagate_resnet101.npz``: of this folder, or else beside the checkout."""
+    for folder in (TESTS, SHARED):
+        if (folder / relative).exists():
+            return folder / relative
+    pytest.skip(f"optional data {relative} is neither in tests/ nor beside the checkout")
 
 
 def seeded() -> ModuleType:
-    """The module that rebuilds the weights and inputs of the golden network cases from their names."""
-    spec = importlib.util.spec_from_file_location("seeded", shared_path("golden/seeded.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the module that rebuilds the weights and inputs of the golden network cases from their names."""
+    return importlib.import_module("tests.seeded")

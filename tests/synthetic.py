@@ -15,8 +15,8 @@ from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription, DepthUnit
-from rgbdseg.data.foreign import NYU_CAMERA, NYU_SIZE
 from rgbdseg.data.images import write_hha, write_png
+from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet, generic_palette
 
@@ -94,8 +94,8 @@ def write_tree(
     """
     root = Path(root)
     sagate = layout == "sagate"
-    size = size or (NYU_SIZE if sagate else (48, 64))
-    camera = NYU_CAMERA if sagate else make_camera(size)
+    size = size or (nyuv2.SIZE if sagate else (48, 64))
+    camera = nyuv2.CAMERA if sagate else make_camera(size)
     for index in range(count):
         scene = make_scene(index, size, len(classes), seed)
         _write_image(root / "RGB" / f"{index}.{'jpg' if sagate else 'png'}", scene.rgb)

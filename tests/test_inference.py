@@ -4,7 +4,7 @@ import json
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,15 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.inference import segment, window_positions
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.spatial import resize_raster
 from tests.shared_data import shared_path
+from tests.specs import METRIC_DEPTH, PLAIN_RGB, RGB_HHA
 
-# Pixel values reach the model as they are, up to a factor of 255.
-PLAIN = InputSpec(geometry="none", rgb_mean=(0.0, 0.0, 0.0), rgb_std=(1.0, 1.0, 1.0))
+Function = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 def image(height: int, width: int, seed: int = 0) -> Tensor:
@@ -36,15 +36,16 @@ def image(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 class Recorder:
-    """Turns rgb, geometry and camera into logits by a function, and notes the shapes that went through."""
+    """Turns rgb, the other stream, if any, and camera into logits by a function, and notes the shapes of rgb."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> None:
+    def __init__(self, function: Function) -> None:
         self.function = function
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
+    def __call__(self, images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+        rgb, *others = images.values()
         self.shapes.append(tuple(rgb.shape))
-        return SegmentationOutput(self.function(rgb, geometry, camera))
+        return SegmentationOutput(self.function(rgb, others[0] if others else None, camera))
 
 
 # --- the window grid
@@ -86,28 +87,28 @@ def test_a_margin_is_not_seen_and_gets_the_scores_of_the_nearest_pixel(scales: t
     rgb = image(12, 16)
     model = Recorder(lambda rgb, *_: rgb)
     protocol = EvaluationProtocol(scales=scales, combination="sagate", margin=3)
-    result = segment(model, RGBDSample(rgb), PLAIN, protocol)
+    result = segment(model, RGBDSample(rgb), PLAIN_RGB, protocol)
     inside = segment(
-        model, RGBDSample(rgb[:, 3:9, 3:13]), PLAIN, EvaluationProtocol(scales=scales, combination="sagate")
+        model, RGBDSample(rgb[:, 3:9, 3:13]), PLAIN_RGB, EvaluationProtocol(scales=scales, combination="sagate")
     )
     assert model.shapes[0][-2:] == (round(6 * scales[0]), round(10 * scales[0]))
     assert result.log_scores.shape == (3, 12, 16)
     assert torch.equal(result.log_scores[:, 3:9, 3:13], inside.log_scores)
     assert torch.equal(result.log_scores[:, :4, 15], inside.log_scores[:, :1, 9].expand(3, 4))
     with pytest.raises(DataError, match="is 12x16, of which nothing is left after cutting 6 pixels off each side"):
-        segment(model, RGBDSample(rgb), PLAIN, EvaluationProtocol(margin=6))
+        segment(model, RGBDSample(rgb), PLAIN_RGB, EvaluationProtocol(margin=6))
 
 
 def test_the_camera_follows_a_margin() -> None:
     seen: list[Tensor] = []
 
-    def model(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
+    def model(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
         assert camera is not None
         seen.append(camera)
-        return SegmentationOutput(rgb)
+        return SegmentationOutput(images["rgb"])
 
     sample = RGBDSample(image(12, 16), camera=PinholeCamera(20.0, 21.0, 8.0, 5.5))
-    segment(model, sample, PLAIN, EvaluationProtocol(margin=3))
+    segment(model, sample, PLAIN_RGB, EvaluationProtocol(margin=3))
     assert seen[0].tolist() == [[20.0, 21.0, 5.0, 2.5]]
 
 
@@ -119,7 +120,7 @@ def two_window_scores(combination: str) -> tuple[list[float], int]:
     logits = torch.tensor([[0.0, 1.0], [5.0, 4.5]])
     model = Recorder(lambda rgb, *_: logits[:, :, None, None].expand(2, 2, 4, 4))
     protocol = EvaluationProtocol("sliding", (4, 4), 0.5, combination=combination)  # type: ignore[arg-type]
-    result = segment(model, RGBDSample(image(4, 6)), PLAIN, protocol)
+    result = segment(model, RGBDSample(image(4, 6)), PLAIN_RGB, protocol)
     return result.scores[:, 0, 2].tolist(), int(result.prediction[0, 2])
 
 
@@ -159,7 +160,7 @@ def test_mirror_image_enters_as_each_rule_says(combination: str, expected: list[
     logits = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
     model = Recorder(lambda rgb, *_: logits[:, :, None, None].expand(2, 2, *rgb.shape[-2:]))
     protocol = EvaluationProtocol(flip=True, combination=combination)  # type: ignore[arg-type]
-    scores = segment(model, RGBDSample(image(3, 5)), PLAIN, protocol).scores
+    scores = segment(model, RGBDSample(image(3, 5)), PLAIN_RGB, protocol).scores
     assert scores[:, 1, 2].tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -169,13 +170,13 @@ def test_logits_fixed_by_position_are_doubled_in_the_overlap_and_keep_their_argm
     model = Recorder(lambda rgb, *_: rgb * torch.tensor([3.0, 4.0, 90.0]).view(3, 1, 1))
     logits = model.function(coordinates.float() / 255, None, None)
     sagate = EvaluationProtocol("sliding", (480, 480), combination="sagate")
-    summed = segment(model, RGBDSample(coordinates), PLAIN, sagate)
+    summed = segment(model, RGBDSample(coordinates), PLAIN_RGB, sagate)
     factor = summed.scores / logits.exp()
     torch.testing.assert_close(factor[..., 160:480], torch.full((3, 480, 320), 2.0), rtol=1e-5, atol=0)
     outside = torch.cat((factor[..., :160], factor[..., 480:]), dim=-1)
     torch.testing.assert_close(outside, torch.ones(3, 480, 320), rtol=1e-5, atol=0)
     assert torch.equal(summed.prediction.long(), logits.argmax(0))
-    averaged = segment(model, RGBDSample(coordinates), PLAIN, EvaluationProtocol("sliding", (480, 480)))
+    averaged = segment(model, RGBDSample(coordinates), PLAIN_RGB, EvaluationProtocol("sliding", (480, 480)))
     torch.testing.assert_close(averaged.scores, logits.softmax(0), rtol=1e-5, atol=1e-7)
 
 
@@ -241,7 +242,7 @@ def test_scores_equal_the_plain_formulation(
     torch.manual_seed(1)
     network = nn.Conv2d(3, 4, 5, padding=2)
     nn.init.normal_(network.weight, std=0.2)
-    spec = InputSpec(geometry="none", rgb_mean=(0.25,) * 3, rgb_std=(0.5,) * 3)
+    spec = InputSpec((rgb_stream((0.25,) * 3, (0.5,) * 3),))
     protocol = EvaluationProtocol("sliding", crop, 2 / 3, scales, flip, combination)  # type: ignore[arg-type]
     result = segment(Recorder(lambda rgb, *_: network(rgb)), RGBDSample(image(*size)), spec, protocol)
     with torch.no_grad():
@@ -258,16 +259,16 @@ def test_published_evaluation(case: str, window_batch: int) -> None:
         data = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     weight, bias = data["param:weight"], data["param:bias"]
 
-    def network(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
-        assert geometry is not None
-        return SegmentationOutput(functional.conv2d(torch.cat((rgb, geometry), 1), weight, bias, padding=3))
+    def network(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+        both = torch.cat((images["rgb"], images["hha"]), 1)
+        return SegmentationOutput(functional.conv2d(both, weight, bias, padding=3))
 
     sample = RGBDSample(data["input:rgb"].permute(2, 0, 1), hha=data["input:hha"].permute(2, 0, 1))
     crop = facts["crop_size"]
     protocol = EvaluationProtocol(
         "sliding", (crop, crop), facts["stride_rate"], tuple(facts["scales"]), facts["flip"], "sagate", window_batch
     )
-    result = segment(network, sample, InputSpec(), protocol)
+    result = segment(network, sample, RGB_HHA, protocol)
     torch.testing.assert_close(result.scores, data["output:scores"].permute(2, 0, 1), rtol=1e-5, atol=0)
     assert torch.equal(result.prediction, data["output:prediction"])
 
@@ -315,7 +316,7 @@ def test_one_score_map_is_held_and_one_at_the_scale_in_progress(
     protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, scales, True, combination, window_batch=1)  # type: ignore[arg-type]
     sample = RGBDSample(image(96, 192))
     with PeakMemory() as memory:
-        result = segment(model, sample, PLAIN, protocol)
+        result = segment(model, sample, PLAIN_RGB, protocol)
     one_map = 40 * 96 * 192 * 4
     assert result.log_scores.untyped_storage().nbytes() == one_map
     # The rest: windows of 16 x 16, a few maps of one class, the image itself.
@@ -329,7 +330,7 @@ def test_resizing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     for numbers in (1, 3 * 40 * 50, 2**24):
         monkeypatch.setattr("rgbdseg.inference._NUMBERS_AT_ONCE", numbers)
         model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight, padding=1))
-        results.append(segment(model, RGBDSample(image(29, 37)), PLAIN, protocol).log_scores)
+        results.append(segment(model, RGBDSample(image(29, 37)), PLAIN_RGB, protocol).log_scores)
     for result in results[:2]:  # vector instructions round a little differently where an array ends
         torch.testing.assert_close(result, results[2], rtol=1e-6, atol=1e-6)
 
@@ -348,12 +349,12 @@ def test_large_logits_stay_finite_and_pixels_far_below_keep_their_class(combinat
     columns = torch.zeros(3, 24, 40, dtype=torch.uint8)
     columns[:] = torch.arange(40, dtype=torch.uint8)
 
-    def network(view: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
-        left = (view[0, 0, 0] * 255).round().long()
+    def network(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+        left = (images["rgb"][0, 0, 0] * 255).round().long()
         return SegmentationOutput(logits[None, :, :, left])
 
     protocol = EvaluationProtocol("sliding", (24, 24), 0.5, combination=combination, window_batch=1)  # type: ignore[arg-type]
-    result = segment(network, RGBDSample(columns), PLAIN, protocol)
+    result = segment(network, RGBDSample(columns), PLAIN_RGB, protocol)
     assert torch.isfinite(result.log_scores).all()
     assert torch.isfinite(result.scores).all()
     assert torch.equal(result.prediction.long(), logits.argmax(0))
@@ -363,7 +364,7 @@ def test_scores_beyond_float32_are_scaled_and_log_scale_says_how() -> None:
     logits = torch.tensor([9999.0, 10_000.0])
     model = Recorder(lambda rgb, *_: logits.view(1, 2, 1, 1).expand(len(rgb), 2, *rgb.shape[-2:]))
     protocol = EvaluationProtocol("sliding", (4, 4), 0.5, combination="sagate")
-    result = segment(model, RGBDSample(image(4, 6)), PLAIN, protocol)
+    result = segment(model, RGBDSample(image(4, 6)), PLAIN_RGB, protocol)
     # The two windows overlap in columns 2 and 3; float32 knows 10,000 to a thousandth.
     assert result.log_scale == pytest.approx(10_000 + math.log(2), abs=2e-3)
     expected = [0.5, 0.5, 1, 1, 0.5, 0.5]
@@ -376,7 +377,7 @@ def test_mean_over_scales_is_taken_of_scores_not_of_logits() -> None:
     values = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(2).expand(3, 2, 4).contiguous()
     model = Recorder(lambda rgb, *_: 300 * rgb[:, :2] * torch.tensor([1.0, 0.5]).view(2, 1, 1))
     protocol = EvaluationProtocol(scales=(0.5,), combination="sagate")
-    log_scores = segment(model, RGBDSample(values), PLAIN, protocol).log_scores
+    log_scores = segment(model, RGBDSample(values), PLAIN_RGB, protocol).log_scores
     ln = math.log
     assert log_scores[0, 0].tolist() == pytest.approx([0, 300 + ln(0.25), 300 + ln(0.75), 300], rel=1e-6)
     assert log_scores[1, 0].tolist() == pytest.approx([0, 150 + ln(0.25), 150 + ln(0.75), 150], rel=1e-6)
@@ -386,12 +387,12 @@ def test_mean_over_scales_is_taken_of_scores_not_of_logits() -> None:
 
 
 def test_whole_image_is_padded_to_the_divisor_and_cropped_back() -> None:
-    spec = InputSpec(geometry="none", rgb_mean=(0.5,) * 3, rgb_std=(0.25,) * 3, size_divisor=8)
+    spec = InputSpec((rgb_stream((0.5,) * 3, (0.25,) * 3),), size_divisor=8)
     seen: list[Tensor] = []
 
-    def network(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
-        seen.append(rgb)
-        return SegmentationOutput(rgb)
+    def network(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+        seen.append(images["rgb"])
+        return SegmentationOutput(images["rgb"])
 
     rgb = image(13, 18)
     result = segment(network, RGBDSample(rgb), spec, EvaluationProtocol(combination="sagate"))
@@ -404,12 +405,12 @@ def test_whole_image_is_padded_to_the_divisor_and_cropped_back() -> None:
 
 @pytest.mark.parametrize("combination", ["sagate", "softmax"])
 def test_border_of_an_image_larger_on_one_side_is_black_as_released_or_neutral(combination: str) -> None:
-    spec = InputSpec(geometry="none", rgb_mean=(0.5,) * 3, rgb_std=(0.25,) * 3)
+    spec = InputSpec((rgb_stream((0.5,) * 3, (0.25,) * 3),))
     seen: list[Tensor] = []
 
-    def network(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
-        seen.append(rgb)
-        return SegmentationOutput(rgb)
+    def network(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+        seen.append(images["rgb"])
+        return SegmentationOutput(images["rgb"])
 
     protocol = EvaluationProtocol("sliding", (8, 8), combination=combination)  # type: ignore[arg-type]
     segment(network, RGBDSample(image(5, 12)), spec, protocol)
@@ -420,7 +421,7 @@ def test_border_of_an_image_larger_on_one_side_is_black_as_released_or_neutral(c
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("mode", ["whole", "sliding"])
 def test_camera_follows_windows_borders_and_mirror_images(mode: str, flip: bool) -> None:
-    spec = InputSpec(geometry="metric_depth", needs_camera=True, size_divisor=4)
+    spec = InputSpec((rgb_stream(), METRIC_DEPTH), needs_camera=True, size_divisor=4)
     camera = PinholeCamera(20.0, 25.0, 7.3, 5.1)
     depth_m = torch.rand(1, 11, 21, generator=torch.Generator().manual_seed(2)) + 0.5
     sample = RGBDSample(image(11, 21), depth_m=depth_m, camera=camera)
@@ -448,7 +449,7 @@ def test_views_go_through_in_batches_and_the_batch_changes_nothing() -> None:
     for window_batch, sizes in ((1, [1] * 16), (2, [2] * 8), (6, [6, 6, 4]), (64, [16])):
         model = Recorder(lambda rgb, *_: network(rgb))
         protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, flip=True, window_batch=window_batch)
-        results.append(segment(model, sample, PLAIN, protocol).scores)
+        results.append(segment(model, sample, PLAIN_RGB, protocol).scores)
         assert [shape[0] for shape in model.shapes] == sizes
         torch.testing.assert_close(results[-1], results[0], rtol=1e-5, atol=1e-7)
 
@@ -456,12 +457,12 @@ def test_views_go_through_in_batches_and_the_batch_changes_nothing() -> None:
 def test_what_the_model_does_not_eat_is_not_needed_and_the_sample_stays_as_it_is() -> None:
     rgb = image(9, 12)
     sample = RGBDSample(rgb.clone(), label=torch.zeros(1, 9, 12, dtype=torch.uint8), camera=PinholeCamera(9, 9, 6, 4))
-    segment(Recorder(lambda x, *_: x), sample, PLAIN, EvaluationProtocol(scales=(1.5,), flip=True))
+    segment(Recorder(lambda x, *_: x), sample, PLAIN_RGB, EvaluationProtocol(scales=(1.5,), flip=True))
     assert torch.equal(sample.rgb, rgb)
 
 
 def test_noise_is_added_and_belongs_to_the_frame() -> None:
-    spec = InputSpec(geometry="noise", geometry_mean=(0.0, 0.0, 0.0), geometry_std=(1.0, 1.0, 1.0))
+    spec = InputSpec((rgb_stream(), Stream("noise", "noise", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))))
     model = Recorder(lambda rgb, geometry, _: rgb * 0 if geometry is None else geometry)
     protocol = EvaluationProtocol(combination="sagate")
     frame = RGBDSample(image(9, 12), sample_id="7")
@@ -479,18 +480,18 @@ def test_noise_is_added_and_belongs_to_the_frame() -> None:
 
 class Tiny(SegmentationModel):
     def __init__(self) -> None:
-        super().__init__(5, PLAIN)
+        super().__init__(5, PLAIN_RGB)
         self.layer = nn.Conv2d(3, 5, 3, padding=1)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
-        return SegmentationOutput(self.layer(rgb))
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        return SegmentationOutput(self.layer(images["rgb"]))
 
 
 def test_mixed_precision_runs_the_model_only() -> None:
     model = Tiny().eval()
     sample = RGBDSample(image(9, 12))
-    exact = segment(model, sample, PLAIN, EvaluationProtocol())
-    mixed = segment(model, sample, PLAIN, EvaluationProtocol(), autocast_dtype=torch.bfloat16)
+    exact = segment(model, sample, PLAIN_RGB, EvaluationProtocol())
+    mixed = segment(model, sample, PLAIN_RGB, EvaluationProtocol(), autocast_dtype=torch.bfloat16)
     assert mixed.scores.dtype == torch.float32
     assert not torch.equal(mixed.scores, exact.scores)
     torch.testing.assert_close(mixed.scores, exact.scores, rtol=0.05, atol=0.01)
@@ -499,11 +500,11 @@ def test_mixed_precision_runs_the_model_only() -> None:
 
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the model is in training mode; call model\.eval\(\)"):
-        segment(Tiny(), RGBDSample(image(8, 8)), PLAIN, EvaluationProtocol())
+        segment(Tiny(), RGBDSample(image(8, 8)), PLAIN_RGB, EvaluationProtocol())
 
 
 def test_a_window_the_model_cannot_take_is_refused() -> None:
-    spec = InputSpec(geometry="none", size_divisor=32)
+    spec = InputSpec((rgb_stream(),), size_divisor=32)
     message = "window 480x425 is not divisible by 32, which this model needs; use 480x448"
     with pytest.raises(UsageError, match=message):
         segment(Recorder(lambda x, *_: x), RGBDSample(image(8, 8)), spec, EvaluationProtocol("sliding", (480, 425)))
@@ -512,7 +513,7 @@ def test_a_window_the_model_cannot_take_is_refused() -> None:
 def test_missing_geometry_is_refused_before_anything_runs() -> None:
     model = Recorder(lambda x, *_: x)
     with pytest.raises(DataError, match="sample 'a' has no hha, which this model needs"):
-        segment(model, RGBDSample(image(8, 8), sample_id="a"), InputSpec(), EvaluationProtocol())
+        segment(model, RGBDSample(image(8, 8), sample_id="a"), RGB_HHA, EvaluationProtocol())
     assert model.shapes == []
 
 
@@ -521,7 +522,7 @@ def test_gpu_gives_the_same_scores() -> None:
     model = Tiny().eval()
     sample = RGBDSample(image(50, 70))
     protocol = EvaluationProtocol("sliding", (32, 32), 2 / 3, (0.75, 1.25), True, "sagate")
-    expected = segment(model, sample, PLAIN, protocol)
-    result = segment(model.cuda(), sample, PLAIN, protocol)
+    expected = segment(model, sample, PLAIN_RGB, protocol)
+    result = segment(model.cuda(), sample, PLAIN_RGB, protocol)
     assert result.scores.is_cuda
     torch.testing.assert_close(result.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-4)

@@ -15,8 +15,8 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbdseg.errors import DataError
-from rgbdseg.labels import CITYSCAPES19
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
 from rgbdseg.prepare.cityscapes import TRAIN_ID_OF_LABEL_ID
 
@@ -196,7 +196,7 @@ def test_bad_labels_are_refused(prediction: torch.Tensor, label: torch.Tensor, m
 
 
 def test_names_must_match_the_classes() -> None:
-    with pytest.raises(ValueError, match="2 class names for 3 classes"):
+    with pytest.raises(UsageError, match="2 class names for 3 classes"):
         SegmentationMetrics(3, ("a", "b"))
 
 

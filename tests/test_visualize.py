@@ -12,7 +12,7 @@ from rgbdseg.errors import DataError
 from rgbdseg.files import WriteError
 from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import (
-    colourise,
+    colorize,
     contact_sheet,
     depth_image,
     labelled_point_cloud,
@@ -34,18 +34,18 @@ def sample() -> RGBDSample:
 def test_labels_take_their_colours_and_void_is_black() -> None:
     label = np.array([[0, 1], [2, 255]], dtype=np.uint8)
     expected = [[[10, 20, 30], [200, 100, 0]], [[1, 2, 3], [0, 0, 0]]]
-    assert colourise(label, PALETTE).tolist() == expected
-    assert colourise(torch.from_numpy(label), PALETTE).tolist() == expected
+    assert colorize(label, PALETTE).tolist() == expected
+    assert colorize(torch.from_numpy(label), PALETTE).tolist() == expected
 
 
 def test_a_label_without_a_colour_is_refused() -> None:
-    with pytest.raises(DataError, match=r"label value 3 has no colour; expected 0\.\.2, or 255 for void"):
-        colourise(np.array([[0, 3]], dtype=np.uint8), PALETTE)
+    with pytest.raises(DataError, match=r"label value 3 has no color; expected 0\.\.2, or 255 for void"):
+        colorize(np.array([[0, 3]], dtype=np.uint8), PALETTE)
 
 
 def test_a_full_palette_keeps_void_black() -> None:
     palette = [(c, c, c) for c in range(1, 256)]
-    assert colourise(np.array([[254, 255]], dtype=np.uint8), palette).tolist() == [[[255] * 3, [0] * 3]]
+    assert colorize(np.array([[254, 255]], dtype=np.uint8), palette).tolist() == [[[255] * 3, [0] * 3]]
 
 
 def test_overlay_mixes() -> None:

@@ -12,38 +12,62 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rgbdseg.camera import PinholeCamera
+    from rgbdseg.config.protocol import EvaluationProtocol
+    from rgbdseg.datasets import get_label_set
+    from rgbdseg.encoders import create_encoder, list_encoders
     from rgbdseg.errors import RGBDSegError
-    from rgbdseg.input_spec import InputSpec
-    from rgbdseg.labels import LabelSet, get_label_set
-    from rgbdseg.models._registry import create_model, list_models
-    from rgbdseg.sample import RGBDBatch, RGBDSample
+    from rgbdseg.input_spec import InputSpec, Stream
+    from rgbdseg.labels import LabelSet
+    from rgbdseg.models._registry import create_model, list_models, register_model
+    from rgbdseg.sample import RasterRule, RGBDBatch, RGBDSample, register_raster
+    from rgbdseg.segmenter import SegmentedFrame, Segmenter, load
     from rgbdseg.weights.published import load_published
 
 _HOMES = {
+    "EvaluationProtocol": "rgbdseg.config.protocol",
     "InputSpec": "rgbdseg.input_spec",
     "LabelSet": "rgbdseg.labels",
     "PinholeCamera": "rgbdseg.camera",
     "RGBDBatch": "rgbdseg.sample",
     "RGBDSample": "rgbdseg.sample",
     "RGBDSegError": "rgbdseg.errors",
+    "RasterRule": "rgbdseg.sample",
+    "SegmentedFrame": "rgbdseg.segmenter",
+    "Segmenter": "rgbdseg.segmenter",
+    "Stream": "rgbdseg.input_spec",
+    "create_encoder": "rgbdseg.encoders",
     "create_model": "rgbdseg.models._registry",
-    "get_label_set": "rgbdseg.labels",
+    "list_encoders": "rgbdseg.encoders",
+    "get_label_set": "rgbdseg.datasets",
     "list_models": "rgbdseg.models._registry",
+    "load": "rgbdseg.segmenter",
     "load_published": "rgbdseg.weights.published",
+    "register_raster": "rgbdseg.sample",
+    "register_model": "rgbdseg.models._registry",
 }
 
 __all__ = [
+    "EvaluationProtocol",
     "InputSpec",
     "LabelSet",
     "PinholeCamera",
     "RGBDBatch",
     "RGBDSample",
     "RGBDSegError",
+    "RasterRule",
+    "SegmentedFrame",
+    "Segmenter",
+    "Stream",
     "__version__",
+    "create_encoder",
     "create_model",
     "get_label_set",
+    "list_encoders",
     "list_models",
+    "load",
     "load_published",
+    "register_model",
+    "register_raster",
 ]
 
 

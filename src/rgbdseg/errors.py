@@ -14,9 +14,14 @@ from collections.abc import Iterable
 class RGBDSegError(Exception):
     """Base class of every error that a user can cause and mend."""
 
+    everywhere = False
+    """Whether all processes of a distributed run raise it alike, so that the main one alone should tell of it."""
+
 
 class UsageError(RGBDSegError):
     """Unknown names, bad option values, bad configuration keys."""
+
+    everywhere = True
 
 
 class DataError(RGBDSegError):
@@ -25,6 +30,8 @@ class DataError(RGBDSegError):
 
 class CheckpointError(RGBDSegError):
     """A checkpoint that cannot be read, or belongs to another model."""
+
+    everywhere = True
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,22 @@ from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.sample import RGBDBatch, RGBDSample
-from rgbdseg.transforms.derive import with_noise
-from rgbdseg.transforms.pack import geometry_raster, pack, padded_size
-from rgbdseg.transforms.spatial import centred_margins, crop, cut_margin, flip_batch, linear_taps, pad, resize
+from rgbdseg.transforms.derive import with_derived
+from rgbdseg.transforms.pack import pack_placed, required_raster
+from rgbdseg.transforms.placement import Placement
+from rgbdseg.transforms.spatial import cut_margin, flip_batch, linear_taps, place, resize
 
 # V views (windows of one image), C classes, H height, W width
 
-Model = Callable[[Tensor, Tensor | None, Tensor | None], SegmentationOutput]
-"""Called with rgb (V, 3, h, w), geometry (V, C, h, w) or None and camera (V, 4) or None, as `SegmentationModel`."""
+Model = Callable[[Mapping[str, Tensor], Tensor | None], SegmentationOutput]
+"""Called with images, (V, C, h, w) by name of the stream, and camera (V, 4) or None, as `SegmentationModel`."""
+
+AUTOCAST: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""Type that a network computes in, by the name of the precision in a config; None is float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,71 +149,60 @@ def _score_one_scale(setup: _Setup, sample: RGBDSample) -> Tensor:
     protocol = setup.protocol
     window = protocol.crop_size
     if protocol.mode == "whole" or window is None:
-        window = padded_size(sample.size, setup.spec.size_divisor)
+        window = setup.spec.padded_size(sample.size)
     fits = sample.size[0] <= window[0] and sample.size[1] <= window[1]
     if fits or protocol.combination == "softmax":
         return _score_windows(setup, sample, window)
     # As released: an image that is larger than the window on one side only gets a black border on the other, while one
-    # that fits as a whole is bordered after normalisation, as in training.
-    top, left, bottom, right = centred_margins(sample.size, window)
-    scores = _score_windows(setup, pad(sample, top, left, bottom, right), window)
-    return scores[:, top : scores.shape[1] - bottom, left : scores.shape[2] - right]
+    # that fits as a whole is bordered after normalization, as in training.
+    bordered = Placement.centered(sample.size, window)
+    return bordered.uncover(_score_windows(setup, place(sample, bordered), window))
 
 
 def _score_windows(setup: _Setup, sample: RGBDSample, window: tuple[int, int]) -> Tensor:
+    extent = (min(window[0], sample.size[0]), min(window[1], sample.size[1]))
     positions = window_positions(sample.size, window, setup.protocol.stride_rate)
-    views = _views(setup, sample, positions, window)
-    if len(positions) == 1:
+    placements = [Placement.centered(extent, window, *position) for position in positions]
+    views = _views(setup, sample, placements)
+    if len(placements) == 1:
         return next(views)
     total: Tensor | None = None
     count = torch.zeros(sample.size, device=sample.rgb.device)
-    for (top, left), scores in zip(positions, views, strict=True):
+    for placement, scores in zip(placements, views, strict=True):
         if total is None:
             total = scores.new_full((scores.shape[0], *sample.size), -math.inf)
-        rows, columns = slice(top, top + scores.shape[1]), slice(left, left + scores.shape[2])
-        region = total[:, rows, columns]
+        region = placement.take(total)
         torch.logaddexp(region, scores, out=region)
-        count[rows, columns] += 1
+        placement.take(count).add_(1)
     assert total is not None
     return total.sub_(count.log_()) if setup.protocol.combination == "softmax" else total
 
 
-def _views(
-    setup: _Setup, sample: RGBDSample, positions: Sequence[tuple[int, int]], window: tuple[int, int]
-) -> Iterator[Tensor]:
+def _views(setup: _Setup, sample: RGBDSample, placements: Sequence[Placement]) -> Iterator[Tensor]:
     """Yield the log scores (C, h, w) of one window after the other, without the border that packing adds."""
     protocol = setup.protocol
-    extent = (min(window[0], sample.size[0]), min(window[1], sample.size[1]))
-    top, left, _, _ = centred_margins(extent, window)
     windows_at_once = max(1, protocol.window_batch // (2 if protocol.flip else 1))
-    for start in range(0, len(positions), windows_at_once):
-        chosen = positions[start : start + windows_at_once]
-        windows = [crop(sample, *position, *extent) for position in chosen]
-        batch = pack(windows, setup.spec, window).to(sample.rgb.device)
-        for scores in _combine(_logits(setup.model, batch, protocol), protocol.combination):
-            yield scores[:, top : top + extent[0], left : left + extent[1]]
+    for start in range(0, len(placements), windows_at_once):
+        chosen = placements[start : start + windows_at_once]
+        batch = pack_placed([(sample, placement) for placement in chosen], setup.spec).to(sample.rgb.device)
+        combined = _combine(_logits(setup.model, batch, protocol), protocol.combination)
+        for placement, scores in zip(chosen, combined, strict=True):
+            yield placement.uncover(scores)
 
 
 def _logits(model: Model, batch: RGBDBatch, protocol: EvaluationProtocol) -> list[Tensor]:
     """Return float32 logits (V, C, h, w) of the batch and, where asked for, of its mirror image, mirrored back."""
     if not protocol.flip:
-        return [model(batch.rgb, batch.geometry, batch.camera).logits.float()]
+        return [model(batch.images, batch.camera).logits.float()]
     mirror = flip_batch(batch)
     if protocol.window_batch == 1:
-        first = model(batch.rgb, batch.geometry, batch.camera).logits.float()
-        second = model(mirror.rgb, mirror.geometry, mirror.camera).logits.float()
+        first = model(batch.images, batch.camera).logits.float()
+        second = model(mirror.images, mirror.camera).logits.float()
     else:
-        joined = model(
-            torch.cat((batch.rgb, mirror.rgb)),
-            _joined(batch.geometry, mirror.geometry),
-            _joined(batch.camera, mirror.camera),
-        )
-        first, second = joined.logits.float().chunk(2)
+        images = {name: torch.cat((image, mirror.images[name])) for name, image in batch.images.items()}
+        camera = None if mirror.camera is None or batch.camera is None else torch.cat((batch.camera, mirror.camera))
+        first, second = model(images, camera).logits.float().chunk(2)
     return [first, second.flip(-1)]
-
-
-def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else torch.cat((first, second))
 
 
 def _combine(views: Sequence[Tensor], combination: Combination) -> Tensor:
@@ -253,7 +250,7 @@ def _resize_log(log_scores: Tensor, size: tuple[int, int]) -> Tensor:
 def _check_window(protocol: EvaluationProtocol, spec: InputSpec) -> None:
     if protocol.mode == "whole" or protocol.crop_size is None:
         return
-    fitting = padded_size(protocol.crop_size, spec.size_divisor)
+    fitting = spec.padded_size(protocol.crop_size)
     if fitting != protocol.crop_size:
         raise UsageError(
             f"window {protocol.crop_size[0]}x{protocol.crop_size[1]} is not divisible by {spec.size_divisor}, which "
@@ -265,9 +262,9 @@ def _in_mixed_precision(model: Model, device: torch.device, dtype: torch.dtype |
     if dtype is None:
         return model
 
-    def network(rgb: Tensor, geometry: Tensor | None, camera: Tensor | None) -> SegmentationOutput:
+    def network(images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
         with torch.autocast(device.type, dtype):
-            return model(rgb, geometry, camera)
+            return model(images, camera)
 
     return network
 
@@ -279,11 +276,8 @@ def _device_of(model: Model, sample: RGBDSample) -> torch.device:
 
 def _model_inputs(sample: RGBDSample, spec: InputSpec, device: torch.device) -> RGBDSample:
     """Return the sample on ``device`` with only the rasters the model eats, so that nothing else is resized."""
-    if spec.geometry == "noise":
-        sample = with_noise(sample)
-    geometry_raster(sample, spec)
-    wanted = ("rgb", spec.geometry_raster)
-    rasters: dict[str, object] = {
-        name: raster.to(device) if name in wanted else None for name, raster in sample.rasters()
-    }
-    return sample.replace(**rasters)
+    sample = with_derived(sample, spec)
+    for name in spec.rasters:
+        required_raster(sample, name)
+    wanted = ("rgb", *spec.rasters)
+    return sample.replace(**{name: raster.to(device) if name in wanted else None for name, raster in sample.rasters()})

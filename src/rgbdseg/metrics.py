@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from rgbdseg.errors import DataError
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.labels import IGNORE_INDEX
 
 # B batch, C classes, H height, W width
@@ -165,7 +165,7 @@ class SegmentationMetrics(nn.Module):
         self.categories = tuple(categories)
         self.class_names = tuple(class_names) if class_names is not None else None
         if self.class_names is not None and len(self.class_names) != num_classes:
-            raise ValueError(f"{len(self.class_names)} class names for {num_classes} classes")
+            raise UsageError(f"{len(self.class_names)} class names for {num_classes} classes")
         self.counter = _Counter(num_classes)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:

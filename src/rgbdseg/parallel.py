@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PENDING_PER_WORKER = 4
+_WORKER_GRACE_S = 20.0
 
 _worker: dict[str, Any] = {}
 
@@ -69,19 +70,42 @@ def process_context() -> multiprocessing.context.BaseContext:
     return context
 
 
+def set_up_loader_worker(number: int) -> None:
+    """Prepare loader process ``number`` of a DataLoader: a stop is the parent's to handle, whose end is also its own.
+
+    The parent may need a few more batches after a signal that all its processes were sent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_in(_WORKER_GRACE_S))
+    _end_with_parent()
+
+
 def _set_up_worker(function: object, context: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     _worker["function"], _worker["context"] = function, context
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this worker, then end too: a killed parent cannot tell it to."""
+    """Have this process end with the one that started it: a killed parent cannot tell it to.
+
+    Its own parent is the server that forks the workers of all processes, and lives on as long as they do.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_in(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _work(item: object) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rgbdseg.errors import DataError
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import atomic_path
 from rgbdseg.geometry.backproject import backproject
 from rgbdseg.labels import IGNORE_INDEX, RGB
@@ -28,7 +28,7 @@ Picture = NDArray[np.uint8]
 """uint8 (H, W, 3), RGB."""
 
 # Near is bright and warm, far is dark and cold; lightness falls evenly, so that equal steps of depth look equal.
-_DEPTH_COLOURS = (
+_DEPTH_COLORS = (
     (252, 244, 182), (252, 200, 112), (246, 152, 82), (226, 103, 82), (190, 62, 98), (143, 40, 113), (96, 31, 111),
     (54, 22, 88), (22, 14, 52),
 )  # fmt: skip
@@ -43,8 +43,8 @@ def picture(rgb: Tensor) -> Picture:
     return np.ascontiguousarray(rgb.cpu().numpy().transpose(1, 2, 0))
 
 
-def colourise(label: ArrayLike, palette: Sequence[RGB]) -> Picture:
-    """Paint a label map, uint8 (H, W), in the palette's colours; void (255) is black.
+def colorize(label: ArrayLike, palette: Sequence[RGB]) -> Picture:
+    """Paint a label map, uint8 (H, W), in the palette's colors; void (255) is black.
 
     Raises DataError for a value that is neither in the palette nor 255.
     """
@@ -54,23 +54,24 @@ def colourise(label: ArrayLike, palette: Sequence[RGB]) -> Picture:
     unknown = np.bincount(values.ravel(), minlength=256)[len(palette) : IGNORE_INDEX].nonzero()[0]
     if unknown.size:
         raise DataError(
-            f"label value {len(palette) + int(unknown[0])} has no colour; expected 0..{len(palette) - 1}, or "
+            f"label value {len(palette) + int(unknown[0])} has no color; expected 0..{len(palette) - 1}, or "
             f"{IGNORE_INDEX} for void"
         )
     return table[values]
 
 
-def overlay(rgb: ArrayLike, coloured: ArrayLike, alpha: float = 0.5) -> Picture:
-    """Lay a coloured label map over a picture of the same size; alpha 0 shows the picture, 1 the labels."""
-    below, above = np.asarray(rgb), np.asarray(coloured)
+def overlay(rgb: ArrayLike, colored: ArrayLike, alpha: float = 0.5) -> Picture:
+    """Lay a colored label map over a picture of the same size; alpha 0 shows the picture, 1 the labels."""
+    below, above = np.asarray(rgb), np.asarray(colored)
     if below.shape != above.shape:
         raise DataError(f"picture {below.shape} and label picture {above.shape} differ in size; expected the same")
-    assert 0 <= alpha <= 1, alpha
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}; expected 0 (the picture) to 1 (the labels)")
     return np.rint(below * (1 - alpha) + above * alpha).astype(np.uint8)
 
 
 def depth_image(depth_m: ArrayLike, near_m: float | None = None, far_m: float | None = None) -> Picture:
-    """Paint depth in metres, (H, W) or (1, H, W): near bright and warm, far dark; no reading (0) is black.
+    """Paint depth in meters, (H, W) or (1, H, W): near bright and warm, far dark; no reading (0) is black.
 
     near_m, far_m: ends of the scale; by default the 2nd and 98th percentile of the readings.
     """
@@ -96,7 +97,8 @@ def contact_sheet(
 
     cell_width: every picture is scaled to this width in pixels; default the width of the first picture.
     """
-    assert rows, "a contact sheet needs at least one row"
+    if not rows or not rows[0]:
+        raise UsageError("a contact sheet has no picture; expected at least one row with one picture")
     pictures = [[Image.fromarray(np.asarray(cell, dtype=np.uint8)) for cell in row] for row in rows]
     width = cell_width or pictures[0][0].width
     pictures = [[_scaled(cell, width) for cell in row] for row in pictures]
@@ -125,16 +127,16 @@ def contact_sheet(
 
 
 def legend(class_names: Sequence[str], palette: Sequence[RGB], columns: int = 5, cell_width: int = 150) -> Picture:
-    """Return a picture of colour patches with the classes' names, row by row."""
+    """Return a picture of color patches with the classes' names, row by row."""
     font = ImageFont.load_default(12)
     patch = 16
     rows = -(-len(class_names) // columns)
     sheet = Image.new("RGB", (columns * cell_width, rows * (patch + _GAP_PX) + _GAP_PX), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    for index, (name, colour) in enumerate(zip(class_names, palette, strict=True)):
+    for index, (name, color) in enumerate(zip(class_names, palette, strict=True)):
         left = (index % columns) * cell_width + _GAP_PX
         top = (index // columns) * (patch + _GAP_PX) + _GAP_PX
-        draw.rectangle((left, top, left + patch - 1, top + patch - 1), fill=colour)
+        draw.rectangle((left, top, left + patch - 1, top + patch - 1), fill=color)
         draw.text((left + patch + _GAP_PX, top), name, _INK, font)
     return np.asarray(sheet)
 
@@ -150,7 +152,7 @@ def labelled_point_cloud(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
     """Lift the labelled pixels that have a depth reading into the camera's frame, row by row.
 
-    prediction: uint8 (H, W).  Returns xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colours uint8 (N, 3) of
+    prediction: uint8 (H, W).  Returns xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colors uint8 (N, 3) of
     the labels, and labels uint8 (N,).  Raises DataError for a sample without depth or camera.
     """
     if sample.depth_m is None or sample.camera is None:
@@ -164,7 +166,7 @@ def labelled_point_cloud(
     valid = xyz_cam_m[2] > 0
     return (
         np.ascontiguousarray(xyz_cam_m[:, valid].T, dtype=np.float32),
-        colourise(labels, palette)[valid],
+        colorize(labels, palette)[valid],
         labels[valid],
     )
 
@@ -172,19 +174,21 @@ def labelled_point_cloud(
 def write_ply(
     path: str | Path,
     xyz_cam_m: NDArray[np.float32],
-    colours: NDArray[np.uint8],
+    colors: NDArray[np.uint8],
     labels: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write a binary little-endian PLY point cloud, atomically.
 
-    xyz_cam_m: (N, 3) in metres.  colours: uint8 (N, 3).  labels: uint8 (N,), a further vertex property ``label``.
+    xyz_cam_m: (N, 3) in meters.  colors: uint8 (N, 3).  labels: uint8 (N,), a further vertex property ``label``.
     """
     count = len(xyz_cam_m)
-    assert xyz_cam_m.shape == colours.shape == (count, 3), (xyz_cam_m.shape, colours.shape)
+    if xyz_cam_m.shape != (count, 3) or colors.shape != (count, 3):
+        raise DataError(f"points {xyz_cam_m.shape} and colors {colors.shape}; expected (N, 3) both")
     names = {"x": "float", "y": "float", "z": "float", "red": "uchar", "green": "uchar", "blue": "uchar"}
-    columns = [*xyz_cam_m.T, *colours.T]
+    columns = [*xyz_cam_m.T, *colors.T]
     if labels is not None:
-        assert labels.shape == (count,), labels.shape
+        if labels.shape != (count,):
+            raise DataError(f"labels {labels.shape} of {count} points; expected one for each")
         names["label"] = "uchar"
         columns.append(labels)
     vertices = np.empty(count, dtype=[(name, "<f4" if kind == "float" else "u1") for name, kind in names.items()])
@@ -199,13 +203,13 @@ def write_ply(
 
 def _label_map(label: ArrayLike) -> NDArray[np.uint8]:
     values = np.asarray(label)
-    assert values.ndim == 2, values.shape
-    assert values.dtype == np.uint8, values.dtype
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise DataError(f"label map is {values.dtype} {values.shape}; expected uint8 (height, width)")
     return values
 
 
 def _depth_table() -> Picture:
-    anchors = np.array(_DEPTH_COLOURS, dtype=np.float64)
+    anchors = np.array(_DEPTH_COLORS, dtype=np.float64)
     position = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(position, np.arange(len(anchors)), channel) for channel in anchors.T]
     return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
@@ -215,5 +219,5 @@ def _scaled(cell: Image.Image, width: int) -> Image.Image:
     cell = cell.convert("RGB")
     if cell.width == width:
         return cell
-    # Nearest keeps the flat colours of label pictures; previews of photographs lose little by it.
+    # Nearest keeps the flat colors of label pictures; previews of photographs lose little by it.
     return cell.resize((width, max(1, round(cell.height * width / cell.width))), Image.Resampling.NEAREST)

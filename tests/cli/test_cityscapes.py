@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from rgbdseg.cli.main import main
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.engine.submission import submission_problems
-from rgbdseg.labels import CITYSCAPES19
 from tests.engine.test_train_resume import interrupt_at
 from tests.prepare.test_cityscapes import FRAMES, SIZE, write_source
 from tests.test_metrics import official_scores
@@ -97,7 +97,7 @@ def test_test_split_becomes_a_submission(
     folder, saved = tmp_path / "sub", tmp_path / "saved"
     assert main([*command, "--save-submission", str(folder), "--save", str(saved)]) == 0
     out = capsys.readouterr().out
-    assert list(submission_problems(folder, FRAMES["test"], size=SIZE)) == []
+    assert list(submission_problems(folder, FRAMES["test"], CITYSCAPES19, size=SIZE)) == []
     for frame in FRAMES["test"]:
         classes = np.array(Image.open(saved / "label" / f"{frame}.png"))
         written = np.array(Image.open(folder / f"{frame}_pred_labelIds.png"))
@@ -127,4 +127,4 @@ def test_two_processes_write_one_submission(run_folder: Path, tmp_path: Path) ->
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1
-    assert list(submission_problems(tmp_path / "sub", FRAMES["test"], size=SIZE)) == []
+    assert list(submission_problems(tmp_path / "sub", FRAMES["test"], CITYSCAPES19, size=SIZE)) == []

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from rgbdseg.cli.main import COMMANDS, main, plain_message
+from rgbdseg.cli.main import COMMANDS, in_options, main, plain_message
 from rgbdseg.errors import DataError
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.published import to_published
@@ -149,15 +149,15 @@ def test_a_gpu_that_is_not_there(call: Callable[..., Result], tree: Path, run_fo
 def test_ctrl_c_while_evaluating_says_so(
     call: Callable[..., Result], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("rgbdseg.engine.evaluate.EvaluationTask.test_step", interrupt)
+    monkeypatch.setattr("rgbdseg.engine.evaluate.segment", interrupt)
     try:
         expect_error(call("evaluate", run_folder, "--workers", "0"), "interrupted", status=130)
     finally:
-        signal.signal(signal.SIGINT, before)  # Lightning switches it off for good
+        signal.signal(signal.SIGINT, before)
 
 
 def test_evaluate_shows_scores_that_it_cannot_write(call: Callable[..., Result], run_folder: Path, tree: Path) -> None:
@@ -176,7 +176,7 @@ def test_wrong_places(call: Callable[..., Result], tree: Path, tmp_path: Path, r
     expect_error(call("evaluate", tmp_path / "nowhere"), "no checkpoint or run folder")
     expect_error(call("evaluate", run_folder, "--split", "tset", "--workers", "0"), "did you mean 'test'?")
     expect_error(call("evaluate", run_folder, "--epochs", "7-9"), "no checkpoint of epochs 7-9; it has: 1, 2")
-    expect_error(call("evaluate", run_folder, "--epochs", "last"), "'last' is not understood")
+    expect_error(call("evaluate", run_folder, "--epochs", "last"), "--epochs last is not understood")
     expect_error(call("info", tree / "dataset.json"), "not a PyTorch checkpoint")
     expect_error(call("train", "--out", tmp_path / "none", "--resume"), "no run to resume")
     expect_error(call("train", "dmeo", "--out", run_folder, "--resume"), "did you mean 'demo")
@@ -191,7 +191,7 @@ def test_a_run_folder_is_never_overwritten(call: Callable[..., Result], tree: Pa
 def test_a_resumed_run_keeps_its_configuration(call: Callable[..., Result], run_folder: Path) -> None:
     expect_error(
         call("train", "--out", run_folder, "--resume", "--optimizer.learning_rate", "0.5"),
-        "a resumed run cannot change optimizer.learning_rate (optimizer.learning_rate was 0.001, now 0.5)",
+        "a resumed run cannot change --optimizer.learning_rate (--optimizer.learning_rate was 0.001, now 0.5)",
     )
     expect_error(call("train", "demo-rgb-only", "--out", run_folder, "--resume"), "was started with 'demo'")
     status, out, _ = call("train", "--out", run_folder, "--resume", "--loader.workers", "0")
@@ -290,7 +290,7 @@ def test_predict_equals_evaluate(call: Callable[..., Result], run_folder: Path, 
         "--out", tmp_path / "p",
     )  # fmt: skip
     assert status == 0, err
-    for kind in ("label", "colour"):
+    for kind in ("label", "color"):
         evaluated, predicted = (np.array(Image.open(tmp_path / place / kind / "4.png")) for place in ("e", "p"))
         assert np.array_equal(evaluated, predicted)
 
@@ -305,7 +305,7 @@ def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, record
     expect_error(predict(*pair), "--camera")
     expect_error(predict(*pair, "--camera", "1,2,3"), "expected four numbers")
     expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "furlong"), "furlong")
-    expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "m"), "median depth", "millimetres")
+    expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "m"), "median depth", "millimeters")
     expect_error(predict("--rgb", recording / "no.png", "--depth", depth), "does not exist")
     expect_error(predict("--rgb", recording / "colour", "--depth", depth), "both be folders")
     (recording / "void").mkdir()
@@ -410,3 +410,22 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
     expect_error(call("benchmark", "loader", "demo", "--data", tree, "--iterations", "0"), "--iterations is 0")
     expect_error(call("benchmark", "drive", "demo", "--data", tree), "drive")
     expect_error(call("benchmark", "loader", "dmo", "--data", tree), "did you mean 'demo'?")
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "shown"),
+    [
+        (
+            "train",
+            "go on with resume=True and hardware.precision 32-true, or lower optimizer.learning_rate",
+            "go on with --resume and --hardware.precision 32-true, or lower --optimizer.learning_rate",
+        ),
+        ("train", "unknown config key 'loss.wrong'; did you mean --loader.workers?", None),
+        ("train", "/data/model.start_from and x/loss.json are files; so is model.pt", None),
+        ("evaluate", "lower loader.workers, or hardware.devices", "lower --workers, or --devices"),
+        ("evaluate", "epochs='7-9' needs a run folder", "--epochs 7-9 needs a run folder"),
+        ("predict", "hardware.timeout_minutes", None),
+    ],
+)
+def test_what_the_library_says_is_worded_in_options(command: str, said: str, shown: str | None) -> None:
+    assert in_options(said, command) == (said if shown is None else shown)

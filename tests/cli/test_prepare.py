@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from collections.abc import Callable
@@ -12,12 +13,10 @@ from rich.console import Console
 
 from rgbdseg.cli import common
 from rgbdseg.cli.main import main
-from rgbdseg.cli.prepare import SOURCES
-from rgbdseg.cli.prepare_common import STAGES
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.errors import DataError
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.prepare._sources import CONVERTING, SOURCES, VERIFYING, Progress, Source, register_source, summary
 from rgbdseg.prepare.nyuv2 import class_table
-from rgbdseg.prepare.writer import CONVERTING, VERIFYING
 from tests.miniatures import nyu_content, sun_frames, write_nyu_mat, write_nyu_splits, write_sunrgbd
 
 Result = tuple[int, str, str]
@@ -38,9 +37,9 @@ def test_the_sources_are_listed_and_explain_themselves(
 ) -> None:
     status, out, _ = call()
     assert status == 0
-    for name, (_, text) in SOURCES.items():
+    for name in SOURCES:
         assert f"  {name} " in out
-        assert text in out
+        assert summary(name) in out
         with pytest.raises(SystemExit) as stop:
             main(["prepare", name, "--help"])
         assert stop.value.code == 0
@@ -63,7 +62,7 @@ def test_nyuv2(call: Callable[..., Result], tmp_path: Path) -> None:
     assert "verified: every file was read back" in out
     assert "Depth/  depth: metres = value x 0.001; 0 = no reading" in out
     assert "Label/  1..13 = the 13 classes of nyu13, bed to window; not labelled: 0" in out
-    assert "camera fx 518.86 fy 519.47 cx 324.58 cy 252.74 px, pixel centres counted from 0" in out
+    assert "camera fx 518.86 fy 519.47 cx 324.58 cy 252.74 px, pixel centers counted from 0" in out
     assert "note: the official split has 795 training and 654 test frames" in out
     values = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert values["label_set"] == "nyu13"
@@ -95,12 +94,11 @@ def test_894_classes_are_not_for_training(call: Callable[..., Result], tmp_path:
 def test_the_bars_of_all_stages_are_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     monkeypatch.setattr(common, "CONSOLE", Console(file=text, force_terminal=True, width=80))
-    with common.progress_bars(*STAGES) as move:
+    with common.progress_bars(CONVERTING, VERIFYING) as move:
         move("converting", 2, 2)
         move("verifying", 1, 2)
     assert "2/2" in text.getvalue()
     assert "1/2" in text.getvalue()
-    assert {CONVERTING, VERIFYING} == set(STAGES)
 
 
 def test_sunrgbd(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -123,3 +121,17 @@ def test_rooms(call: Callable[..., Result], tmp_path: Path) -> None:
     status, _, err = call("rooms", tmp_path / "r", "--size", "32")
     assert status == 1
     assert "size '32' is not understood; expected HEIGHTxWIDTH" in err
+
+
+def test_a_source_of_another_package(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SOURCES, "_registered", {})
+
+    def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
+        progress("thinking", 1, 1)
+        return [f"{options.place} in {options.destination} with {options.workers}"]
+
+    register_source("mine", Source(lambda parser: parser.add_argument("place") and None, prepare, ("thinking",)))
+    assert "  mine " in call()[1]
+    assert call("mine", "here", "there", "--workers", "3") == (0, "here in there with 3\n", "")
+    with pytest.raises(UsageError, match="a source named 'rooms' exists already"):
+        register_source("rooms", SOURCES["mine"])

@@ -60,7 +60,7 @@ def test_from_published_weights(own_tree: Path, tmp_path: Path, capsys: pytest.C
     torch.save({"model": to_published(create_model("sagate_resnet18", 13))}, published)
     start = ["demo", "--data", own_tree, "--out", tmp_path / "run", *QUICK, "--model.start_from"]
     assert train(*start, published) == 1
-    assert "convert a published file first" in capsys.readouterr().err
+    assert "a published file must be converted first" in capsys.readouterr().err
     assert main(["convert", "sagate_resnet18", str(published), str(converted), "--label-set", "nyu13"]) == 0
     assert train(*start, converted) == 0
     out = capsys.readouterr().out

@@ -16,7 +16,7 @@ from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.images import write_png
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters, encode_hha
-from rgbdseg.input_spec import InputSpec
+from tests.specs import RGB_DEPTH, RGB_HHA, RGB_ONLY
 from tests.synthetic import make_camera, make_scene, write_tree
 
 
@@ -80,10 +80,10 @@ def test_only_what_is_needed_is_read(root: Path) -> None:
 
 
 def test_needs_follow_from_the_models_input() -> None:
-    assert rasters_needed(InputSpec(geometry="none"), label=False) == {"rgb"}
-    assert rasters_needed(InputSpec(geometry="hha"), label=True) == {"rgb", "hha", "label"}
-    assert rasters_needed(InputSpec(geometry="hha"), label=True, depth=True) == {"rgb", "hha", "label", "depth_m"}
-    assert rasters_needed(InputSpec(geometry="metric_depth"), label=False) == {"rgb", "depth_m"}
+    assert rasters_needed(RGB_ONLY, label=False) == {"rgb"}
+    assert rasters_needed(RGB_HHA, label=True) == {"rgb", "hha", "label"}
+    assert rasters_needed(RGB_HHA, label=True, depth=True) == {"rgb", "hha", "label", "depth_m"}
+    assert rasters_needed(RGB_DEPTH, label=False) == {"rgb", "depth_m"}
 
 
 def test_limit_and_ids_select_frames(prepared: Path) -> None:
@@ -218,7 +218,7 @@ def test_what_is_wrong_in_a_file_is_said_when_it_is_read(root: Path) -> None:
     with pytest.raises(DataError, match=r"Label/0\.png: unknown label value 5; expected 1\.\.4, void 0"):
         RGBDDataset(root, "train")[0]
     describe(root, depth={"metres_per_unit": 1})
-    with pytest.raises(DataError, match=r"Depth/1\.png: the median depth is \d+ m, .* millimetres"):
+    with pytest.raises(DataError, match=r"Depth/1\.png: the median depth is \d+ m, .* millimeters"):
         RGBDDataset(root, "train")[1]
 
 

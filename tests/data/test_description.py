@@ -9,10 +9,12 @@ import pytest
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import EXAMPLE, DatasetDescription, DepthUnit
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
+from rgbdseg.datasets.nyuv2 import NYU40
 from rgbdseg.errors import DataError
 from rgbdseg.files import write_text
 from rgbdseg.geometry.hha import INDOOR, OUTDOOR
-from rgbdseg.labels import CITYSCAPES19, NYU40, LabelSet, generic_palette
+from rgbdseg.labels import LabelSet, generic_palette
 from tests.shared_data import shared_path
 
 NYU = {

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.data.foreign import NYU_CAMERA
 from rgbdseg.data.hha_cache import cache_hha
 from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
+from rgbdseg.datasets import nyuv2
+from rgbdseg.datasets.nyuv2 import NYU13, NYU40
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError
-from rgbdseg.labels import NYU13, NYU40
 from tests.foreign_trees import hha, scene, stored_label, write_cmx, write_dformer, write_esanet
 
 
@@ -94,7 +94,7 @@ def test_dformer_with_hha_beside_it_gives_hha(trees: Path, tmp_path: Path) -> No
 def test_esanet_depth_is_in_millimetres_by_split(trees: Path, tmp_path: Path) -> None:
     tree = open_tree(trees / "esanet")
     assert tree.recognised_as == "ESANet tree"
-    assert tree.description.camera == NYU_CAMERA
+    assert tree.description.camera == nyuv2.CAMERA
     assert [frame.sample_id for frame in tree.frames("train")] == ["train/0001"]
     assert [frame.sample_id for frame in tree.frames("all")] == ["test/0002", "train/0001"]
     dataset = RGBDDataset(tree, "test", needs={"rgb", "depth_m", "raw_depth_m", "label"})

@@ -109,7 +109,7 @@ def test_three_channels_are_too_many_for_depth_and_labels(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("unit", "hint"), [(DepthUnit(1.0), r"do the files hold millimetres"), (DepthUnit(1e-6), "the depth unit is wrong")]
+    ("unit", "hint"), [(DepthUnit(1.0), r"are the values millimeters"), (DepthUnit(1e-6), "the depth unit is wrong")]
 )
 def test_depth_in_the_wrong_unit_is_an_error(tmp_path: Path, unit: DepthUnit, hint: str) -> None:
     path = save(tmp_path / "d.png", np.full((4, 4), 2700, np.uint16))

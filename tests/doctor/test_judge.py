@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 from rgbdseg.data.images import write_png
-from rgbdseg.datasets.facts import BANDS, class_prior
+from rgbdseg.datasets import BANDS, class_prior
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
+from rgbdseg.datasets.nyuv2 import NYU13, NYU40
+from rgbdseg.datasets.sunrgbd import SUN37
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.doctor.fingerprints import MAX_SHIFT, correlate, depth_edges, grey_of, label_bands, picture_edges
 from rgbdseg.doctor.judge import likeness
-from rgbdseg.labels import CITYSCAPES19, NYU13, NYU40, SUN37
 from rgbdseg.prepare.nyuv2 import class_table
 from tests.shared_data import shared_path
 from tests.synthetic import make_scene, write_tree

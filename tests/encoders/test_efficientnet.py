@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rgbdseg
-from rgbdseg.encoders import create_encoder, released_strides
+from rgbdseg.encoders import create_encoder, deeplab_options
 from rgbdseg.errors import UsageError
 from rgbdseg.weights.files import read_state_dict
 from rgbdseg.weights.imagenet import load_encoder_weights
@@ -23,7 +23,7 @@ MEMBERS = [
 ]
 
 
-def randomise(module: nn.Module) -> None:
+def randomize(module: nn.Module) -> None:
     generator = torch.Generator().manual_seed(3)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
@@ -34,7 +34,7 @@ def randomise(module: nn.Module) -> None:
 @pytest.mark.parametrize(("name", "output_stride"), MEMBERS)
 def test_stage_by_stage_equals_timm(name: str, output_stride: int) -> None:
     network = timm.create_model(name, num_classes=7, output_stride=output_stride)
-    randomise(network)
+    randomize(network)
     reference = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
     weights = {k: v for k, v in network.state_dict().items() if not k.startswith(HEAD)}
     reference.load_state_dict(weights)
@@ -46,7 +46,7 @@ def test_stage_by_stage_equals_timm(name: str, output_stride: int) -> None:
         state = encoder.stem(image)
         for index in range(encoder.num_stages):
             state = encoder.stage(index, state)
-            torch.testing.assert_close(state, expected[index])
+            torch.testing.assert_close(state, (expected[index],))
         for feature, stage_output in zip(encoder(image), expected, strict=True):
             torch.testing.assert_close(feature, stage_output)
     assert encoder.channels == tuple(f.shape[1] for f in expected)
@@ -72,19 +72,21 @@ def test_strides_become_dilations() -> None:
         ("resnet101s", 0.485),
     ],
 )
-def test_images_are_normalised_as_the_weights_were_trained(name: str, mean: float) -> None:
+def test_images_are_normalized_as_the_weights_were_trained(name: str, mean: float) -> None:
     with torch.device("meta"):
         model = rgbdseg.create_model("sagate", 3, encoder=name)
-        single = rgbdseg.create_model("deeplabv3plus", 3, encoder=name, modality="geometry")
+        single = rgbdseg.create_model("deeplabv3plus", 3, encoder=name, inputs=["hha"])
     for spec in (model.input_spec, single.input_spec):
-        assert spec.rgb_mean[0] == spec.geometry_mean[0] == mean
-        assert spec.rgb_std[0] == spec.geometry_std[0] == (0.5 if mean == 0.5 else 0.229)
+        assert {stream.mean[0] for stream in spec.streams} == {mean}
+        assert {stream.std[0] for stream in spec.streams} == {0.5 if mean == 0.5 else 0.229}
 
 
 def test_strides_of_the_released_networks() -> None:
-    assert released_strides("resnet50") == (16, (2, 4, 8))
-    assert released_strides("tf_efficientnet_lite2") == (16, None)
-    assert released_strides("hrnet_w18") == (32, None)
+    assert deeplab_options("resnet50") == {"output_stride": 16, "dilations": (2, 4, 8)}
+    assert deeplab_options("tf_efficientnet_lite2") == {"output_stride": 16}
+    assert deeplab_options("hrnet_w18") == {}
+    assert deeplab_options("resnet50", 8, None) == {"output_stride": 8}
+    assert deeplab_options("resnet50", 32, (2, 4)) == {}  # nothing is dilated
 
 
 def test_features_are_not_rectified() -> None:
@@ -97,7 +99,7 @@ def test_features_are_not_rectified() -> None:
     ("options", "message"),
     [
         ({"output_stride": 4}, r"output stride 4 of encoder 'tf_efficientnet_lite0' is not one of \(8, 16, 32\)"),
-        ({"output_stride": 16, "dilations": (2,)}, r"encoder 'tf_efficientnet_lite0' has no dilations to set"),
+        ({"output_stride": 16, "dilations": (2,)}, "unknown encoder tf_efficientnet_lite0 option 'dilations'"),
     ],
 )
 def test_errors(options: dict[str, object], message: str) -> None:
@@ -108,9 +110,9 @@ def test_errors(options: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 def test_published_weights(name: str) -> None:
     path = shared_path(f"weights/{name}.safetensors")
-    model = rgbdseg.create_model("deeplabv3plus", 3, encoder=name, modality="stacked", decoder_channels=8)
+    model = rgbdseg.create_model("deeplabv3plus", 3, encoder=name, inputs=["rgb", "hha"], decoder_channels=8)
     (report,) = load_encoder_weights(model, path)
-    assert (report.stream, report.adapted_from) == ("stacked", 3)
+    assert (report.stream, report.adapted_from) == ("rgb+hha", 3)
     assert {entry.split(".")[0] + "." for entry in report.dropped} == set(HEAD)
     reference = timm.create_model(name, features_only=True, output_stride=16).eval()
     weights = {k: v for k, v in read_state_dict(path).items() if not k.startswith(HEAD)}

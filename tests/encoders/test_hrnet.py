@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
@@ -8,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders import create_encoder
-from rgbdseg.encoders.hrnet import HRNetEncoder
+from rgbdseg.encoders.hrnet import HRNetEncoder, HRNetOptions
 from tests.shared_data import seeded, shared_path
+
+
+def hrnet(name: str, **options: Any) -> HRNetEncoder:
+    return HRNetEncoder(name, 3, HRNetOptions(**options))
 
 
 def states_of(encoder: HRNetEncoder, image: Tensor) -> list[tuple[Tensor, ...]]:
@@ -26,10 +32,9 @@ def enlarged(feature: Tensor, like: Tensor) -> Tensor:
 
 def test_golden_published_network() -> None:
     module = seeded()
-    folder = shared_path("golden")
-    golden = np.load(folder / "hrnet_w18.npz", allow_pickle=False)
-    weights = {k: torch.as_tensor(v).double() for k, v in module.state_dict("hrnet_w18", folder).items()}
-    encoder = HRNetEncoder("hrnet_w18").eval().double()
+    golden = np.load(shared_path("golden/hrnet_w18.npz"), allow_pickle=False)
+    weights = {k: torch.as_tensor(v).double() for k, v in module.state_dict("hrnet_w18").items()}
+    encoder = hrnet("hrnet_w18").eval().double()
     encoder.load_state_dict({k: v for k, v in weights.items() if not k.startswith("last_layer.")})
     image = torch.from_numpy(module.image("rgb", (2, 3, 96, 128), 7)).double()
     with torch.no_grad():
@@ -57,7 +62,7 @@ def test_golden_published_network() -> None:
 def test_parameters_of_the_published_backbones() -> None:
     with torch.device("meta"):
         for name, parameters in {"hrnet_w18": 9_562_260, "hrnet_w48": 65_325_120}.items():
-            assert sum(p.numel() for p in HRNetEncoder(name).parameters()) == parameters
+            assert sum(p.numel() for p in hrnet(name).parameters()) == parameters
 
 
 def test_states_grow_by_a_branch_per_stage() -> None:
@@ -79,7 +84,7 @@ def identity_on_first_channels(convolution: nn.Conv2d) -> None:
 
 
 def test_exchange_sums_over_branches() -> None:
-    encoder = HRNetEncoder("hrnet_w18_small").eval()
+    encoder = hrnet("hrnet_w18_small").eval()
     exchange = encoder.stage4[0]
     for block in exchange.branches.modules():
         if hasattr(block, "bn2"):
@@ -98,13 +103,13 @@ def test_exchange_sums_over_branches() -> None:
         # A channel sums up the branches that have it: finer branches have fewer channels.
         for channel in (0, encoder.channels[target] - 1):
             expected = sum(v for c, v in zip(encoder.channels, values, strict=True) if channel < c)
-            # Every normalisation on the way divides by sqrt(1 + 1e-5).
+            # Every normalization on the way divides by sqrt(1 + 1e-5).
             torch.testing.assert_close(feature[0, channel], torch.full(sizes[target], expected), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("resize", "fits"), [("aligned", True), ("bilinear", False), ("nearest", False)])
 def test_resize_rule_of_the_exchange(resize: str, fits: bool) -> None:
-    encoder = HRNetEncoder("hrnet_w18_small", resize=resize).eval()  # type: ignore[arg-type]
+    encoder = hrnet("hrnet_w18_small", resize=resize).eval()
     coarse = torch.tensor([[[[0.0, 3.0]]]])
     enlarged_row = encoder._enlarge(coarse, (1, 4)).flatten()
     assert torch.allclose(enlarged_row, torch.tensor([0.0, 1.0, 2.0, 3.0])) == fits
@@ -117,7 +122,7 @@ def test_resize_rule_of_the_exchange(resize: str, fits: bool) -> None:
 def test_equals_the_classification_network_with_nearest_resizing() -> None:
     torch.manual_seed(1)
     reference = timm.create_model("hrnet_w18_small", head="").eval()
-    encoder = HRNetEncoder("hrnet_w18_small", resize="nearest").eval()
+    encoder = hrnet("hrnet_w18_small", resize="nearest").eval()
     encoder.load_state_dict(reference.state_dict())
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -132,4 +137,4 @@ def test_shared_projection() -> None:
     first, second = create_encoder("hrnet_w18_small"), create_encoder("hrnet_w18_small")
     second.share_projections(first)
     shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
-    assert len(shared) == 3  # the weight and the two normalisation vectors of layer1.0.downsample
+    assert len(shared) == 3  # the weight and the two normalization vectors of layer1.0.downsample

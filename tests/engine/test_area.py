@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from rgbdseg.config.protocol import EvaluationProtocol
-from rgbdseg.engine.evaluate import EvaluationTask
-from rgbdseg.engine.task import SegmentationTask
+from rgbdseg.config.train import HardwareConfig
+from rgbdseg.engine.evaluate import evaluate
+from rgbdseg.engine.hardware import make_fabric
+from rgbdseg.engine.loop import _validate
 from rgbdseg.errors import DataError
-from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
+from tests.specs import PLAIN_RGB
 
 LABELS = LabelSet("three", ("a", "b", "c"), generic_palette(3))
 CROP = EvaluationProtocol(area="nyu-crop")
@@ -29,8 +32,8 @@ INTERIOR = EvaluationProtocol(margin=7)
 class Brightest(nn.Module):
     """Predicts which of the colours is brightest."""
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
-        return SegmentationOutput(rgb)
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        return SegmentationOutput(images["rgb"])
 
 
 INSIDE = {CROP: np.s_[39:471, 40:601], INTERIOR: np.s_[7:473, 7:633]}
@@ -56,29 +59,44 @@ def expected(protocol: EvaluationProtocol) -> np.ndarray:
     return np.array([[int(((label == t) & (prediction == p)).sum()) for p in range(3)] for t in range(3)])
 
 
+CPU = HardwareConfig(accelerator="cpu")
+
+
 def bundle() -> Any:
-    spec = InputSpec(geometry="none", rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1))
-    return SimpleNamespace(model=Brightest().eval(), facts=SimpleNamespace(input_spec=spec, label_set=LABELS))
+    facts = SimpleNamespace(input_spec=PLAIN_RGB, label_set=LABELS, model_name="brightest")
+    return SimpleNamespace(model=Brightest().eval(), facts=facts, path="", epoch=None, iteration=None)
+
+
+class OneFrame(list[RGBDSample]):
+    """Stands for a dataset."""
+
+    ids, needs, label_set, split = ("7",), {"label"}, LABELS, "test"
+    description = SimpleNamespace(name="one frame")
+
+    def sensor(self, index: int) -> None:
+        return None
 
 
 @pytest.mark.parametrize("protocol", [CROP, INTERIOR])
 def test_evaluation_counts_the_area(protocol: EvaluationProtocol) -> None:
-    task = EvaluationTask(bundle(), protocol, "32-true", None, LABELS, sensors={"7": None})
-    task.test_step(frame(), 0)
-    task.on_test_epoch_end()
-    assert task.scores is not None
-    assert task.scores.confusion.tolist() == expected(protocol).tolist()
+    dataset: Any = OneFrame([frame()])
+    scores = evaluate(bundle(), dataset, protocol, hardware=CPU, workers=0).scores
+    assert scores.confusion.tolist() == expected(protocol).tolist()
 
 
 @pytest.mark.parametrize("protocol", [CROP, INTERIOR])
 def test_validation_counts_the_area(protocol: EvaluationProtocol) -> None:
     config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), validation=protocol)
-    task = SegmentationTask(bundle().model, config, bundle().facts)
-    task.validation_step(frame(), 0)
-    assert task.validation_metrics.compute().confusion.tolist() == expected(protocol).tolist()
+    model = bundle().model
+    model.num_classes, model.input_spec = 3, bundle().facts.input_spec
+    state: Any = SimpleNamespace(evaluated=model)
+    data: Any = SimpleNamespace(validation_samples=lambda rank, processes: [frame()])
+    scores = _validate(state, data, config, make_fabric(CPU))
+    assert scores.confusion.tolist() == expected(protocol).tolist()
+    assert model.training  # on with the next epoch
 
 
 def test_a_frame_of_another_size_is_refused() -> None:
-    task = EvaluationTask(bundle(), CROP, "32-true", None, LABELS, sensors={"7": None})
+    dataset: Any = OneFrame([frame(48, 64)])
     with pytest.raises(DataError, match="sample '7' is 48x64, but the evaluation area 'nyu-crop'"):
-        task.test_step(frame(48, 64), 0)
+        evaluate(bundle(), dataset, CROP, hardware=CPU, workers=0)

@@ -10,7 +10,7 @@ import torch
 from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.sample import RGBDBatch
 from tests.synthetic import write_tree
 
@@ -21,9 +21,12 @@ CONFIG = TrainConfig(
 )
 
 
+SPEC = InputSpec((rgb_stream(), Stream("depth", "depth_m", (2.0,), (1.0,), 1.0, missing="mean")))
+
+
 def batches(config: TrainConfig, dataset: RGBDDataset) -> list[RGBDBatch]:
-    data = SegmentationData(config, dataset, None, InputSpec(geometry="depth", geometry_mean=(2,), geometry_std=(1,)))
-    return [data.on_after_batch_transfer(batch, 0) for batch in data.training_batches(lambda: 0)]
+    data = SegmentationData(config, dataset, None, SPEC)
+    return [data.prepared(batch, "cpu") for batch in data.training_batches(0, 3)]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +42,9 @@ def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path, options
     assert len(usual) == len(moved) == 3
     for expected, batch in zip(usual, moved, strict=True):
         assert batch.sample_ids == expected.sample_ids
-        torch.testing.assert_close(batch.rgb, expected.rgb, rtol=0, atol=1e-6)
+        assert list(batch.images) == list(expected.images) == ["rgb", "depth"]
+        for name, image in batch.images.items():
+            torch.testing.assert_close(image, expected.images[name], rtol=0, atol=1e-6)
         assert batch.label is not None
         assert expected.label is not None
         assert torch.equal(batch.label, expected.label)
-        torch.testing.assert_close(batch.geometry, expected.geometry, rtol=0, atol=1e-6)

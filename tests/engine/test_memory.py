@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -11,19 +12,19 @@ from torch import Tensor, nn
 from rgbdseg.config.train import HardwareConfig, LoaderConfig
 from rgbdseg.engine import memory
 from rgbdseg.engine.memory import activation_bytes, plan_passes
-from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
+from tests.specs import RGB_ONLY
 
 
 class OneConvolution(SegmentationModel):
     def __init__(self) -> None:
-        super().__init__(2, InputSpec("none"))
+        super().__init__(2, RGB_ONLY)
         self.conv = nn.Conv2d(3, 2, 3, padding=1)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
-        return SegmentationOutput(torch.relu(self.conv(rgb)))
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        return SegmentationOutput(torch.relu(self.conv(images["rgb"])))
 
 
 def test_a_convolution_keeps_its_input_and_a_relu_its_output() -> None:

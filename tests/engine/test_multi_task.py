@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.engine.callbacks import Interrupted
+from rgbdseg.engine import loop
 from rgbdseg.engine.run_folder import RunFolder
-from rgbdseg.engine.task import SegmentationTask
+from rgbdseg.engine.step import TrainingState
+from rgbdseg.engine.stop import Interrupted
 from rgbdseg.engine.train import train, trains_on_depth
 from rgbdseg.errors import DataError
 from rgbdseg.losses import segmentation_loss
@@ -61,15 +63,16 @@ def tiny_config(tree: Path, **changes: Any) -> TrainConfig:
 def watch(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[RGBDBatch]:
     """Record the batches; send a signal inside the step that follows ``stop_after`` completed ones."""
     batches: list[RGBDBatch] = []
-    original = SegmentationTask.training_step
+    original = loop.training_step
 
-    def training_step(self: SegmentationTask, batch: RGBDBatch, batch_idx: int) -> Any:
-        batches.append(batch)
-        if self.global_step == stop_after and len(batches) == self.global_step + 1:
+    def training_step(state: TrainingState, own: Iterable[RGBDBatch], config: TrainConfig) -> Any:
+        kept = list(own)
+        batches.extend(kept)
+        if state.step == stop_after and len(batches) == state.step + 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, batch, batch_idx)
+        return original(state, kept, config)
 
-    monkeypatch.setattr(SegmentationTask, "training_step", training_step)
+    monkeypatch.setattr(loop, "training_step", training_step)
     return batches
 
 
@@ -92,7 +95,7 @@ def test_a_multi_task_run_logs_every_part_and_resumes_exactly(
         whole = train(tiny_config(tree), tmp_path / "whole")
     assert len(batches) == STEPS
     for batch in batches:
-        assert batch.geometry is None
+        assert list(batch.images) == ["rgb"]
         assert batch.depth_m is not None
         assert batch.depth_m.shape == (2, 1, 32, 32)
         assert batch.camera is not None
@@ -184,7 +187,7 @@ def test_every_task_is_learnt_together(model: str) -> None:
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     parts: list[dict[str, float]] = []
     for _ in range(60):
-        loss = segmentation_loss(network(rgb), label, settings, depth_m, camera)
+        loss = segmentation_loss(network({"rgb": rgb}), label, settings, depth_m, camera)
         parts.append({name: float(value) for name, value in loss.parts.items()})
         optimiser.zero_grad()
         loss.total.backward()

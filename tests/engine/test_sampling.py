@@ -11,15 +11,15 @@ import torch
 
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.engine.sampling import EpochBatches, EveryNth, ShuffledDraws, TrainingSamples, derived_seed
+from rgbdseg.engine.sampling import EveryNth, ShuffledDraws, StepBatches, TrainingSamples, derived_seed
+from tests.specs import RGB_HHA, RGB_NOISE, RGB_ONLY
 from tests.synthetic import write_tree
 
 
-def batches(step: int, world: int = 1, accumulate: int = 1, rank: int = 0, batch: int = 8) -> EpochBatches:
-    return EpochBatches(
+def batches(step: int, world: int = 1, accumulate: int = 1, rank: int = 0, batch: int = 8) -> StepBatches:
+    return StepBatches(
         ShuffledDraws(10, seed=3),
-        position=lambda: step,
-        iterations_per_epoch=4,
+        steps=range(step, 8),
         accumulate=accumulate,
         samples_per_pass=batch // world // accumulate,
         rank=rank,
@@ -35,11 +35,11 @@ def test_each_pass_over_the_data_takes_every_sample_once() -> None:
     assert [draws[n][0] for n in range(10)] != [ShuffledDraws(10, seed=4)[n][0] for n in range(10)]
 
 
-def test_epoch_after_a_resume_serves_the_rest_of_it() -> None:
-    whole = list(batches(4))
-    assert len(whole) == 4
-    assert list(batches(6)) == whole[2:]
-    assert next(iter(batches(8)))[0] == (ShuffledDraws(10, seed=3)[64][0], 64)
+def test_a_resumed_run_is_served_the_rest() -> None:
+    whole = list(batches(0))
+    assert len(whole) == len(batches(0)) == 8
+    assert list(batches(3)) == whole[3:]
+    assert next(iter(batches(7)))[0] == (ShuffledDraws(10, seed=3)[56][0], 56)
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 2)])
@@ -67,7 +67,7 @@ def test_seeds_differ_by_every_part_and_stay_the_same() -> None:
 
 def test_augmentation_is_a_function_of_the_draw(tmp_path: Path) -> None:
     write_tree(tmp_path, count=3, size=(40, 48))
-    samples = TrainingSamples(RGBDDataset(tmp_path, "train"), AugmentationConfig(crop_size=(24, 24)), seed=5)
+    samples = TrainingSamples(RGBDDataset(tmp_path, "train"), AugmentationConfig(crop_size=(24, 24)), 5, RGB_HHA)
     first, again, other = samples[0, 17], samples[0, 17], samples[0, 18]
     assert torch.equal(first.rgb, again.rgb)
     assert first.camera == again.camera
@@ -78,7 +78,7 @@ def test_what_the_margin_held_is_never_seen(tmp_path: Path) -> None:
     write_tree(tmp_path, count=3, size=(40, 48))
     dataset = RGBDDataset(tmp_path, "train")
     whole = AugmentationConfig(crop_size=(40, 48), scales=(1.0,), flip_probability=0.0)
-    inside = TrainingSamples(dataset, dataclasses.replace(whole, margin=7), seed=5)[0, 17]
+    inside = TrainingSamples(dataset, dataclasses.replace(whole, margin=7), 5, RGB_HHA)[0, 17]
     assert inside.size == (26, 34)
     assert torch.equal(inside.rgb, dataset[0].rgb[:, 7:33, 7:41])
     assert inside.camera == dataset[0].camera.cropped(7, 7)  # type: ignore[union-attr]
@@ -87,8 +87,8 @@ def test_what_the_margin_held_is_never_seen(tmp_path: Path) -> None:
 def test_noise_is_fresh_at_every_draw_and_leaves_the_augmentation_alone(tmp_path: Path) -> None:
     write_tree(tmp_path, count=3, size=(40, 48))
     config = AugmentationConfig(crop_size=(24, 24))
-    rgb_only = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb",)), config, seed=5)
-    samples = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb", "noise")), config, seed=5)
+    rgb_only = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb",)), config, 5, RGB_ONLY)
+    samples = TrainingSamples(RGBDDataset(tmp_path, "train", needs=("rgb", "noise")), config, 5, RGB_NOISE)
     first, again, other = samples[0, 17], samples[0, 17], samples[0, 18]
     assert first.noise is not None
     assert first.noise.shape == first.rgb.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.train import ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig, check_config
-from rgbdseg.engine.callbacks import Interrupted
 from rgbdseg.engine.start import EarlierWeights, class_tensors, load_earlier_weights
+from rgbdseg.engine.stop import Interrupted
 from rgbdseg.engine.train import train
 from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.input_spec import InputSpec, rgb_stream
 from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.losses import segmentation_loss
 from rgbdseg.models._base import SegmentationModel
@@ -27,6 +27,7 @@ from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
 from rgbdseg.weights.checkpoint import ModelFacts, load_torch, read_stored_model, save_bundle
 from tests.engine.test_train_resume import interrupt_at, read_log, tiny_config
+from tests.models.feed import feed
 from tests.synthetic import write_tree
 
 NAME = "deeplabv3plus_resnet18"
@@ -34,7 +35,7 @@ CLASS_LAYERS = {
     f"{layer}.{leaf}" for layer in ("decoder.classifier", "auxiliary_head.4") for leaf in ("weight", "bias")
 }
 PADNET = {"branch_channels": 8, "small_branch_channels": 8, "channels": 8}
-GNN3D = {"channels": 8, "hidden_channels": 8, "neighbours": 4}
+GNN3D = {"channels": 8, "hidden_channels": 8, "neighbors": 4}
 
 
 def labels(*names: str) -> LabelSet:
@@ -153,11 +154,13 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_images_that_were_shown_otherwise_are_refused(tmp_path: Path) -> None:
     source = build(1, ABC)
-    source.input_spec = dataclasses.replace(source.input_spec, rgb_mean=(0.5, 0.5, 0.5))
-    refused(build(2, ABC), save(tmp_path / "s.safetensors", source), "its input has rgb_mean (0.5, 0.5, 0.5)")
-    noise = build(1, ABC, "sagate_resnet18", geometry="noise")
+    source.input_spec = InputSpec((rgb_stream((0.5, 0.5, 0.5)),))
+    refused(
+        build(2, ABC), save(tmp_path / "s.safetensors", source), "stream 'rgb' of its input has mean (0.5, 0.5, 0.5)"
+    )
+    noise = build(1, ABC, "sagate_resnet18", second_stream="noise")
     path = save(tmp_path / "noise.safetensors", noise, name="sagate_resnet18")
-    refused(build(2, ABC, "sagate_resnet18"), path, "its input has geometry noise", name="sagate_resnet18")
+    refused(build(2, ABC, "sagate_resnet18"), path, "its input has noise and this model's hha", name="sagate_resnet18")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -188,13 +191,13 @@ def test_the_graph_joins_a_trained_image_network_without_changing_its_logits(tmp
     assert report.adapted == ("classifier.0.weight",)
     rgb, depth_m = torch.rand(2, 3, 32, 40), 1 + torch.rand(2, 1, 32, 40)
     camera = torch.tensor([[30.0, 30.0, 20.0, 16.0]]).expand(2, 4)
-    torch.testing.assert_close(joined(rgb, depth_m, camera).logits, image(rgb).logits)
+    torch.testing.assert_close(feed(joined, rgb, depth_m, camera).logits, feed(image, rgb).logits)
     # The weights that were put at 0 learn at once, and after them the graph.
     optimizer = torch.optim.SGD(joined.parameters(), 0.1)
     for _ in range(2):
         optimizer.zero_grad()
         target = torch.randint(3, (2, 32, 40), generator=torch.Generator().manual_seed(1))
-        segmentation_loss(joined(rgb, depth_m, camera), target, LossConfig()).total.backward()
+        segmentation_loss(feed(joined, rgb, depth_m, camera), target, LossConfig()).total.backward()
         optimizer.step()
     gradient = joined.get_parameter("propagation.update.weight").grad
     assert gradient is not None
@@ -217,7 +220,7 @@ def test_the_second_phase_of_pad_net_starts_from_the_first(tmp_path: Path) -> No
     initial = build(1, ABC, name, **first.model.options, **PADNET).train()
     whole = build(2, ABC, name, **second.model.options, **PADNET)
     # What the recipe weighs is there, and everything that is there is trained.
-    assert {a.name for a in initial(torch.rand(2, 3, 32, 32)).aux} == set(weights)
+    assert {a.name for a in initial({"rgb": torch.rand(2, 3, 32, 32)}).aux} == set(weights)
     report = start(whole, save(tmp_path / "s.safetensors", initial, name=name), name=name, **PADNET)
     assert (report.new, report.unused, report.new_classes) == (("lifts", "distillations", "decoders"), (), ())
     for key, value in initial.state_dict().items():

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from rgbdseg.engine.submission import SubmissionFolder, check_submission, submission_name, submission_problems
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
+from rgbdseg.datasets.nyuv2 import NYU40
+from rgbdseg.engine.submission import SubmissionFolder, check_submission, server_format, submission_problems
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.labels import CITYSCAPES19, NYU40
+from rgbdseg.labels import LabelSet, generic_palette
 
 FRAMES = ("berlin_000000_000019", "berlin_000001_000019", "mainz_000002_000019")
 SIZE = (8, 19)
@@ -32,14 +34,14 @@ def write(folder: Path, size: tuple[int, int] = SIZE) -> SubmissionFolder:
 
 
 def problems(folder: Path, **options: object) -> list[str]:
-    return list(submission_problems(folder, FRAMES, size=SIZE, **options))  # type: ignore[arg-type]
+    return list(submission_problems(folder, FRAMES, CITYSCAPES19, size=SIZE, **options))  # type: ignore[arg-type]
 
 
 def test_label_ids_are_written_under_the_frames_names(tmp_path: Path) -> None:
     write(tmp_path / "out").finish(SIZE)
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"{f}_pred_labelIds.png" for f in FRAMES]
     for index, frame in enumerate(FRAMES):
-        with Image.open(tmp_path / "out" / submission_name(frame)) as image:
+        with Image.open(tmp_path / "out" / server_format(CITYSCAPES19).file_name(frame)) as image:
             assert image.mode == "L"
             values = np.array(image)
         assert np.array_equal(values, np.array(LABEL_IDS)[prediction(index).numpy()])
@@ -48,10 +50,10 @@ def test_label_ids_are_written_under_the_frames_names(tmp_path: Path) -> None:
 
 def test_official_size(tmp_path: Path) -> None:
     folder = write(tmp_path / "out", (1024, 2048)).finish((1024, 2048))
-    check_submission(folder, FRAMES)
+    check_submission(folder, FRAMES, CITYSCAPES19, size=(1024, 2048))
     short = "out is not a submission that the evaluation server takes: .*1024x2048, expected 8x19.* \\(and 2 more\\)"
     with pytest.raises(DataError, match=short):
-        check_submission(folder, FRAMES, size=SIZE)
+        check_submission(folder, FRAMES, CITYSCAPES19, size=SIZE)
 
 
 def test_nothing_is_there_before_everything_is(tmp_path: Path) -> None:
@@ -73,9 +75,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for taken in ("full", "full/x"):
-        with pytest.raises(
-            UsageError, match="already holds something; give --save-submission a new or an empty folder"
-        ):
+        with pytest.raises(UsageError, match="already holds something; choose a new or an empty one"):
             SubmissionFolder(tmp_path / taken, CITYSCAPES19, FRAMES)
 
 
@@ -88,7 +88,7 @@ def test_label_sets_and_frames_without_official_names_are_refused(tmp_path: Path
 
 def test_every_rule(tmp_path: Path) -> None:
     folder = write(tmp_path / "out").finish(SIZE)
-    first = folder / submission_name(FRAMES[0])
+    first = folder / server_format(CITYSCAPES19).file_name(FRAMES[0])
     good = np.array(Image.open(first))
 
     def found_with(values: np.ndarray) -> list[str]:
@@ -111,7 +111,7 @@ def test_every_rule(tmp_path: Path) -> None:
     assert problems(folder) == []
     # Any name that begins with the frame will do, in any folder, but only one of them.
     (folder / "mainz").mkdir()
-    last = folder / submission_name(FRAMES[2])
+    last = folder / server_format(CITYSCAPES19).file_name(FRAMES[2])
     last.rename(folder / "mainz" / "mainz_000002_000019.png")
     assert problems(folder) == []
     last.write_bytes((folder / "mainz" / "mainz_000002_000019.png").read_bytes())
@@ -123,7 +123,9 @@ def test_every_rule(tmp_path: Path) -> None:
         "bonn_000000_000019.png belongs to no frame of the split",
         "notes.txt belongs to no frame of the split",
     ]
-    assert list(submission_problems(tmp_path / "none", FRAMES)) == [f"{tmp_path / 'none'} is not a folder"]
+    assert list(submission_problems(tmp_path / "none", FRAMES, CITYSCAPES19)) == [
+        f"{tmp_path / 'none'} is not a folder"
+    ]
 
 
 def test_remarks(tmp_path: Path) -> None:
@@ -133,3 +135,15 @@ def test_remarks(tmp_path: Path) -> None:
         "the server wants all 1525 frames of split test; these are 3",
         "the server wants 1024x2048 pixels; these frames are 8x19",
     ]
+
+
+def test_any_label_set_with_official_ids_can_be_submitted(tmp_path: Path) -> None:
+    mine = LabelSet("mine", ("a", "b"), generic_palette(2), official_ids=(5, 9))
+    submission = SubmissionFolder(tmp_path / "out", mine, ("x/1", "x/2"))
+    submission.start()
+    for frame in ("x/1", "x/2"):
+        submission.write(frame, torch.tensor([[0, 1, 1]], dtype=torch.uint8))
+    submission.finish((1, 3))
+    assert np.asarray(Image.open(tmp_path / "out" / "x" / "2.png")).tolist() == [[5, 9, 9]]
+    assert submission.remarks("mine", "test") == []
+    assert list(submission_problems(tmp_path / "out", ("x/1",), mine)) == ["x/2.png belongs to no frame of the split"]

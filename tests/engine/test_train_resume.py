@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,12 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
-from rgbdseg.engine.callbacks import Interrupted, RunCheckpoints
+from rgbdseg.engine import loop
+from rgbdseg.engine import step as step_module
+from rgbdseg.engine.checkpoints import RunCheckpoints
 from rgbdseg.engine.run_folder import RunFolder, check_resumable
-from rgbdseg.engine.task import SegmentationTask
+from rgbdseg.engine.step import TrainingState
+from rgbdseg.engine.stop import Interrupted
 from rgbdseg.engine.train import train
 from rgbdseg.errors import UsageError
 from rgbdseg.weights.checkpoint import load_torch
@@ -56,29 +60,29 @@ def tiny_config(tree: Path, **changes: object) -> TrainConfig:
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
-    """Act once, inside the first pass of the optimiser step that follows ``step`` completed ones."""
-    original = SegmentationTask.training_step
+    """Act once, at the start of the optimizer step that follows ``step`` completed ones."""
+    original = loop.training_step
     acted: list[int] = []
 
-    def training_step(self: SegmentationTask, batch: object, batch_idx: int) -> object:
-        if self.global_step == step and not acted:
+    def training_step(state: TrainingState, *arguments: Any) -> Any:
+        if state.step == step and not acted:
             acted.append(step)
             act()
-        return original(self, batch, batch_idx)  # type: ignore[arg-type]
+        return original(state, *arguments)
 
-    monkeypatch.setattr(SegmentationTask, "training_step", training_step)
+    monkeypatch.setattr(loop, "training_step", training_step)
 
 
 def assert_same_result(first: RunFolder, second: RunFolder) -> None:
     one, two = load_torch(first.last), load_torch(second.last)
     assert one["global_step"] == two["global_step"] == EPOCHS * PER_EPOCH
-    assert one["rgbdseg"]["progress"] == {"iteration": EPOCHS * PER_EPOCH, "epoch": EPOCHS}
+    assert one["rgbdseg"]["progress"] == {"iteration": EPOCHS * PER_EPOCH, "epoch": EPOCHS, "epoch_finished": True}
+    assert one["rgbdseg"]["progress"] == two["rgbdseg"]["progress"]
     for name, tensor in one["state_dict"].items():
         assert torch.equal(tensor, two["state_dict"][name]), name
     states = [c["optimizer_states"][0]["state"] for c in (one, two)]
     for index, state in states[0].items():
         assert torch.equal(state["momentum_buffer"], states[1][index]["momentum_buffer"])
-    assert one["lr_schedulers"] == two["lr_schedulers"]
 
 
 def read_log(run: RunFolder) -> list[dict[str, float]]:
@@ -157,9 +161,9 @@ def test_signals_are_given_back(tree: Path, tmp_path: Path) -> None:
 
 def test_due_checkpoint_is_written_inside_an_epoch(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    original = RunCheckpoints._save
+    original = RunCheckpoints.save
     monkeypatch.setattr(
-        RunCheckpoints, "_save", lambda self, trainer: (saved.append(trainer.global_step), original(self, trainer))[1]
+        RunCheckpoints, "save", lambda self, state: (saved.append(state.step), original(self, state))[1]
     )
     schedule = ScheduleConfig(
         epochs=1, iterations_per_epoch=2, warmup_epochs=0, validate_every_epochs=0, checkpoint_every_minutes=0.0
@@ -177,12 +181,13 @@ def test_a_started_epoch_can_go_on_with_another_number_of_passes(
         with pytest.raises(Interrupted):
             train(config, tmp_path / "run")
     passes: list[int] = []
-    original = SegmentationTask.training_step
+    original = step_module.batch_loss
+    steps: list[int] = []
+    interrupted = loop.training_step
     monkeypatch.setattr(
-        SegmentationTask,
-        "training_step",
-        lambda self, batch, index: (passes.append(self.global_step), original(self, batch, index))[1],
+        loop, "training_step", lambda state, *rest: (steps.append(state.step), interrupted(state, *rest))[1]
     )
+    monkeypatch.setattr(step_module, "batch_loss", lambda *all: (passes.append(steps[-1]), original(*all))[1])
     two = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=2))
     run = train(two, tmp_path / "run", resume=True)
     # Both passes of each of the remaining steps.

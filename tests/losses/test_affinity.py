@@ -146,7 +146,7 @@ def test_normals_are_compared_by_their_cosine(monkeypatch: pytest.MonkeyPatch) -
 def test_ground_truth_is_read_within_the_cell_that_the_network_averages(side: int, size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     model = PAP(3, "test_resnet", channels=8, affinity_stride=side, affinity_outputs=True).train()
-    outputs = {a.name: a.value for a in model(torch.rand(2, 3, *size)).aux}
+    outputs = {a.name: a.value for a in model({"rgb": torch.rand(2, 3, *size)}).aux}
     affinity = outputs["affinity_depth"]
     for dim, length in ((2, size[0]), (3, size[1])):
         position = torch.arange(length).float()
@@ -183,7 +183,7 @@ def test_the_embeddings_learn_from_the_affinities_of_their_task_alone() -> None:
     label = torch.randint(3, (2, 64, 64), generator=torch.Generator().manual_seed(3))
     depth_m = 1 + torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(4))
     camera = torch.tensor([[50.0, 50.0, 31.5, 31.5]]).expand(2, 4)
-    output: SegmentationOutput = model(torch.rand(2, 3, 64, 64))
+    output: SegmentationOutput = model({"rgb": torch.rand(2, 3, 64, 64)})
     names = [a.name for a in output.aux]
     assert names[-3:] == ["affinity_segmentation", "affinity_depth", "affinity_normals"]
     weights = {name: float(name == "affinity_depth") for name in names}
@@ -195,6 +195,6 @@ def test_the_embeddings_learn_from_the_affinities_of_their_task_alone() -> None:
         gradient = embedding.weight.grad
         assert (gradient is not None and gradient.abs().max() > 0) == (task == "depth")
     # Without the option there is nothing to weigh, which is said.
-    plain = PAP(3, "test_resnet", channels=8).train()(torch.rand(2, 3, 64, 64))
+    plain = PAP(3, "test_resnet", channels=8).train()({"rgb": torch.rand(2, 3, 64, 64)})
     with pytest.raises(UsageError, match="unknown auxiliary output 'affinity_"):
         segmentation_loss(plain, label, settings, depth_m, camera)

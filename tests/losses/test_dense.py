@@ -24,7 +24,7 @@ from rgbdseg.losses.dense import (
 from rgbdseg.losses.targets import label_contours
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.spatial import crop, flip_horizontal, rescale
+from rgbdseg.transforms.spatial import crop, flip_horizontal, resize, scaled_size
 from tests.geometry.scenes import planes_depth
 
 CAMERA = PinholeCamera(50.0, 50.0, 19.5, 14.5)
@@ -78,7 +78,7 @@ def test_the_reverse_huber_loss_is_smooth_where_its_halves_meet() -> None:
 
 def test_zoomed_depth_is_divided_by_the_scale_and_inverse_depth_multiplied() -> None:
     plain = sample(plane((0.0, 0.0, 1.0), 3.0))
-    zoomed = crop(rescale(plain, 2.0), 5, 8, 30, 40)
+    zoomed = crop(resize(plain, scaled_size(plain.size, 2.0)), 5, 8, 30, 40)
     metric = DenseLossConfig(depth_focal_px=CAMERA.fx)
     for moved, z in ((plain, 3.0), (zoomed, 1.5)):
         value, valid = depth_target(targets_of(moved), metric)
@@ -122,7 +122,7 @@ def test_normals_of_a_plane_and_its_mirror_image() -> None:
     torch.testing.assert_close(mirrored[:, 0], -found.flip(-1)[:, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(mirrored[:, 1:], found.flip(-1)[:, 1:], atol=1e-5, rtol=0)
     # Scaling and cropping turn nothing, since the camera follows.
-    zoomed = targets_of(crop(rescale(tilted, 2.0), 7, 3, 30, 40)).normals_cam[..., 4:-4, 4:-4]
+    zoomed = targets_of(crop(resize(tilted, scaled_size(tilted.size, 2.0)), 7, 3, 30, 40)).normals_cam[..., 4:-4, 4:-4]
     cosine = (zoomed * torch.tensor(normal).view(1, 3, 1, 1)).sum(1)
     assert float(cosine.min()) > 0.99
 

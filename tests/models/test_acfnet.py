@@ -8,6 +8,7 @@ import rgbdseg
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.models.acfnet import ACFNet
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 
@@ -49,7 +50,7 @@ def test_coarse_to_fine_outputs() -> None:
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     rgb = torch.randn(2, 3, 40, 56)
-    output = model(rgb)
+    output = feed(model, rgb)
     features = model.encoder(rgb)
     fine, coarse = model.decoder(model.pyramid(features[3]))
     expected = [fine, coarse, model.auxiliary_head(features[2])]
@@ -57,7 +58,7 @@ def test_coarse_to_fine_outputs() -> None:
     for value, small in zip([output.logits, *(a.value for a in output.aux)], expected, strict=True):
         enlarged = nn.functional.interpolate(small, (40, 56), mode="bilinear", align_corners=True)
         torch.testing.assert_close(value, enlarged)
-    assert model.eval()(rgb).aux == ()
+    assert feed(model.eval(), rgb).aux == ()
 
 
 def test_unknown_compat() -> None:
@@ -65,7 +66,7 @@ def test_unknown_compat() -> None:
         rgbdseg.create_model("acfnet_resnet18", 3, compat="papers")
 
 
-def test_loading_folds_the_normalisation_of_the_unofficial_code() -> None:
+def test_loading_folds_the_normalization_of_the_unofficial_code() -> None:
     def make() -> ACFNet:
         return ACFNet(3, "test_resnet", compat="unofficial", channels=16, auxiliary_channels=8)
 

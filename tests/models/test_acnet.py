@@ -23,6 +23,7 @@ from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
 from rgbdseg.weights.imagenet import load_encoder_weights
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 from tests.shared_data import shared_path
 
@@ -113,7 +114,7 @@ def test_merged_features_follow_the_recurrence() -> None:
     rgb_features, depth_features = model.rgb_encoder(rgb), model.depth_encoder(depth)
     state = functional.max_pool2d(merged[0], 3, 2, 1)
     for i in range(4):
-        state = model.merge_encoder.stage(i, state)
+        (state,) = model.merge_encoder.stage(i, (state,))
         state = state + model.rgb_attention[i + 1](rgb_features[i]) + model.depth_attention[i + 1](depth_features[i])
         torch.testing.assert_close(merged[i + 1], state)
 
@@ -124,10 +125,10 @@ def test_imagenet_weights_reach_all_three_streams(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "weights.pth")
     model = tiny()
     reports = load_encoder_weights(model, tmp_path / "weights.pth")
-    assert [(r.stream, r.adapted_from) for r in reports] == [("rgb", None), ("geometry", 3), ("merge", None)]
+    assert [(r.stream, r.adapted_from) for r in reports] == [("rgb", None), ("depth", 3), ("merge", None)]
     stem = state["conv1.0.weight"]
     assert torch.equal(model.rgb_encoder.conv1[0].weight, stem)
-    # The mean, not the sum, so that the response is a third of that to a grey image.
+    # The mean, not the sum, so that the response is a third of that to a gray image.
     torch.testing.assert_close(model.depth_encoder.conv1[0].weight, stem.mean(1, keepdim=True))
     for encoder in (model.rgb_encoder, model.depth_encoder, model.merge_encoder):
         assert torch.equal(encoder.layer3[0].conv2.weight, state["layer3.0.conv2.weight"])
@@ -138,7 +139,7 @@ def test_imagenet_weights_reach_all_three_streams(tmp_path: Path) -> None:
 
 
 def test_doubling_block_by_hand() -> None:
-    """With one channel, identity normalisation and one tap per kernel, every output pixel can be told."""
+    """With one channel, identity normalization and one tap per kernel, every output pixel can be told."""
     block = UpBlock(1, 1, double=True).eval()
     for name, parameter in block.named_parameters():
         nn.init.constant_(parameter, 1.0 if name.startswith(("bn", "shortcut.1")) and "weight" in name else 0.0)
@@ -167,7 +168,7 @@ def test_auxiliary_outputs_are_taken_before_the_skip() -> None:
 
 
 def test_auxiliary_names_and_sizes() -> None:
-    output = tiny().train()(*images())
+    output = feed(tiny().train(), *images())
     assert [(a.name, tuple(a.value.shape)) for a in output.aux] == [
         ("stride2", (2, 3, 32, 48)),
         ("stride4", (2, 3, 16, 24)),
@@ -180,18 +181,18 @@ def test_auxiliary_names_and_sizes() -> None:
 # What it is fed and trained with
 
 
-def test_input_is_metres_and_a_missing_reading_is_no_distance() -> None:
+def test_input_is_meters_and_a_missing_reading_is_no_distance() -> None:
     depth_m = torch.tensor([[[0.0, 2.8424503515351494, 4.0]]])
     sample = RGBDSample(torch.full((3, 1, 3), 255, dtype=torch.uint8), depth_m=depth_m)
     spec = rgbdseg.create_model("acnet_resnet18", 2).input_spec
     with pytest.raises(DataError, match="size 1x3 is not divisible by 32; pad to 32x32"):
         pack([sample], spec)
     batch = pack([sample], spec, (32, 32))
-    assert batch.geometry is not None
-    row = batch.geometry[0, 0, 15, 14:17].tolist()
+    assert batch.images["depth"].shape[1] == 1
+    row = batch.images["depth"][0, 0, 15, 14:17].tolist()
     assert row == pytest.approx([-2.8617, 0.0, 1.1654], abs=1e-4)
-    assert batch.rgb[0, :, 15, 14].tolist() == pytest.approx([1.9496, 2.1394, 2.1257], abs=1e-4)
-    assert batch.geometry[0, 0, 0, 0] == 0
+    assert batch.images["rgb"][0, :, 15, 14].tolist() == pytest.approx([1.9496, 2.1394, 2.1257], abs=1e-4)
+    assert batch.images["depth"][0, 0, 0, 0] == 0
 
 
 def test_recipe_sums_five_losses_over_labelled_pixels() -> None:
@@ -260,13 +261,13 @@ def test_published_names_round_trip() -> None:
             value.uniform_(0.2, 0.4)
     weights = {f"module.{name}": value.clone() for name, value in to_published(source).items()}
     load_published(target, {"state_dict": weights, "epoch": 1195, "global_step": 0, "optimizer": {}})
-    assert torch.equal(source(*images()).logits, target(*images()).logits)
+    assert torch.equal(feed(source, *images()).logits, feed(target, *images()).logits)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 80)])
 def test_sizes_that_do_not_fit_are_refused(height: int, width: int) -> None:
     with pytest.raises(DataError, match=f"size {height}x{width} is not divisible by 32; pad to 64x"):
-        tiny()(*images(1, height, width))
+        feed(tiny(), *images(1, height, width))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_parity_float32(golden: tuple[ACNet, Tensor, Tensor, dict[str, np.ndarra
         merged = model.encode(rgb, depth)
         logits, doubled = model.decoder(merged)
         auxiliary = [head(x) for head, x in zip(model.auxiliary_heads, doubled, strict=True)]
-        assert torch.equal(model(rgb, depth).logits, logits)
+        assert torch.equal(feed(model, rgb, depth).logits, logits)
     assert_close(logits[:1, :, ::8, ::8], expected["logits"], 1e-3)
     assert_close(logits.mean((2, 3)), expected["logits_class_mean"], 1e-3)
     assert np.array_equal(logits[:1].argmax(1).numpy(), expected["logits_argmax"])
@@ -322,5 +323,5 @@ def test_parity_float32(golden: tuple[ACNet, Tensor, Tensor, dict[str, np.ndarra
 def test_parity_float64(golden: tuple[ACNet, Tensor, Tensor, dict[str, np.ndarray]]) -> None:
     model, rgb, depth, expected = golden
     with torch.no_grad():
-        logits = copy.deepcopy(model).double()(rgb.double(), depth.double()).logits
+        logits = feed(copy.deepcopy(model).double(), rgb.double(), depth.double()).logits
     assert_close(logits[:1, :, ::8, ::8], expected["logits_float64"], 1e-6)

@@ -1,90 +1,117 @@
-"""What every model of the catalog must do.  Small variants are tested in full, large ones only where it is cheap."""
+"""What every model of the registry must do: the small variant of each family in full, others where it is cheap."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rgbdseg
+import rgbdseg.models
 from rgbdseg.encoders import StagedEncoder
+from rgbdseg.errors import UsageError
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
-from rgbdseg.models.acfnet import ACFNet
-from rgbdseg.models.acnet import ACNet
-from rgbdseg.models.danet import DANet
-from rgbdseg.models.deeplabv3plus import DeepLabV3Plus
-from rgbdseg.models.gald import GALD
-from rgbdseg.models.gnn3d import GNN3D
-from rgbdseg.models.malleable import Malleable
-from rgbdseg.models.padnet import PADNet
-from rgbdseg.models.pap import PAP
-from rgbdseg.models.rdfnet import RDFNet
-from rgbdseg.models.sagate import SAGate
-from rgbdseg.transforms.pack import padded_size
+from rgbdseg.models._registry import get_variant
+from rgbdseg.options import check_options, option_types
+from rgbdseg.weights.published import load_published, to_published
 
 CLASSES = 5
-SMALL = [
-    ("sagate_resnet18", {}),
-    ("sagate_resnet18", {"output_stride": 16, "share_projections": False}),
-    ("sagate_resnet18", {"fusion": "sum", "geometry": "noise"}),
-    ("sagate", {"encoder": "tf_efficientnet_lite0", "output_stride": 32, "decoder_channels": 32}),
-    ("sagate", {"encoder": "hrnet_w18_small"}),
-    ("deeplabv3plus_resnet18", {}),
-    ("deeplabv3plus", {"encoder": "mobilenetv2_035", "modality": "stacked", "decoder_channels": 32}),
-    ("deeplabv3plus_resnet18", {"modality": "geometry", "output_stride": 16}),
-    ("deeplabv3plus_resnet18", {"depth_convolution": "malleable"}),
-    ("acnet_resnet18", {}),
-    ("rdfnet_resnet18", {}),
-    ("rdfnet_resnet18", {"conventions": "torchvision", "resize": "bilinear"}),
-    ("danet_resnet18", {}),
-    ("gald_resnet18", {}),
-    ("acfnet_resnet18", {}),
-    ("acfnet_resnet18", {"compat": "unofficial"}),
-    ("gnn3d_resnet18", {}),
-    ("gnn3d_resnet18", {"channels": 32, "update": "lstm", "space": "xyz"}),
-    ("gnn3d_resnet18", {"steps": 0}),
-    ("padnet_resnet18", {}),
-    ("padnet_resnet18", {"output_stride": 16, "gate": "source", "lift": "features"}),
-    ("padnet_resnet18", {"distillation": "A", "tasks": ("normals", "contours")}),
-    ("padnet_resnet18", {"phase": "initial"}),
-    ("pap_resnet18", {"channels": 32}),
-    ("pap_resnet18", {"channels": 32, "affinity": "exp_dist", "affinity_stride": 8, "output_stride": 32}),
-    ("pap_resnet18", {"channels": 32, "affinity": "relu_norm", "affinity_outputs": True}),
+Options = dict[str, Any]
+
+NAMES = rgbdseg.list_models()
+SMALL = [name for name in NAMES if get_variant(name).small]
+LARGE = sorted(set(NAMES) - set(SMALL))
+# Further options of a family that change what flows where.
+FURTHER: dict[str, list[Options]] = {
+    "sagate_resnet18": [
+        {"output_stride": 16, "share_projections": False},
+        {"fusion": "sum", "second_stream": "noise"},
+        {"encoder": "tf_efficientnet_lite0", "decoder_channels": 32, "min_gate_width": 8},
+        {"encoder": "hrnet_w18_small", "decoder_channels": None, "reduced_channels": None, "min_gate_width": 8},
+    ],
+    "deeplabv3plus_resnet18": [
+        {"encoder": "mobilenetv2_035", "inputs": ("rgb", "hha"), "decoder_channels": 32},
+        {"inputs": ("hha",), "output_stride": 16},
+        {"depth_convolution": "malleable"},
+    ],
+    "rdfnet_resnet18": [{"conventions": "torchvision", "resize": "bilinear"}],
+    "acfnet_resnet18": [{"compat": "unofficial"}],
+    "gnn3d_resnet18": [{"channels": 32, "update": "lstm", "space": "xyz"}, {"steps": 0}],
+    "padnet_resnet18": [
+        {"output_stride": 16, "gate": "source", "lift": "features"},
+        {"distillation": "A", "tasks": ("normals", "contours")},
+        {"phase": "initial"},
+    ],
+    "esanet_r10_nbt1d": [{"context": "appm-1-2-4-8", "training_size": (64, 64), "second_stream": "noise"}],
+    "dinodepth_vit_pico": [
+        {"encoder": "vit_pico_patch16_dinov2", "depth": "geometry_prior"},
+        {"depth": "prompts", "second_stream": "hha"},
+        {"encoder": "tf_efficientnet_lite0"},
+    ],
+    "pap_resnet18": [
+        {"channels": 32, "affinity": "exp_dist", "affinity_stride": 8, "output_stride": 32},
+        {"channels": 32, "affinity": "relu_norm", "affinity_outputs": True},
+    ],
+}
+ALL = [(name, options) for name in SMALL for options in ({}, *FURTHER.get(name, []))]
+# What is slow is tried with the smallest networks only.
+TINY = [
+    *((name, dict(get_variant(name).tiny)) for name in SMALL),
+    ("deeplabv3plus_resnet18", {**get_variant("deeplabv3plus_resnet18").tiny, "inputs": ("rgb", "hha")}),
+    ("pap_resnet18", {**get_variant("pap_resnet18").tiny, "affinity_outputs": True}),
 ]
-LARGE = sorted(set(rgbdseg.list_models()) - {name for name, _ in SMALL})
-
-small_models = pytest.mark.parametrize(("name", "options"), SMALL)
 
 
-_built: dict[str, SegmentationModel] = {}
+class Case(NamedTuple):
+    """A model under test: tests change copies of it, which are cheaper than new ones."""
+
+    name: str
+    options: Options
+    prototype: SegmentationModel
+
+    def model(self) -> SegmentationModel:
+        return copy.deepcopy(self.prototype)
 
 
-def build(name: str, options: dict[str, object]) -> SegmentationModel:
-    """A fresh model; initialising one takes longer than copying it."""
-    key = f"{name} {options}"
-    if key not in _built:
-        torch.manual_seed(1)
-        _built[key] = rgbdseg.create_model(name, CLASSES, **options)
-    return copy.deepcopy(_built[key])
+def build(request: pytest.FixtureRequest) -> Case:
+    name, options = request.param
+    torch.manual_seed(1)
+    return Case(name, options, rgbdseg.create_model(name, CLASSES, **options))
 
 
-def inputs(
-    model: SegmentationModel, height: int = 64, width: int = 64, batch: int = 2
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """RGB, geometry and camera, in a size the model can take."""
-    height, width = padded_size((height, width), model.input_spec.size_divisor)
+# Of the scope of the module: pytest then runs all tests of one model before it builds the next.
+@pytest.fixture(scope="module", params=ALL, ids=str)
+def small(request: pytest.FixtureRequest) -> Case:
+    return build(request)
+
+
+@pytest.fixture(scope="module", params=TINY, ids=str)
+def tiny(request: pytest.FixtureRequest) -> Case:
+    return build(request)
+
+
+Inputs = tuple[dict[str, Tensor], Tensor | None]
+
+
+def inputs(model: SegmentationModel, height: int = 64, width: int = 64, batch: int = 2) -> Inputs:
+    """Images by name, and a camera where the model asks for one, in a size the model can take."""
+    spec = model.input_spec
+    height, width = spec.padded_size((height, width))
     generator = torch.Generator().manual_seed(2)
-    channels = model.input_spec.geometry_channels
-    rgb = torch.randn(batch, 3, height, width, generator=generator)
-    geometry = torch.randn(batch, channels, height, width, generator=generator) if channels else None
-    if geometry is not None and model.input_spec.geometry == "metric_depth":
-        geometry = 1 + geometry.abs()
+    images: dict[str, Tensor] = {}
+    for stream in spec.streams:
+        image = torch.randn(batch, stream.channels, height, width, generator=generator)
+        metric = stream.from_depth and stream.mean == (0.0,)
+        images[stream.name] = 1 + image.abs() if metric else image
     camera = torch.tensor([[0.8 * width, 0.8 * width, width / 2, height / 2]]).expand(batch, 4).contiguous()
-    return rgb, geometry, camera if model.input_spec.needs_camera else None
+    return images, camera if spec.needs_camera else None
 
 
 def activate_all_branches(model: nn.Module) -> None:
@@ -92,11 +119,13 @@ def activate_all_branches(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 0.7)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.ones_(module.bias)
     for name, parameter in model.named_parameters():
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 0.7)
+        elif parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
 
 
 def total(output: SegmentationOutput) -> Tensor:
@@ -106,13 +135,12 @@ def total(output: SegmentationOutput) -> Tensor:
     return sum((m * torch.randn(m.shape, generator=generator)).mean() for m in maps)  # type: ignore[return-value]
 
 
-@small_models
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (61, 96)])
-def test_logits_have_the_size_of_the_input(name: str, options: dict[str, object], height: int, width: int) -> None:
-    model = build(name, options).eval()
-    rgb, geometry, camera = inputs(model, height, width, batch=1)
-    output = model(rgb, geometry, camera)
-    assert output.logits.shape == (1, CLASSES, *rgb.shape[-2:])
+def test_logits_have_the_size_of_the_input(small: Case, height: int, width: int) -> None:
+    model = small.model().eval()
+    images, camera = inputs(model, height, width, batch=1)
+    output = model(images, camera)
+    assert output.logits.shape == (1, CLASSES, *model.input_spec.padded_size((height, width)))
     assert output.logits.isfinite().all()
 
 
@@ -120,14 +148,15 @@ def test_logits_have_the_size_of_the_input(name: str, options: dict[str, object]
 def test_large_models_forward(name: str) -> None:
     with torch.device("meta"):  # shapes are all that is asked
         model = rgbdseg.create_model(name, CLASSES).eval()
-    rgb, *others = (a if a is None else a.to("meta") for a in inputs(model, 33, 47, batch=1))
+    images, camera = inputs(model, 33, 47, batch=1)
+    images = {stream: image.to("meta") for stream, image in images.items()}
     with torch.no_grad():
-        assert model(rgb, *others).logits.shape == (1, CLASSES, *rgb.shape[-2:])
+        logits = model(images, None if camera is None else camera.to("meta")).logits
+    assert logits.shape == (1, CLASSES, *model.input_spec.padded_size((33, 47)))
 
 
-@small_models
-def test_one_return_type(name: str, options: dict[str, object]) -> None:
-    model = build(name, options).eval()
+def test_one_return_type(small: Case) -> None:
+    model = small.model().eval()
     assert model(*inputs(model)).aux == ()
     output = model.train()(*inputs(model))
     assert isinstance(output, SegmentationOutput)
@@ -146,61 +175,84 @@ def test_one_return_type(name: str, options: dict[str, object]) -> None:
             assert auxiliary.value.shape[:2] == (len(output.logits), channels[auxiliary.task])
 
 
-@small_models
-def test_gradient_reaches_every_parameter(name: str, options: dict[str, object]) -> None:
-    model = build(name, options).train()
+def test_gradient_reaches_every_parameter(small: Case) -> None:
+    model = small.model().train()
     activate_all_branches(model)
     total(model(*inputs(model))).backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    without = [n for n, gradient in trained.items() if gradient is None or gradient.abs().max() == 0]
     assert without == []
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@small_models
-def test_every_input_counts(name: str, options: dict[str, object]) -> None:
-    model = build(name, options).eval()
+def test_every_input_counts(small: Case) -> None:
+    model = small.model().eval()
     activate_all_branches(model)
-    rgb, geometry, camera = inputs(model)
-    logits = model(rgb, geometry, camera).logits
-    assert torch.equal(logits, model(rgb, geometry, camera).logits)
-    if geometry is not None:
-        assert not torch.equal(logits, model(rgb, geometry.flip(1).flip(2), camera).logits)
+    images, camera = inputs(model)
+    logits = model(images, camera).logits
+    assert torch.equal(logits, model(images, camera).logits)
+    for stream, image in images.items():
+        changed = {**images, stream: image.flip(1).flip(2)}
+        assert not torch.equal(logits, model(changed, camera).logits), stream
     if camera is not None:
-        assert not torch.equal(logits, model(rgb, geometry, 2 * camera).logits)
-    uses_rgb = options.get("modality") != "geometry"
-    assert torch.equal(logits, model(rgb.flip(1), geometry, camera).logits) is not uses_rgb
+        assert not torch.equal(logits, model(images, 2 * camera).logits)
 
 
-@small_models
-def test_state_dict_round_trip(name: str, options: dict[str, object], tmp_path: Path) -> None:
-    model = build(name, options)
+def test_inputs_are_found_by_name(small: Case) -> None:
+    model = small.model().eval()
+    images, camera = inputs(model)
+    logits = model(images, camera).logits
+    elsewhere = {"further": torch.zeros(1), **dict(reversed(images.items()))}
+    assert torch.equal(model(elsewhere, camera).logits, logits)
+    for stream in images:
+        with pytest.raises(UsageError, match=rf"needs images\['{stream}'\]"):
+            model({other: image for other, image in images.items() if other != stream}, camera)
+
+
+def test_state_dict_round_trip(small: Case, tmp_path: Path) -> None:
+    model = small.model()
     activate_all_branches(model)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    other = rgbdseg.create_model(name, CLASSES, **options)
+    other = rgbdseg.create_model(small.name, CLASSES, **small.options)
     other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
     arguments = inputs(model)
     assert torch.equal(model.eval()(*arguments).logits, other.eval()(*arguments).logits)
 
 
-@small_models
-def test_facts(name: str, options: dict[str, object]) -> None:
-    model = build(name, options)
-    assert model.family == name.partition("_")[0]
+def test_published_layout_round_trip(small: Case) -> None:
+    if small.options:
+        pytest.skip("one network of each family will do")
+    model = small.model()
+    if model.layout is None:
+        with pytest.raises(rgbdseg.RGBDSegError, match="no published checkpoint layout is known for"):
+            to_published(model)
+        return
+    activate_all_branches(model)
+    published = to_published(model)
+    torch.manual_seed(8)
+    other = rgbdseg.create_model(small.name, CLASSES)
+    load_published(other, {"state_dict": published})
+    arguments = inputs(model)
+    torch.testing.assert_close(other.eval()(*arguments).logits, model.eval()(*arguments).logits)
+
+
+def test_facts(small: Case) -> None:
+    model = small.model()
     assert model.num_classes == CLASSES
     names = [n for n, _ in model.named_parameters()]
     backbone = [n for n in names if n.startswith(model.backbone_prefixes)]
     assert 0 < len(backbone) < len(names)
     for stream, encoder in model.encoder_streams():
-        assert stream in ("rgb", "geometry", "stacked", "merge")
+        seen = set(stream.split("+"))
+        assert seen <= {*model.input_spec.names, "merge"}
         assert isinstance(encoder, StagedEncoder)
         held = {id(p) for n, p in model.named_parameters() if n in backbone}
         assert all(id(p) in held for p in encoder.parameters())
     assert not [n for n in backbone if "decoder" in n or "auxiliary" in n]
 
 
-@small_models
-def test_half_precision_stays_finite(name: str, options: dict[str, object]) -> None:
-    model = build(name, options).train()
+def test_half_precision_stays_finite(small: Case) -> None:
+    model = small.model().train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(*inputs(model))
     assert output.logits.dtype == torch.float32  # ready for a loss
@@ -208,53 +260,32 @@ def test_half_precision_stays_finite(name: str, options: dict[str, object]) -> N
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@small_models
-def test_channels_last_gives_the_same(name: str, options: dict[str, object]) -> None:
-    model = build(name, options).eval()
-    arguments = inputs(model)
-    logits = model(*arguments).logits
+def test_channels_last_gives_the_same(small: Case) -> None:
+    model = small.model().eval()
+    images, camera = inputs(model)
+    logits = model(images, camera).logits
     model = model.to(memory_format=torch.channels_last)
-    moved = [a if a is None or a.ndim != 4 else a.to(memory_format=torch.channels_last) for a in arguments]
-    torch.testing.assert_close(model(*moved).logits, logits, rtol=1e-4, atol=1e-4)
+    moved = {stream: image.to(memory_format=torch.channels_last) for stream, image in images.items()}
+    torch.testing.assert_close(model(moved, camera).logits, logits, rtol=1e-4, atol=1e-4)
 
 
-# What is slow is tried with the smallest encoder.
-TINY: dict[str, Callable[[], SegmentationModel]] = {
-    "sagate": lambda: SAGate(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
-    "deeplabv3plus stacked": lambda: DeepLabV3Plus(
-        CLASSES, "test_resnet", modality="stacked", decoder_channels=16, auxiliary_channels=16
-    ),
-    "deeplabv3plus": lambda: DeepLabV3Plus(CLASSES, "test_resnet", decoder_channels=16, auxiliary_channels=16),
-    "malleable": lambda: Malleable(CLASSES, "test_resnet", decoder_channels=16),
-    "acnet": lambda: ACNet(CLASSES, "test_resnet", decoder_channels=(24, 16, 12, 8, 8), decoder_blocks=(2, 1, 1, 1, 1)),
-    "rdfnet": lambda: RDFNet(CLASSES, "test_resnet", width=8),
-    "danet": lambda: DANet(CLASSES, "test_resnet", channels=16),
-    "gald": lambda: GALD(CLASSES, "test_resnet", channels=16, auxiliary_channels=16),
-    "acfnet": lambda: ACFNet(CLASSES, "test_resnet", channels=16, auxiliary_channels=16),
-    "gnn3d": lambda: GNN3D(CLASSES, "test_resnet", channels=16, hidden_channels=16, neighbours=4),
-    "padnet": lambda: PADNet(
-        CLASSES, "test_resnet", branch_channels=16, small_branch_channels=8, channels=16, output_stride=16
-    ),
-    "pap": lambda: PAP(CLASSES, "test_resnet", channels=16, affinity_stride=8),
-    "pap with affinities": lambda: PAP(CLASSES, "test_resnet", channels=16, affinity_outputs=True),
-}
-tiny_models = pytest.mark.parametrize("make", list(TINY.values()), ids=list(TINY))
-
-
-@tiny_models
-def test_export_with_dynamic_sizes(make: Callable[[], SegmentationModel]) -> None:
-    model = make().eval()
+@pytest.mark.slow
+def test_export_with_dynamic_sizes(tiny: Case) -> None:
+    model = tiny.model().eval()
     automatic = torch.export.Dim.AUTO
-    arguments = tuple(a for a in inputs(model) if a is not None)
-    dynamic = tuple({dim: automatic for dim in (0, 2, 3) if dim < a.ndim} for a in arguments)
-    exported = torch.export.export(model, arguments, dynamic_shapes=dynamic).module()
-    others = tuple(a for a in inputs(model, 97, 64, batch=3) if a is not None)
+    images, camera = inputs(model)
+    dynamic = (
+        {stream: dict.fromkeys((0, 2, 3), automatic) for stream in images},
+        None if camera is None else {0: automatic},
+    )
+    exported = torch.export.export(model, (images, camera), dynamic_shapes=dynamic).module()
+    others = inputs(model, 97, 64, batch=3)
     torch.testing.assert_close(exported(*others).logits, model(*others).logits)
 
 
-@tiny_models
-def test_compile_without_graph_breaks(make: Callable[[], SegmentationModel]) -> None:
-    model = make().train()
+@pytest.mark.slow
+def test_compile_without_graph_breaks(tiny: Case) -> None:
+    model = tiny.model().train()
     for dropout in model.modules():
         if isinstance(dropout, nn.Dropout | nn.Dropout2d):
             dropout.p = 0.0
@@ -270,9 +301,8 @@ def test_compile_without_graph_breaks(make: Callable[[], SegmentationModel]) -> 
         torch.testing.assert_close(value, other, msg=key)
 
 
-@tiny_models
-def test_distributed_wrapper_finds_every_parameter_used(make: Callable[[], SegmentationModel], tmp_path: Path) -> None:
-    model = make().train()
+def test_distributed_wrapper_finds_every_parameter_used(tiny: Case, tmp_path: Path) -> None:
+    model = tiny.model().train()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(model)
@@ -280,3 +310,26 @@ def test_distributed_wrapper_finds_every_parameter_used(make: Callable[[], Segme
             total(wrapped(*inputs(model))).backward()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_each_family_has_one_small_variant() -> None:
+    counted: Counter[str] = Counter()
+    families = [info.name for info in pkgutil.iter_modules(rgbdseg.models.__path__) if not info.name.startswith("_")]
+    for family in families:
+        variants = importlib.import_module(f"rgbdseg.models.{family}").VARIANTS
+        assert set(variants) <= set(NAMES)
+        counted[family] = sum(variant.small for variant in variants.values())
+    assert counted == Counter(families)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variants_have_options_that_their_class_takes(name: str) -> None:
+    variant = get_variant(name)
+    types = option_types(variant.model, without=("num_classes",))
+    assert types is not None
+    check_options("model", types, variant.options)
+    check_options("model", types, variant.tiny)
+    assert variant.note
+    card = variant.model.card  # type: ignore[attr-defined]
+    for text in (card.method, card.paper, card.input, card.code, card.exact, card.ours):
+        assert text

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import rgbdseg
 from rgbdseg.models.danet import DANet
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 
@@ -34,13 +35,13 @@ def test_branches_are_supervised_in_training_only() -> None:
     torch.manual_seed(0)
     model = DANet(4, "test_resnet", channels=16).train()
     rgb = torch.randn(2, 3, 40, 56)
-    output = model(rgb)
+    output = feed(model, rgb)
     assert [(a.name, a.task, tuple(a.value.shape)) for a in output.aux] == [
         ("position", "segmentation", (2, 4, 40, 56)),
         ("channel", "segmentation", (2, 4, 40, 56)),
     ]
     model.eval()
-    output = model(rgb)
+    output = feed(model, rgb)
     assert output.aux == ()
     small, _ = model.decoder(model.encoder(rgb)[-1])
     expected = nn.functional.interpolate(small, (40, 56), mode="bilinear", align_corners=True)
@@ -77,11 +78,11 @@ def test_head_that_starts_as_the_identity_has_two_plain_branches() -> None:
     torch.manual_seed(0)
     model = DANet(3, "test_resnet", channels=16).eval()
     rgb = torch.randn(1, 3, 32, 32)
-    before = model(rgb).logits
+    before = feed(model, rgb).logits
     for name, parameter in model.named_parameters():
         if ".position." in name and "gamma" not in name and "branch" not in name:
             nn.init.normal_(parameter)
-    assert torch.equal(model(rgb).logits, before)
+    assert torch.equal(feed(model, rgb).logits, before)
 
 
 # Parity with the published code
@@ -112,7 +113,7 @@ def test_parity_float32(golden: tuple[DANet, Tensor, Outputs]) -> None:
             logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=True)
             assert_close(logits[:1, :, ::4, ::4], expected[f"logits_{name}"], 1e-3)
         assert_close(head(features[-1])[0][:1], expected["head_logits"], 1e-3)
-        logits = model(rgb).logits
+        logits = feed(model, rgb).logits
     assert_close(logits[:1, :, ::4, ::4], expected["logits"], 1e-3)
     assert_close(logits.mean((2, 3)), expected["logits_class_mean"], 1e-3)
     assert (logits[:1].argmax(1).numpy() == expected["logits_argmax"]).all()
@@ -122,5 +123,5 @@ def test_parity_float32(golden: tuple[DANet, Tensor, Outputs]) -> None:
 def test_parity_float64(golden: tuple[DANet, Tensor, Outputs]) -> None:
     model, rgb, expected = golden
     with torch.no_grad():
-        logits = model.double()(rgb.double()).logits
+        logits = feed(model.double(), rgb.double()).logits
     assert_close(logits[:1, :, ::4, ::4], expected["logits_float64"], 1e-6)

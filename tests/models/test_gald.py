@@ -8,6 +8,7 @@ import rgbdseg
 from rgbdseg.errors import UsageError
 from rgbdseg.models.gald import GALD
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import Outputs, assert_close, assert_stage_means, golden_case
 
 
@@ -37,13 +38,13 @@ def test_side_head_sees_the_last_but_one_feature_in_training_only() -> None:
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
     rgb = torch.randn(2, 3, 40, 56)
-    output = model(rgb)
+    output = feed(model, rgb)
     assert [(a.name, a.task) for a in output.aux] == [("aux", "segmentation")]
     small = model.auxiliary_head(model.encoder(rgb)[2])
     expected = nn.functional.interpolate(small, (40, 56), mode="bilinear", align_corners=True)
     torch.testing.assert_close(output.aux[0].value, expected)
     model.eval()
-    output = model(rgb)
+    output = feed(model, rgb)
     assert output.aux == ()
     small = model.decoder(model.encoder(rgb)[3])
     expected = nn.functional.interpolate(small, (40, 56), mode="bilinear", align_corners=True)

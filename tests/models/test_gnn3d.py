@@ -12,8 +12,9 @@ from rgbdseg.errors import UsageError
 from rgbdseg.models.gnn3d import GNN3D, Space
 from rgbdseg.recipes import get_recipe
 from rgbdseg.weights.imagenet import load_encoder_weights
+from tests.models.feed import feed
 
-# B batch, N nodes, K neighbours
+# B batch, N nodes, K neighbors
 
 WIDTH_PX, HEIGHT_PX = 256, 128
 CAMERA = torch.tensor([[200.0, 200.0, 127.5, 63.5]])
@@ -44,11 +45,11 @@ def two_halves() -> Tensor:
     return depth
 
 
-def test_no_neighbour_lies_beyond_a_depth_edge() -> None:
-    neighbours = make().find_neighbours(two_halves(), CAMERA)[0]
+def test_no_neighbor_lies_beyond_a_depth_edge() -> None:
+    neighbors = make().find_neighbors(two_halves(), CAMERA)[0]
     columns = WIDTH_PX // 8
     is_left = torch.arange(HEIGHT_PX // 8 * columns) % columns < columns // 2
-    assert torch.equal(is_left[neighbours], is_left[:, None].expand(-1, 64))
+    assert torch.equal(is_left[neighbors], is_left[:, None].expand(-1, 64))
 
 
 def test_no_message_crosses_a_depth_edge() -> None:
@@ -56,59 +57,57 @@ def test_no_message_crosses_a_depth_edge() -> None:
     assert model.propagation is not None
     feature = torch.rand(1, 8, HEIGHT_PX // 8, WIDTH_PX // 8, requires_grad=True)
     left = WIDTH_PX // 16
-    model.propagation(feature, model.find_neighbours(two_halves(), CAMERA))[..., :left].sum().backward()
+    model.propagation(feature, model.find_neighbors(two_halves(), CAMERA))[..., :left].sum().backward()
     assert feature.grad is not None
     assert feature.grad[..., left:].abs().max() == 0
     assert feature.grad[..., :left].abs().max() > 0
     # On a wall without an edge it does.
     feature.grad = None
-    model.propagation(feature, model.find_neighbours(torch.ones_like(two_halves()), CAMERA))[
-        ..., :left
-    ].sum().backward()
+    model.propagation(feature, model.find_neighbors(torch.ones_like(two_halves()), CAMERA))[..., :left].sum().backward()
     assert feature.grad[..., left:].abs().max() > 0
 
 
 @pytest.mark.parametrize("space", ["xyzxy", "xyz"])
-def test_neighbours_on_a_wall_are_those_in_the_image(space: Space) -> None:
-    neighbours = make(neighbours=9, space=space).find_neighbours(torch.full((2, 1, 64, 96), 2.0), CAMERA.expand(2, 4))
+def test_neighbors_on_a_wall_are_those_in_the_image(space: Space) -> None:
+    neighbors = make(neighbors=9, space=space).find_neighbors(torch.full((2, 1, 64, 96), 2.0), CAMERA.expand(2, 4))
     node = 3 * 12 + 5
     block = {row * 12 + column for row in (2, 3, 4) for column in (4, 5, 6)}
-    assert neighbours.shape == (2, 96, 9)
-    assert neighbours[1, node, 0] == node
-    assert set(neighbours[1, node].tolist()) == block
+    assert neighbors.shape == (2, 96, 9)
+    assert neighbors[1, node, 0] == node
+    assert set(neighbors[1, node].tolist()) == block
 
 
-def test_neighbours_follow_distance_in_metres_not_in_the_image() -> None:
+def test_neighbors_follow_distance_in_meters_not_in_the_image() -> None:
     """A strip at 4 m between two parts at 1 m: beyond a certain k the parts see each other before the strip."""
     depth = torch.full((1, 1, 8, 80), 1.0)
     depth[..., 32:48] = 4.0
-    neighbours = make(neighbours=8).find_neighbours(depth, CAMERA)[0]
+    neighbors = make(neighbors=8).find_neighbors(depth, CAMERA)[0]
     # Nodes lie 4 cm apart at 1 m; the strip's are 3 m away.
-    assert set(neighbours[3].tolist()) == {0, 1, 2, 3, 6, 7, 8, 9}
+    assert set(neighbors[3].tolist()) == {0, 1, 2, 3, 6, 7, 8, 9}
 
 
-def test_nodes_without_depth_join_their_neighbours_in_the_image() -> None:
+def test_nodes_without_depth_join_their_neighbors_in_the_image() -> None:
     depth = torch.full((1, 1, 64, 128), 3.0)
     depth[..., 64:] = 0
     node = 3 * 16 + 11
     block = {row * 16 + column for row in (2, 3, 4) for column in (10, 11, 12)}
-    assert set(make(neighbours=9).find_neighbours(depth, CAMERA)[0, node].tolist()) == block
-    # By metres alone they all coincide.
+    assert set(make(neighbors=9).find_neighbors(depth, CAMERA)[0, node].tolist()) == block
+    # By meters alone they all coincide.
     lowest = [row * 16 + 8 + column for row in range(2) for column in range(8)][:8]
-    by_metres = make(neighbours=9, space="xyz").find_neighbours(depth, CAMERA)[0, node].tolist()
-    assert by_metres == [node, *lowest]
+    by_meters = make(neighbors=9, space="xyz").find_neighbors(depth, CAMERA)[0, node].tolist()
+    assert by_meters == [node, *lowest]
 
 
 def test_the_principal_point_moves_all_points_alike() -> None:
     depth = 1 + torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(1)).round(decimals=1)
-    model = make(neighbours=9, space="xyz")
-    first = model.find_neighbours(depth, torch.tensor([[100.0, 100, 48, 32]]))
-    # Each is sheared by its own depth, so neighbours change with the camera ...
-    assert not torch.equal(first, model.find_neighbours(depth, torch.tensor([[100.0, 100, 400, 32]])))
+    model = make(neighbors=9, space="xyz")
+    first = model.find_neighbors(depth, torch.tensor([[100.0, 100, 48, 32]]))
+    # Each is sheared by its own depth, so neighbors change with the camera ...
+    assert not torch.equal(first, model.find_neighbors(depth, torch.tensor([[100.0, 100, 400, 32]])))
     # ... but not when depth is the same everywhere.
     flat = torch.ones_like(depth)
-    near = model.find_neighbours(flat, torch.tensor([[64.0, 64, 48, 32]]))
-    assert torch.equal(near, model.find_neighbours(flat, torch.tensor([[64.0, 64, 176, 32]])))
+    near = model.find_neighbors(flat, torch.tensor([[64.0, 64, 48, 32]]))
+    assert torch.equal(near, model.find_neighbors(flat, torch.tensor([[64.0, 64, 176, 32]])))
 
 
 # The network
@@ -117,7 +116,7 @@ def test_the_principal_point_moves_all_points_alike() -> None:
 def test_without_steps_it_is_the_image_network() -> None:
     """With the classifier blind for the states, three steps change nothing."""
     with_graph, alone = make(steps=3).eval(), make(steps=0).eval()
-    assert alone.input_spec.geometry == "none"
+    assert alone.input_spec.names == ("rgb",)
     assert not alone.input_spec.needs_camera
     state = {k: v for k, v in with_graph.state_dict().items() if not k.startswith("propagation.")}
     channels = 8
@@ -126,10 +125,10 @@ def test_without_steps_it_is_the_image_network() -> None:
     with torch.no_grad():
         with_graph.classifier[0].weight[:, channels:] = 0
         rgb, depth = torch.randn(1, 3, 64, 96), torch.rand(1, 1, 64, 96) + 1
-        expected = alone(rgb).logits
-        torch.testing.assert_close(with_graph(rgb, depth, CAMERA).logits, expected)
+        expected = feed(alone, rgb).logits
+        torch.testing.assert_close(feed(with_graph, rgb, depth, CAMERA).logits, expected)
         with_graph.classifier[0].weight[:, channels:] = 1
-        assert not torch.allclose(with_graph(rgb, depth, CAMERA).logits, expected)
+        assert not torch.allclose(feed(with_graph, rgb, depth, CAMERA).logits, expected)
 
 
 @pytest.mark.parametrize("name", ["gnn3d_resnet101", "gnn3d_vgg16"])
@@ -139,9 +138,9 @@ def test_sizes_of_a_frame(name: str) -> None:
     camera = torch.empty(1, 4, device="meta")
     feature = model.unary(model.encoder(rgb)[-1])
     assert feature.shape == (1, 256, 60, 80)
-    assert model.find_neighbours(depth, camera).shape == (1, 4800, 64)
+    assert model.find_neighbors(depth, camera).shape == (1, 4800, 64)
     assert model.classifier[0].in_channels == 512
-    assert model(rgb, depth, camera).logits.shape == (1, 40, 480, 640)
+    assert feed(model, rgb, depth, camera).logits.shape == (1, 40, 480, 640)
 
 
 def test_parameters() -> None:
@@ -189,8 +188,8 @@ def test_imagenet_weights_of_a_vgg(tmp_path: object) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": -1}, "steps is -1 and neighbours 64; expected at least 0 steps and at least 1 neighbour"),
-        ({"neighbours": 0}, "steps is 3 and neighbours 0"),
+        ({"steps": -1}, "steps is -1 and neighbors 64; expected at least 0 steps and at least 1 neighbor"),
+        ({"neighbors": 0}, "steps is 3 and neighbors 0"),
         ({"space": "xy"}, "unknown space 'xy'"),
         ({"update": "gru"}, "unknown graph update 'gru'"),
     ],
@@ -203,12 +202,10 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 def test_missing_inputs_are_named() -> None:
     model = make().eval()
     rgb, depth = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
-    with pytest.raises(
-        UsageError, match="needs a geometry input besides rgb: expected a tensor of kind 'metric_depth'"
-    ):
-        model(rgb)
-    with pytest.raises(UsageError, match="needs a camera besides rgb and geometry"):
-        model(rgb, depth)
+    with pytest.raises(UsageError, match=r"needs images\['depth'\]: expected a tensor \(B, 1, H, W\); got rgb"):
+        feed(model, rgb)
+    with pytest.raises(UsageError, match="needs a camera besides the images"):
+        feed(model, rgb, depth)
 
 
 # The recipe

@@ -19,6 +19,7 @@ from rgbdseg.nn.conv2_5d.operator import Conv2_5d, DepthConv2d, MalleableConv2_5
 from rgbdseg.recipes import get_recipe
 from rgbdseg.weights.imagenet import load_encoder_weights
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 FOCAL_PX = 518.8579011745019
@@ -113,7 +114,7 @@ def test_depth_is_taken_at_the_size_of_each_stage() -> None:
     for conv in depth_convolutions(model).values():
         original = conv.masks
         conv.masks = lambda d, f, original=original: (seen.append(d), original(d, f))[1]  # type: ignore[method-assign]
-    model(rgb, depth_m, camera)
+    feed(model, rgb, depth_m, camera)
     # Inputs of the four stages lie at 1/4, 1/4, 1/8 and 1/16.
     assert all(torch.equal(d, depth_m[:, :, ::s, ::s]) for d, s in zip(seen, (4, 4, 8, 16), strict=True))
 
@@ -124,7 +125,7 @@ def test_focal_length_follows_the_camera_unless_fixed() -> None:
     free, fixed = tiny().eval(), tiny(fixed_focal_px=60.0).eval()
     for model, factor in ((free, 1), (free, 2), (fixed, 2)):
         with model.encoder.register_forward_hook(lambda _m, _i, out: last.append(out[-1])):
-            model(rgb, depth_m, factor * camera)
+            feed(model, rgb, depth_m, factor * camera)
     assert (last[0] - last[1]).abs().max() > 1e-3 * last[0].std()
     assert torch.equal(last[0], last[2])
 
@@ -132,7 +133,7 @@ def test_focal_length_follows_the_camera_unless_fixed() -> None:
 def test_runs_without_data() -> None:
     with torch.device("meta"):
         model = tiny().train()
-    output = model(*(v.to("meta") for v in frame()))
+    output = feed(model, *(v.to("meta") for v in frame()))
     assert output.logits.shape == (2, 3, 64, 64)
     output.logits.sum().backward()
 
@@ -140,14 +141,16 @@ def test_runs_without_data() -> None:
 def test_depth_is_scaled_in_training_only() -> None:
     rgb, depth_m, camera = frame()
     scaled, plain = tiny(training_depth_scale=0.5), tiny()
-    assert torch.equal(scaled.eval()(rgb, depth_m, camera).logits, plain.eval()(rgb, depth_m, camera).logits)
-    expected = plain.train()(rgb, depth_m * 0.5, camera).logits
-    assert torch.equal(scaled.train()(rgb, depth_m, camera).logits, expected)
+    assert torch.equal(
+        feed(scaled.eval(), rgb, depth_m, camera).logits, feed(plain.eval(), rgb, depth_m, camera).logits
+    )
+    expected = feed(plain.train(), rgb, depth_m * 0.5, camera).logits
+    assert torch.equal(feed(scaled.train(), rgb, depth_m, camera).logits, expected)
 
 
 def test_gradient_reaches_every_parameter() -> None:
     model = tiny().train()
-    output = model(*frame())
+    output = feed(model, *frame())
     (output.logits.square().mean() + output.aux[0].value.square().mean()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -158,20 +161,18 @@ def test_gradient_reaches_every_parameter() -> None:
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 def test_depth_without_a_reading(bad: float) -> None:
     rgb, depth_m, camera = frame()
-    assert tiny().eval()(rgb, torch.full_like(depth_m, bad), camera).logits.isfinite().all()
+    assert feed(tiny().eval(), rgb, torch.full_like(depth_m, bad), camera).logits.isfinite().all()
 
 
 def test_missing_inputs() -> None:
     rgb, depth_m, camera = frame()
     model = tiny()
-    with pytest.raises(UsageError, match=r"needs a camera besides rgb and geometry: expected intrinsics \(B, 4\)"):
-        model(rgb, depth_m)
+    with pytest.raises(UsageError, match=r"needs a camera besides the images: expected intrinsics \(B, 4\)"):
+        feed(model, rgb, depth_m)
     with pytest.raises(UsageError, match=r"the camera has shape \(1, 4\)"):
-        model(rgb, depth_m, camera[:1])
-    with pytest.raises(
-        UsageError, match="needs a geometry input besides rgb: expected a tensor of kind 'metric_depth'"
-    ):
-        model(rgb, None, camera)
+        feed(model, rgb, depth_m, camera[:1])
+    with pytest.raises(UsageError, match=r"needs images\['depth'\]: expected a tensor \(B, 1, H, W\); got rgb"):
+        model({"rgb": rgb}, camera)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +196,16 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 def test_option_of_another_family() -> None:
     model = rgbdseg.create_model("deeplabv3plus_resnet18", 3, depth_convolution="plain")
-    assert (model.input_spec.geometry, model.input_spec.needs_camera) == ("metric_depth", True)
+    depth = model.input_spec.stream("depth")
+    assert (depth.raster, depth.divide_by, depth.mean, depth.std) == ("depth_m", 1.0, (0.0,), (1.0,))
+    assert model.input_spec.needs_camera
     found = depth_convolutions(model)
     assert list(found) == [f"encoder.layer{i}.0.conv1" for i in range(1, 5)]
     assert all(isinstance(c, Conv2_5d) for c in found.values())
     assert not depth_convolutions(rgbdseg.create_model("deeplabv3plus_resnet18", 3))
-    with pytest.raises(UsageError, match="need the modality 'rgb', got 'geometry'"):
-        rgbdseg.create_model("deeplabv3plus_resnet18", 3, depth_convolution="plain", modality="geometry")
-    with pytest.raises(UsageError, match=r"unknown 2\.5D convolution 'malleabel'; did you mean 'malleable'\?"):
+    with pytest.raises(UsageError, match=r"need inputs=\('rgb',\), got \('hha',\)"):
+        rgbdseg.create_model("deeplabv3plus_resnet18", 3, depth_convolution="plain", inputs=["hha"])
+    with pytest.raises(UsageError, match="unknown depth_convolution 'malleabel'; did you mean 'malleable'"):
         rgbdseg.create_model("deeplabv3plus_resnet18", 3, depth_convolution="malleabel")
 
 
@@ -266,7 +269,7 @@ def test_golden_network(golden: tuple[Malleable, tuple[Tensor, Tensor, Tensor], 
         for i in range(1, 5)
     ]
     with torch.no_grad():
-        logits = model(rgb, depth_m, camera).logits
+        logits = feed(model, rgb, depth_m, camera).logits
     for hook in hooks:
         hook.remove()
     assert_close(logits[:1, :, ::8, ::8], expected["logits"], 1e-3)
@@ -281,7 +284,7 @@ def test_golden_network(golden: tuple[Malleable, tuple[Tensor, Tensor, Tensor], 
 def test_golden_network_float64(golden: tuple[Malleable, tuple[Tensor, Tensor, Tensor], dict[str, np.ndarray]]) -> None:
     model, inputs, expected = golden
     with torch.no_grad():
-        logits = copy.deepcopy(model).double()(*(v.double() for v in inputs)).logits
+        logits = feed(copy.deepcopy(model).double(), *(v.double() for v in inputs)).logits
     assert_close(logits[:1, :, ::8, ::8], expected["logits_float64"], 1e-5)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, Stream, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._measure import example_inputs, measure_model
 
@@ -14,12 +16,13 @@ class Toy(SegmentationModel):
     """A 3x3 convolution and, in training only, an auxiliary one."""
 
     def __init__(self) -> None:
-        super().__init__(2, InputSpec(geometry="none"))
+        super().__init__(2, InputSpec((rgb_stream(),)))
         self.main = nn.Conv2d(3, 2, 3, padding=1, bias=False)
         self.again = self.main  # shared: to be counted once
         self.auxiliary = nn.Conv2d(3, 2, 1)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        (rgb,) = self.check_images(images)
         if self.training:
             self.auxiliary(rgb)
         return SegmentationOutput(self.main(rgb))
@@ -39,12 +42,15 @@ def test_costs_by_hand() -> None:
 
 
 def test_example_inputs_follow_the_spec() -> None:
-    spec = InputSpec(geometry="metric_depth", needs_camera=True)
-    rgb, geometry, camera = example_inputs(spec, 2, (4, 6))
-    assert rgb.shape == (2, 3, 4, 6)
-    assert geometry is not None
-    assert geometry.shape == (2, 1, 4, 6)
-    assert geometry.min() >= 1
+    infrared = Stream("infrared", "infrared", (0.5, 0.5), (1.0, 1.0))
+    spec = InputSpec((rgb_stream(), metric_depth_stream(), infrared), needs_camera=True)
+    images, camera = example_inputs(spec, 2, (4, 6))
+    assert {name: tuple(image.shape) for name, image in images.items()} == {
+        "rgb": (2, 3, 4, 6),
+        "depth": (2, 1, 4, 6),
+        "infrared": (2, 2, 4, 6),
+    }
+    assert images["depth"].min() >= 1
     assert camera is not None
     torch.testing.assert_close(camera, torch.tensor([[5.4, 5.4, 2.5, 1.5]] * 2))
-    assert example_inputs(InputSpec(geometry="none"), 1, (4, 6))[1:] == (None, None)
+    assert example_inputs(InputSpec((rgb_stream(),)), 1, (4, 6))[1] is None

@@ -20,7 +20,7 @@ from tests.shared_data import shared_path
 FRAMES = ("2", "7", "500", "1000")
 SIZE = (96, 128)
 STEPS = 80
-# RDFNet has no normalisation outside its encoders and small first weights; PAD-Net sees its features only through the
+# RDFNet has no normalization outside its encoders and small first weights; PAD-Net sees its features only through the
 # intermediate predictions, which must be learnt first.
 MORE_STEPS = {"rdfnet_resnet18": 200, "padnet_resnet18": 300}
 
@@ -30,6 +30,9 @@ MODELS: list[tuple[str, dict[str, object], float]] = [
     ("acnet_resnet18", {}, 2e-3),
     ("danet_resnet18", {}, 2e-3),
     ("deeplabv3plus_resnet18", {"depth_convolution": "malleable"}, 2e-3),
+    ("dinodepth_vit_pico", {"depth": "prompts"}, 2e-3),
+    ("emsanet_r10_nbt1d", {}, 2e-3),
+    ("esanet_r10_nbt1d", {}, 2e-3),
     ("gald_resnet18", {}, 2e-3),
     ("gnn3d_resnet18", {}, 2e-3),
     ("padnet_resnet18", {}, 2e-3),
@@ -65,14 +68,14 @@ def test_learns_four_frames_by_heart(name: str, options: dict[str, object], lear
     losses: list[float] = []
     for _ in range(steps):
         optimizer.zero_grad()
-        output = model(batch.rgb, batch.geometry, batch.camera)
+        output = model(batch.images, batch.camera)
         loss = segmentation_loss(output, batch.label, LossConfig(), batch.depth_m, batch.camera)
         loss.total.backward()
         optimizer.step()
         schedule.step()
         losses.append(float(loss.parts["main"]))
     with torch.no_grad():  # batch statistics: the running ones have not caught up after so few steps
-        prediction = model(batch.rgb, batch.geometry, batch.camera).logits.argmax(1)
+        prediction = model(batch.images, batch.camera).logits.argmax(1)
     labelled = batch.label != 255
     assert losses[-1] < losses[0] / 4, losses[:: steps // 8]
     assert (prediction == batch.label)[labelled].float().mean() > 0.75

@@ -17,6 +17,7 @@ from rgbdseg.losses import segmentation_loss
 from rgbdseg.models._base import SegmentationOutput, Task
 from rgbdseg.models.padnet import MultiModalDistillation, PADNet
 from rgbdseg.recipes import get_recipe
+from tests.models.feed import feed
 
 CLASSES = 5
 TASKS: tuple[Task, ...] = ("segmentation", "depth", "normals", "contours")
@@ -118,7 +119,7 @@ def test_sizes_of_the_full_network(height: int, width: int) -> None:
     model.aggregate.register_forward_hook(lambda m, i, o: shapes.update(shared=tuple(o.shape)))
     for task, branch in model.branches.items():
         branch.register_forward_hook(lambda m, i, o, task=task: shapes.update({task: tuple(o.shape)}))
-    output = model(rgb)
+    output = feed(model, rgb)
     eighth, quarter = (-(-height // 8), -(-width // 8)), (-(-height // 4), -(-width // 4))
     assert shapes["shared"] == (2, 512, *eighth)
     for task, channels in (("segmentation", 512), ("depth", 512), ("normals", 256), ("contours", 256)):
@@ -137,7 +138,7 @@ def test_sizes_of_the_full_network(height: int, width: int) -> None:
 def test_tasks_can_be_left_out(tasks: tuple[Task, ...], expected: int) -> None:
     model = small(tasks=tasks).train()
     assert set(model.auxiliary_tasks) == set(tasks)
-    output = model(torch.randn(2, 3, 32, 32))
+    output = feed(model, torch.randn(2, 3, 32, 32))
     names = {f"initial_{task}" for task in ("segmentation", *tasks)} | ({"depth"} & set(tasks))
     assert set(by_name(output)) == names
     assert len(names) == expected
@@ -148,7 +149,7 @@ def test_tasks_can_be_left_out(tasks: tuple[Task, ...], expected: int) -> None:
 @pytest.mark.parametrize("lift", ["scores", "features"])
 def test_segmentation_teaches_the_depth_branch(lift: Any) -> None:
     model = small(lift=lift).train()
-    output = model(torch.randn(2, 3, 32, 32))
+    output = feed(model, torch.randn(2, 3, 32, 32))
     label = torch.randint(CLASSES, (2, 32, 32))
     segmentation_loss(SegmentationOutput(output.logits), label, LossConfig()).total.backward()
     for parameter in model.branches["depth"].parameters():
@@ -174,8 +175,8 @@ def test_padding_for_odd_sizes_stays_outside() -> None:
     """Pixels keep their place: an image and the same image with a wider border agree far from the border."""
     model = small().eval()
     rgb = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(5))
-    whole = model(rgb).logits
-    part = model(rgb[..., :91, :93]).logits
+    whole = feed(model, rgb).logits
+    part = feed(model, rgb[..., :91, :93]).logits
     assert part.shape[-2:] == (91, 93)
     scale = float(whole[..., :16, :16].detach().std())
     torch.testing.assert_close(part[..., :16, :16], whole[..., :16, :16], atol=0.2 * scale, rtol=0)
@@ -184,8 +185,9 @@ def test_padding_for_odd_sizes_stays_outside() -> None:
 def test_depth_is_no_input() -> None:
     model = small().eval()
     rgb = torch.randn(1, 3, 32, 32)
-    assert model.input_spec.geometry == "none"
-    assert torch.equal(model(rgb).logits, model(rgb, torch.randn(1, 1, 32, 32), torch.ones(1, 4)).logits)
+    assert model.input_spec.names == ("rgb",)
+    depth = {"rgb": rgb, "depth": torch.randn(1, 1, 32, 32)}
+    assert torch.equal(feed(model, rgb).logits, model(depth, torch.ones(1, 4)).logits)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_recipes_name_every_output(name: str) -> None:
     config = get_recipe(name)
     weights = config.loss.auxiliary_weights
-    assert set(weights) == set(by_name(small().train()(torch.randn(2, 3, 32, 32))))
+    assert set(weights) == set(by_name(feed(small().train(), torch.randn(2, 3, 32, 32))))
     assert {key for key, weight in weights.items() if weight == 0.8} == {"initial_normals", "initial_contours"}
     assert set(weights.values()) == {0.8, 1.0}
 
@@ -222,7 +224,7 @@ def test_the_initial_phase_is_the_front_end_of_the_whole_network(lift: str) -> N
     }  # fmt: skip
     whole.load_state_dict(initial.state_dict(), strict=False)
     rgb = torch.randn(2, 3, 61, 47, generator=torch.Generator().manual_seed(3))
-    output, values = initial(rgb), by_name(whole(rgb))
+    output, values = feed(initial, rgb), by_name(feed(whole, rgb))
     assert [a.name for a in output.aux] == ["initial_depth", "initial_normals", "initial_contours"]
     for auxiliary in output.aux:
         torch.testing.assert_close(auxiliary.value, values[auxiliary.name])
@@ -235,6 +237,6 @@ def test_the_initial_phase_saves_a_third_of_the_operations() -> None:
     operations = []
     for model in models:
         with FlopCounterMode(display=False) as counter:
-            model.train()(torch.empty(2, 3, 480, 480, device="meta"))
+            feed(model.train(), torch.empty(2, 3, 480, 480, device="meta"))
         operations.append(counter.get_total_flops())
     assert 0.60 < operations[0] / operations[1] < 0.67

@@ -16,6 +16,7 @@ from rgbdseg.losses import segmentation_loss
 from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.models.pap import PAP, AffinityForm, affinity_matrix, diffuse
 from rgbdseg.recipes import get_recipe
+from tests.models.feed import feed
 
 CLASSES = 5
 forms = pytest.mark.parametrize("form", ["softmax", "exp_dist", "relu_norm"])
@@ -114,19 +115,19 @@ def test_with_the_weight_on_depth_the_segmentation_s_own_affinity_does_not_count
     with torch.no_grad():
         model.alpha_logits[0] = torch.tensor([-1e4, 1e4, -1e4])
     rgb = draw(9, 1, 3, 64, 64)
-    before = model(rgb).logits
+    before = feed(model, rgb).logits
     with torch.no_grad():
         model.embeddings["segmentation"].weight.mul_(-3).add_(1)
-    assert torch.equal(model(rgb).logits, before)
+    assert torch.equal(feed(model, rgb).logits, before)
     with torch.no_grad():
         model.embeddings["depth"].weight.mul_(-3).add_(1)
-    assert not torch.equal(model(rgb).logits, before)
+    assert not torch.equal(feed(model, rgb).logits, before)
 
 
 def test_without_diffusion_tasks_are_independent_and_with_it_segmentation_teaches_depth() -> None:
     for beta in (0.0, 0.5):
         model = small(beta=beta).train()
-        output = model(draw(10, 2, 3, 64, 64))
+        output = feed(model, draw(10, 2, 3, 64, 64))
         label = torch.randint(CLASSES, (2, 64, 64), generator=torch.Generator().manual_seed(11))
         segmentation_loss(SegmentationOutput(output.logits), label, LossConfig()).total.backward()
         gradients = [p.grad for p in model.decoders["depth"].parameters()]
@@ -138,7 +139,7 @@ def test_no_diffusion_is_the_identity() -> None:
     model = small(beta=0.0).eval()
     rgb = draw(12, 1, 3, 61, 47)
     feature = model.decoders["segmentation"](model.encoder(rgb))
-    assert torch.equal(model(rgb).logits, model.reconstructions["segmentation"](feature, (61, 47)))
+    assert torch.equal(feed(model, rgb).logits, model.reconstructions["segmentation"](feature, (61, 47)))
 
 
 @pytest.mark.parametrize(("stride", "grid"), [(4, (16, 12)), (8, (8, 6)), (16, (4, 3)), (32, (2, 2))])
@@ -154,7 +155,7 @@ def test_the_working_resolution_bounds_the_affinities(stride: int, grid: tuple[i
         return affinities
 
     model.task_affinities = task_affinities  # type: ignore[method-assign]
-    model(draw(13, 1, 3, 61, 47))
+    feed(model, draw(13, 1, 3, 61, 47))
     assert seen == [(1, grid[0] * grid[1], grid[0] * grid[1])] * 3
 
 
@@ -174,7 +175,7 @@ def test_affinities_are_float32_in_mixed_precision() -> None:
 def test_sizes_of_the_full_network() -> None:
     model = rgbdseg.create_model("pap_resnet50", 40).to("meta").train()
     assert sum(p.numel() for p in model.parameters()) == 43_142_433
-    output = model(torch.empty(2, 3, 480, 640, device="meta"))
+    output = feed(model, torch.empty(2, 3, 480, 640, device="meta"))
     assert output.logits.shape == (2, 40, 480, 640)
     assert {a.name: (a.task, tuple(a.value.shape[1:])) for a in output.aux} == {
         "initial_segmentation": ("segmentation", (40, 120, 160)),

@@ -19,12 +19,13 @@ from rgbdseg.models.rdfnet import (
     RDFNet,
     Refinement,
     ResidualConvUnit,
-    resized,
 )
+from rgbdseg.nn.resize import resize_by_rule
 from rgbdseg.recipes import get_recipe
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.pack import pack
 from rgbdseg.weights.published import load_published, to_published
+from tests.models.feed import feed
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 
@@ -127,7 +128,7 @@ def test_bicubic_coefficient() -> None:
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
     expected = torch.where(t <= 1, near, far)
-    torch.testing.assert_close(resized(impulse, (1, 16), "bicubic")[0, 0, 0, 6:12], expected)
+    torch.testing.assert_close(resize_by_rule(impulse, (1, 16), "bicubic")[0, 0, 0, 6:12], expected)
 
 
 # The encoders
@@ -152,17 +153,17 @@ def test_original_strides_and_pooling() -> None:
     assert pools == [(0, True), (1, False)]
 
 
-def test_frozen_normalisation_keeps_its_statistics_and_learns_its_weights() -> None:
+def test_frozen_normalization_keeps_its_statistics_and_learns_its_weights() -> None:
     model = tiny()
     before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
-    output = model(*images())  # as built, without a call to train()
+    output = feed(model, *images())  # as built, without a call to train()
     output.logits.square().mean().backward()
-    model.train()(*images())
+    feed(model.train(), *images())
     assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
     assert model.rgb_encoder.layer1[0].bn1.weight.grad.abs().max() > 0
     assert all(m.training for m in model.modules() if isinstance(m, nn.Dropout))
     thawed = tiny(freeze_norm=False)
-    thawed.train()(*images())
+    feed(thawed.train(), *images())
     assert any(not torch.equal(thawed.state_dict()[k], v) for k, v in before.items())
     assert not tiny(conventions="torchvision").freeze_norm
 
@@ -173,9 +174,9 @@ def test_input_of_caffe() -> None:
     with torch.device("meta"):
         spec = rgbdseg.create_model("rdfnet_resnet18", 2).input_spec
     batch = pack([RGBDSample(rgb, hha=hha)], spec)
-    assert batch.rgb[0, :, 0, 0].tolist() == pytest.approx([127, 0, -118], abs=1e-4)
-    assert batch.geometry is not None
-    assert batch.geometry[0, :, 0, 0].tolist() == pytest.approx([-132.431, 5.924, 136.523], abs=1e-4)
+    assert batch.images["rgb"][0, :, 0, 0].tolist() == pytest.approx([127, 0, -118], abs=1e-4)
+    assert set(batch.images) == {"rgb", "hha"}
+    assert batch.images["hha"][0, :, 0, 0].tolist() == pytest.approx([-132.431, 5.924, 136.523], abs=1e-4)
 
 
 # Training
@@ -183,14 +184,14 @@ def test_input_of_caffe() -> None:
 
 def test_recipe_asks_at_a_quarter_of_the_image_only() -> None:
     model = tiny().train()
-    output = model(*images())
+    output = feed(model, *images())
     assert [(a.name, tuple(a.value.shape)) for a in output.aux] == [("stride4", (2, 3, 16, 24))]
     label = torch.randint(0, 3, (2, 64, 96), generator=torch.Generator().manual_seed(4))
     label[:, :9] = 255
     loss = segmentation_loss(output, label, get_recipe("rdfnet-nyuv2").loss).total
     expected = functional.cross_entropy(output.aux[0].value, label[:, 2::4, 2::4], ignore_index=255)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(output.logits, resized(output.aux[0].value, (64, 96), "bicubic"))
+    torch.testing.assert_close(output.logits, resize_by_rule(output.aux[0].value, (64, 96), "bicubic"))
 
 
 def test_recipe_gives_the_encoders_a_tenth_of_the_rate() -> None:
@@ -199,7 +200,7 @@ def test_recipe_gives_the_encoders_a_tenth_of_the_rate() -> None:
     groups = parameter_groups(model, get_recipe("rdfnet-nyuv2").optimizer)
     rates: dict[float, int] = {}
     for group in groups:
-        assert group["weight_decay"] == 5e-4  # biases and normalisation decay, too
+        assert group["weight_decay"] == 5e-4  # biases and normalization decay, too
         rate = round(group["lr"], 9)  # type: ignore[call-overload]
         rates[rate] = rates.get(rate, 0) + sum(p.numel() for p in group["params"])  # type: ignore[attr-defined]
     assert rates == {1e-5: 85_000_320, 1e-4: 102_126_888}
@@ -255,7 +256,7 @@ def test_published_names_of_resnet50() -> None:
     assert not [name for name in weights if re.search(r"\db\d", name)]
     without = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     load_published(target, without)  # Caffe counts no batches
-    assert torch.equal(source(*images(1)).logits, target(*images(1)).logits)
+    assert torch.equal(feed(source, *images(1)).logits, feed(target, *images(1)).logits)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_parity_float32(golden: tuple[RDFNet, Tensor, Tensor, dict[str, np.ndarr
     with torch.no_grad():
         fused = model.encode(rgb, hha)
         logits = model.classify(fused)
-        torch.testing.assert_close(model(rgb, hha).logits, resized(logits, (96, 128), "bicubic"))
+        torch.testing.assert_close(feed(model, rgb, hha).logits, resize_by_rule(logits, (96, 128), "bicubic"))
     assert_close(logits[:1, :, ::2, ::2], expected["logits"], 1e-3)
     assert_close(logits.mean((2, 3)), expected["logits_class_mean"], 1e-3)
     assert np.array_equal(logits[:1].argmax(1).numpy(), expected["logits_argmax"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import rgbdseg
 from rgbdseg.errors import UsageError
-from rgbdseg.models import _registry as catalog
+from rgbdseg.models._registry import VARIANTS, Variant, get_variant, register_model
+from rgbdseg.models.danet import DANet
 
 
 def test_listing() -> None:
@@ -33,19 +36,41 @@ def test_options_reach_the_model() -> None:
             {"decoder_chanels": 8},
             "unknown sagate_resnet18 option 'decoder_chanels'; did you mean 'decoder_channels'?",
         ),
-        ("deeplabv3plus_resnet18", 5, {"modality": "rbg"}, "unknown modality 'rbg'; did you mean 'rgb'?"),
-        ("sagate", 5, {"encoder": "resnet5"}, "unknown encoder 'resnet5'; did you mean 'resnet50'?"),
-        ("sagate", 5, {"encoder": "vit_tiny_patch16_224"}, "supported are the timm models of the families: convnext, "),
-        ("sagate", 5, {"encoder": "test_resnet", "decoder": "hrnt"}, "unknown decoder 'hrnt'; did you mean 'hrnet'?"),
-        ("sagate_resnet18", 5, {"fusion": "gates"}, "unknown fusion 'gates'; did you mean 'gate'?"),
-        ("sagate_resnet18", 5, {"geometry": "noises"}, "unknown geometry input 'noises'; did you mean 'noise'?"),
+        ("deeplabv3plus_resnet18", 5, {"inputs": ["rbg"]}, "unknown inputs 'rbg'; did you mean 'rgb'?"),
         (
             "deeplabv3plus_resnet18",
             5,
-            {"modality": "stacked", "depth_convolution": "plain"},
-            "2.5D convolutions need the modality 'rgb', got 'stacked'",
+            {"inputs": "rgb"},
+            "inputs is 'rgb'; expected a list (one of: rgb, hha, noise each)",
         ),
-        ("deeplabv3plus_resnet18", 5, {"encoder": "resnet50"}, "unknown deeplabv3plus_resnet18 option 'encoder'"),
+        ("deeplabv3plus_resnet18", 5, {"inputs": ["rgb", "rgb"]}, "expected at least one name, and each once"),
+        ("sagate", 5, {"encoder": "resnet5"}, "unknown encoder 'resnet5'; did you mean 'resnet50'?"),
+        ("sagate", 5, {"encoder": "mixer_s32_224"}, "supported are the timm models of the families: convnext, "),
+        ("sagate", 5, {"encoder": "test_resnet", "decoder": "hrnt"}, "unknown decoder 'hrnt'; did you mean 'hrnet'?"),
+        ("sagate_resnet18", 5, {"fusion": "gates"}, "unknown fusion 'gates'; did you mean 'gate'?"),
+        ("sagate_resnet18", 5, {"second_stream": "noises"}, "unknown second_stream 'noises'; did you mean 'noise'?"),
+        (
+            "deeplabv3plus_resnet18",
+            5,
+            {"inputs": ["rgb", "hha"], "depth_convolution": "plain"},
+            "2.5D convolutions need inputs=('rgb',), got ('rgb', 'hha')",
+        ),
+        ("sagate_resnet18", 5, {"decoder": "psp"}, "unknown decoder psp option 'reduced_channels'"),
+        ("sagate_resnet18", 5, {"encoder_options": {"dropp": 1}}, "unknown encoder resnet18 option 'dropp'"),
+        (
+            "sagate",
+            5,
+            {"encoder": "hrnet_w18", "output_stride": 16},
+            "unknown encoder hrnet_w18 option 'output_stride'",
+        ),
+        (
+            "sagate_resnet18",
+            5,
+            {"decoder_channels": None, "share_projections": None},
+            "is None; expected true or false",
+        ),
+        ("no.such.module:thing", 5, {}, "there is no module 'no' to take the model 'thing' from"),
+        ("rgbdseg.models.danet:danet_resnet102", 5, {}, "did you mean 'danet_resnet101'?"),
         (
             "sagate_resnet18",
             5,
@@ -55,7 +80,7 @@ def test_options_reach_the_model() -> None:
         ("pap_resnet18", 5, {"iterations": 2.5}, "model option iterations is 2.5; expected an integer"),
         ("pap_resnet18", 5, {"beta": "0.05"}, "model option beta is '0.05'; expected a number"),
         ("pap_resnet18", 5, {"affinity": 1}, "affinity is 1; expected one of: softmax, exp_dist, relu_norm"),
-        ("gnn3d_resnet18", 5, {"neighbours": True}, "model option neighbours is True; expected an integer"),
+        ("gnn3d_resnet18", 5, {"neighbors": True}, "model option neighbors is True; expected an integer"),
         ("acfnet_resnet18", 5, {"pyramid": "no"}, "model option pyramid is 'no'; expected true or false"),
         ("danet_resnet18", 5, {"dilations": 4}, "dilations is 4; expected a list (an integer each) or null"),
         (
@@ -64,7 +89,7 @@ def test_options_reach_the_model() -> None:
             {"tasks": "depth"},
             "tasks is 'depth'; expected a list (one of: depth, normals, contours each)",
         ),
-        ("padnet_resnet18", 5, {"tasks": ["depht"]}, "unknown PAD-Net task 'depht'; did you mean 'depth'?"),
+        ("padnet_resnet18", 5, {"tasks": ["depht"]}, "unknown tasks 'depht'; did you mean 'depth'?"),
     ],
 )
 def test_errors(name: str, classes: int, options: dict[str, object], message: str) -> None:
@@ -80,12 +105,50 @@ def test_integers_are_numbers_and_lists_are_sequences() -> None:
         rgbdseg.create_model("danet_resnet18", 5, dilations=None)
 
 
-def test_the_types_of_all_options_are_understood() -> None:
-    for name, entry in catalog.CATALOG.items():
-        module, builder = entry.split(":")
-        for kind in catalog._option_types(getattr(importlib.import_module(module), builder)).values():
-            assert not catalog._fits(object(), kind), name
-            assert catalog._described(kind), name
+def test_names_are_listed_without_torch_and_families_built_without_timm() -> None:
+    code = (
+        "import sys, rgbdseg; names = rgbdseg.list_models(); assert len(names) > 30; assert 'torch' not in sys.modules;"
+        "import rgbdseg.encoders, rgbdseg.models.sagate, rgbdseg.models.danet, rgbdseg.weights.checkpoint;"
+        "assert not {'timm', 'torchvision', 'lightning', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_model_of_another_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_models.py").write_text(
+        "from rgbdseg.models._registry import Variant\n"
+        "from rgbdseg.models.danet import DANet as Mine\n"
+        "VARIANTS = {'narrow': Variant(Mine, {'encoder': 'test_resnet', 'channels': 8})}\n"
+        "WIDE = Variant(Mine, {'encoder': 'test_resnet', 'channels': 24})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert rgbdseg.create_model("my_models:narrow", 3).decoder.classifier[1].in_channels == 8
+    assert rgbdseg.create_model("my_models:narrow", 3, channels=16).decoder.classifier[1].in_channels == 16
+    assert rgbdseg.create_model("my_models:WIDE", 3).decoder.classifier[1].in_channels == 24
+    assert isinstance(rgbdseg.create_model("my_models:Mine", 3, encoder="test_resnet"), DANet)
+    with pytest.raises(UsageError, match="unknown my_models:narrow option 'chanels'; did you mean 'channels'"):
+        rgbdseg.create_model("my_models:narrow", 3, chanels=16)
+
+
+def test_registering_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VARIANTS, "_registered", {})
+    register_model("danet_tiny", Variant(DANet, {"encoder": "test_resnet", "channels": 8}))
+    assert rgbdseg.list_models("danet_t*") == ["danet_tiny"]
+    assert rgbdseg.create_model("danet_tiny", 3).num_classes == 3
+    with pytest.raises(UsageError, match="a model named 'danet_tiny' exists already; choose another name"):
+        register_model("danet_tiny", get_variant("danet_resnet18"))
+    with pytest.raises(UsageError, match="a model named 'danet_resnet18' exists already"):
+        register_model("danet_resnet18", Variant(DANet, {"encoder": "test_resnet"}))
+
+
+def test_options_of_the_encoder_reach_it() -> None:
+    model = rgbdseg.create_model("sagate", 3, encoder="test_convnext", encoder_options={"drop_path_rate": 0.3})
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.3)
+    gald = rgbdseg.create_model(
+        "deeplabv3plus", 3, encoder="test_resnet", decoder="gald", decoder_options={"aggregation": "psp"}
+    )
+    assert gald.decoder.head.block.aggregation[0].bins == (1, 2, 3, 6)
 
 
 def test_controls_have_the_parts_of_the_two_stream_models() -> None:
@@ -112,10 +175,12 @@ def test_a_family_with_its_published_encoder_is_the_published_network(family: st
 
 
 def test_input_specs() -> None:
-    assert rgbdseg.create_model("sagate_resnet18", 5).input_spec.geometry == "hha"
-    assert rgbdseg.create_model("sagate_resnet18", 5, geometry="noise").input_spec.geometry == "noise"
-    assert rgbdseg.create_model("deeplabv3plus_resnet18", 5).input_spec.geometry == "none"
-    control = rgbdseg.create_model("deeplabv3plus_resnet18", 5, modality="geometry")
-    assert control.input_spec.geometry == "hha"
-    with pytest.raises(UsageError, match="the model needs a geometry input besides rgb"):
+    assert rgbdseg.create_model("sagate_resnet18", 5).input_spec.names == ("rgb", "hha")
+    assert rgbdseg.create_model("sagate_resnet18", 5, second_stream="noise").input_spec.names == ("rgb", "noise")
+    assert rgbdseg.create_model("deeplabv3plus_resnet18", 5).input_spec.names == ("rgb",)
+    control = rgbdseg.create_model("deeplabv3plus_resnet18", 5, inputs=["hha"])
+    assert control.input_spec.names == ("hha",)
+    with pytest.raises(UsageError, match=r"the model needs images\['hha'\]: expected .* \(B, 3, H, W\); got rgb"):
+        control.eval()({"rgb": torch.zeros(1, 3, 32, 32)})
+    with pytest.raises(UsageError, match=r"called with tensors by name, such as \{'hha': image\}; got a Tensor"):
         control.eval()(torch.zeros(1, 3, 32, 32))

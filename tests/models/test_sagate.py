@@ -11,6 +11,7 @@ import rgbdseg
 from rgbdseg.errors import UsageError
 from rgbdseg.models.sagate import SAGate, SeparationAggregationGate
 from rgbdseg.weights.published import load_published
+from tests.models.feed import feed
 from tests.models.golden import assert_close, golden_arrays, golden_image, golden_weights
 
 
@@ -160,14 +161,14 @@ def test_separate_projections() -> None:
     assert count(model) == 113_668_120
 
 
-def test_shared_normalisation_is_updated_by_rgb_then_geometry() -> None:
+def test_shared_normalization_is_updated_by_rgb_then_geometry() -> None:
     model = rgbdseg.create_model("sagate_resnet18", 3).train()
     norm = model.rgb_encoder.layer2[0].downsample[1]
     seen: list[Tensor] = []
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     stage_inputs: list[Tensor] = []
     model.rgb_encoder.layer2.register_forward_pre_hook(lambda _, inputs: stage_inputs.append(inputs[0].detach()))
-    model(torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64) + 1)
+    feed(model, torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64) + 1)
     assert len(seen) == 2
     torch.testing.assert_close(seen[0], model.rgb_encoder.layer2[0].downsample[0](stage_inputs[0]))  # RGB first
     mean_rgb, mean_geometry = (x.mean((0, 2, 3)) for x in seen)
@@ -177,12 +178,12 @@ def test_shared_normalisation_is_updated_by_rgb_then_geometry() -> None:
     assert model.rgb_encoder.bn1.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("how", ["deepcopy", "synchronised", "channels last"])
+@pytest.mark.parametrize("how", ["deepcopy", "synchronized", "channels last"])
 def test_projections_stay_shared(how: str) -> None:
     model = rgbdseg.create_model("sagate_resnet18", 3)
     if how == "deepcopy":
         model = copy.deepcopy(model)
-    elif how == "synchronised":
+    elif how == "synchronized":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         assert isinstance(model.geometry_encoder.layer2[0].downsample[1], nn.SyncBatchNorm)
     else:
@@ -201,21 +202,21 @@ def test_decoder_reads_only_the_first_and_last_fused_feature() -> None:
     assert [tuple(f.shape[1:]) for f in fused] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
     small = model.decoder(fused)
     expected = nn.functional.interpolate(small, (64, 64), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(model(rgb, geometry).logits, expected)
+    torch.testing.assert_close(feed(model, rgb, geometry).logits, expected)
 
 
 @pytest.mark.parametrize(
-    ("geometry", "message"),
+    ("hha", "message"),
     [
-        (None, r"expected a tensor of kind 'hha' \(B, 3, H, W\), got None"),
-        (torch.zeros(2, 1, 64, 64), r"has shape \(2, 1, 64, 64\); expected a tensor of kind 'hha'"),
-        (torch.zeros(2, 3, 64, 60), r"is \(64, 60\) and rgb \(64, 64\) pixels"),
+        ({}, r"the model needs images\['hha'\]: expected a tensor \(B, 3, H, W\); got rgb"),
+        ({"hha": torch.zeros(2, 1, 64, 64)}, r"has shape \(2, 1, 64, 64\); expected a tensor \(B, 3, H, W\)"),
+        ({"hha": torch.zeros(2, 3, 64, 60)}, r"has \(64, 60\) pixels and images\['rgb'\] \(64, 64\)"),
     ],
 )
-def test_unfit_geometry(geometry: Tensor | None, message: str) -> None:
+def test_unfit_hha(hha: dict[str, Tensor], message: str) -> None:
     model = rgbdseg.create_model("sagate_resnet18", 3)
     with pytest.raises(UsageError, match=message):
-        model(torch.zeros(2, 3, 64, 64), geometry)
+        model({"rgb": torch.zeros(2, 3, 64, 64), **hha})
 
 
 def test_bad_widths() -> None:
@@ -227,19 +228,19 @@ def test_overfits_one_batch() -> None:
     torch.manual_seed(0)
     model = SAGate(2, "test_resnet", decoder_channels=16, auxiliary_channels=16).train()
     rgb, geometry = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)
-    rgb[:, :, :, 32:] += 2  # the left half is told by colour, the upper half by geometry
+    rgb[:, :, :, 32:] += 2  # the left half is told by color, the upper half by geometry
     geometry[:, :, 32:] += 2
     row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     label = ((row < 32) ^ (column < 32)).long().expand(2, -1, -1)  # neither input alone tells the class
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     for _ in range(30):
         optimizer.zero_grad()
-        output = model(rgb, geometry)
+        output = feed(model, rgb, geometry)
         loss = nn.functional.cross_entropy(output.logits, label)
         loss = loss + 0.2 * nn.functional.cross_entropy(output.aux[0].value, label)
         loss.backward()
         optimizer.step()
-    assert (model(rgb, geometry).logits.argmax(1) == label).float().mean() > 0.9
+    assert (feed(model, rgb, geometry).logits.argmax(1) == label).float().mean() > 0.9
 
 
 # Other encoders and the controls
@@ -281,7 +282,8 @@ def test_every_stage_of_any_encoder_exchanges() -> None:
         for index, fused in enumerate(model.encode(rgb, geometry)):
             state_rgb = model.rgb_encoder.stage(index, state_rgb)
             state_geometry = model.geometry_encoder.stage(index, state_geometry)
-            merged, state_rgb, state_geometry = model.gates[index](state_rgb, state_geometry)
+            merged, *following = model.gates[index](*state_rgb, *state_geometry)
+            state_rgb, state_geometry = ((x,) for x in following)
             torch.testing.assert_close(fused, merged)
 
 
@@ -337,7 +339,7 @@ def test_auxiliary_classifier_of_hrnet_reads_the_last_branch_of_stage_3() -> Non
     model.auxiliary_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     fused: list[Tensor] = []
     model.gates[2][2].register_forward_hook(lambda _, inputs, outputs: fused.append(outputs[0]))
-    output = model(torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64))
+    output = feed(model, torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64))
     assert seen[0] is fused[0]
     assert output.aux[0].value.shape == (2, 3, 64, 64)
 
@@ -359,7 +361,7 @@ def golden() -> tuple[SAGate, Tensor, Tensor, dict[str, np.ndarray]]:
 def test_parity_float32(golden: tuple[SAGate, Tensor, Tensor, dict[str, np.ndarray]]) -> None:
     model, rgb, hha, expected = golden
     with torch.no_grad():
-        logits = model(rgb, hha).logits
+        logits = feed(model, rgb, hha).logits
         fused = model.encode(rgb, hha)
         auxiliary = model.auxiliary_head(fused[-1])
     assert_close(logits[:1, :, ::8, ::8], expected["logits"], 1e-3)
@@ -374,5 +376,5 @@ def test_parity_float32(golden: tuple[SAGate, Tensor, Tensor, dict[str, np.ndarr
 def test_parity_float64(golden: tuple[SAGate, Tensor, Tensor, dict[str, np.ndarray]]) -> None:
     model, rgb, hha, expected = golden
     with torch.no_grad():
-        logits = copy.deepcopy(model).double()(rgb.double(), hha.double()).logits
+        logits = feed(copy.deepcopy(model).double(), rgb.double(), hha.double()).logits
     assert_close(logits[:1, :, ::8, ::8], expected["logits_float64"], 1e-6)

@@ -46,7 +46,7 @@ def test_parameter_count_of_the_released_decoder() -> None:
 
 def test_single_image_in_training_is_refused() -> None:
     aspp = ASPP(4, 4, 4)
-    with pytest.raises(UsageError, match="at least two; use a batch of 2 or more"):
+    with pytest.raises(UsageError, match=r"at least two; raise loader.batch_size or lower hardware.accumulate"):
         aspp(torch.randn(1, 4, 6, 6))
     assert aspp(torch.randn(2, 4, 6, 6)).shape == (2, 4, 6, 6)
     aspp.image_norm.eval()  # frozen statistics need no batch

@@ -17,7 +17,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_centres_of_exact_masks_are_means() -> None:
+def test_centers_of_exact_masks_are_means() -> None:
     label = torch.tensor([[[0, 0, 2], [2, 2, 0]]])  # class 1 is absent
     mask = nn.functional.one_hot(label, 3).movedim(-1, 1).double()
     feature = random(1, 4, 2, 3)
@@ -49,7 +49,7 @@ def test_order_of_classes_and_pixels() -> None:
     torch.testing.assert_close(class_attention(flipped, class_centers(flipped, feature.flip(3))), mixed.flip(3))
 
 
-def test_mixed_features_lie_between_the_centres() -> None:
+def test_mixed_features_lie_between_the_centers() -> None:
     probability, feature = (5 * random(1, 4, 6, 7)).softmax(1), random(1, 3, 6, 7, seed=1)
     centers = class_centers(probability, feature)
     mixed = class_attention(probability, centers)
@@ -65,7 +65,7 @@ def test_a_constant_on_all_logits_of_a_pixel_changes_nothing() -> None:
     assert (unofficial(feature, logits + offset) - unofficial(feature, logits)).abs().max() > 1e-3
 
 
-def test_unofficial_centres_by_hand() -> None:
+def test_unofficial_centers_by_hand() -> None:
     logits = torch.tensor([[1.0, 2.0]], dtype=torch.float64).reshape(1, 1, 1, 2)
     feature = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=torch.float64).reshape(1, 2, 1, 2)
     # Sums of logit times feature are 3 and 0; what they lack to the largest is 0 and 3.
@@ -73,7 +73,7 @@ def test_unofficial_centres_by_hand() -> None:
     torch.testing.assert_close(repelled_centers(logits, feature)[0, 0], expected)
 
 
-def test_fine_loss_reaches_the_coarse_logits_through_the_centres() -> None:
+def test_fine_loss_reaches_the_coarse_logits_through_the_centers() -> None:
     torch.manual_seed(0)
     block = ClassFeatureBlock(6, 8).double()
     logits = random(2, 5, 3, 4, seed=1).requires_grad_()
@@ -84,7 +84,7 @@ def test_fine_loss_reaches_the_coarse_logits_through_the_centres() -> None:
     assert logits.grad.sum(1).abs().max() < 1e-12
 
 
-def test_centres_stay_float32_under_half_precision() -> None:
+def test_centers_stay_float32_under_half_precision() -> None:
     probability, feature = random(1, 3, 64, 64).softmax(1).bfloat16(), random(1, 4, 64, 64, seed=1).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = class_centers(probability, feature)

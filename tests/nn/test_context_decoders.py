@@ -4,31 +4,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.nn.decoders._registry import create_decoder
+from rgbdseg.nn.decoders import Decoder, FeatureInfo, create_decoder
 from rgbdseg.nn.decoders.attention import DualAttentionHead
-from rgbdseg.nn.decoders.context import CONTEXT_DECODERS, DenseASPPHead, JointPyramidDecoder, ObjectContextHead
+from rgbdseg.nn.decoders.context import DECODERS, DenseASPPHead, JointPyramidDecoder, ObjectContextHead
 
-CHANNELS, REDUCTIONS = (4, 6, 8, 12), (4, 8, 16, 16)
+FEATURES = FeatureInfo((4, 6, 8, 12), (4, 8, 16, 16))
 
 
 def features(batch: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [
-        torch.randn(batch, c, -(-72 // r), -(-96 // r), generator=generator)
-        for c, r in zip(CHANNELS, REDUCTIONS, strict=True)
+        torch.randn(batch, c, -(-72 // r), -(-96 // r), generator=generator) for c, r in zip(*FEATURES, strict=True)
     ]
 
 
-def make(name: str) -> nn.Module:
+def make(name: str) -> Decoder:
     torch.manual_seed(0)
-    decoder = create_decoder(name, CHANNELS, REDUCTIONS, 5, width=16, reduced_width=4)
+    decoder = create_decoder(name, FEATURES, 5, channels=16)
     for parameter_name, parameter in decoder.named_parameters():
         if parameter_name.endswith("gamma"):
             nn.init.constant_(parameter, 0.7)
     return decoder
 
 
-@pytest.mark.parametrize("name", CONTEXT_DECODERS)
+@pytest.mark.parametrize("name", list(DECODERS))
 def test_every_parameter_is_learned_and_only_some_features_are_read(name: str) -> None:
     decoder = make(name).train()
     inputs = [feature.requires_grad_() for feature in features()]

@@ -152,7 +152,7 @@ def test_mass_of_the_kernels_out_of_range(cells: float, released: float, paper: 
         assert float(masks[0, :, 5, 0, 1].sum()) == pytest.approx(expected, abs=1e-4)
 
 
-def test_released_rule_drops_pixels_more_than_two_metres_away() -> None:
+def test_released_rule_drops_pixels_more_than_two_meters_away() -> None:
     # A cell is 1 m: 2.5 m are 2.5 cells, so that the released and the paper's rule agree beyond 2 m.
     depth = torch.tensor([[[[10.0, 10.0, 12.5]]]], dtype=torch.float64)
     arguments = (depth, torch.tensor([10.0]).double(), torch.arange(-2.0, 3.0).double(), torch.ones(1).double())
@@ -165,7 +165,7 @@ def test_released_rule_drops_pixels_more_than_two_metres_away() -> None:
 
 
 def test_nearer_pixels_use_the_first_malleable_kernel_and_the_last_plain_one() -> None:
-    depth = torch.tensor([[[[0.99, 1.0, 1.01]]]], dtype=torch.float64)  # cells of 0.01 m at the centre
+    depth = torch.tensor([[[[0.99, 1.0, 1.01]]]], dtype=torch.float64)  # cells of 0.01 m at the center
     focal_px = torch.tensor([100.0], dtype=torch.float64)
     window = Window(3, 1, 1)
     plain = slab_masks(depth, focal_px, window, kernels=3, pixel_size=1.0, compat="released")
@@ -198,7 +198,7 @@ def test_plain_operator_ignores_the_other_side_of_a_step() -> None:
     torch.testing.assert_close(conv(x, depth, torch.tensor([500.0]))[..., :5], expected[..., :5])
 
 
-def test_missing_neighbour_of_a_valid_centre_belongs_to_the_middle_kernel() -> None:
+def test_missing_neighbour_of_a_valid_center_belongs_to_the_middle_kernel() -> None:
     depth = torch.tensor([[[[0.0, 1.0, 1.0]]]])
     for compat in ("released", "paper"):
         masks = slab_masks(depth, torch.tensor([100.0]), Window(3, 1, 1), kernels=3, pixel_size=1.0, compat=compat)
@@ -222,7 +222,7 @@ def test_only_the_shape_of_depth_counts(kind: type[DepthConv2d]) -> None:
     torch.testing.assert_close(conv(x, 10 * depth, focal_px), conv(x, depth, focal_px), rtol=1e-4, atol=1e-4)
 
 
-def test_fixed_centre_takes_no_gradient() -> None:
+def test_fixed_center_takes_no_gradient() -> None:
     torch.manual_seed(0)
     for fixed in (True, False):
         conv = MalleableConv2_5d(3, 4, 3, 1, 1, pixel_size=4, fix_center=fixed)

@@ -27,7 +27,7 @@ def gradients(model: nn.Module, part: slice) -> dict[str, Tensor]:
     rgb = torch.randn(4, 3, 32, 32, generator=generator)
     depth_m = 1 + 0.2 * torch.rand(4, 1, 32, 32, generator=generator)
     camera = torch.tensor([[30.0, 30.0, 16.0, 16.0]]).expand(4, 4)
-    output = model(rgb[part], depth_m[part], camera[part])
+    output = model({"rgb": rgb[part], "depth": depth_m[part]}, camera[part])
     (output.logits.square().mean() + output.aux[0].value.square().mean()).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

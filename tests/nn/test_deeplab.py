@@ -38,7 +38,7 @@ def test_context_comes_before_the_low_level_feature() -> None:
         torch.testing.assert_close(decoder([low, high]), decoder([low, torch.randn(1, 8, 4, 5)]))
 
 
-def test_initialisation_is_kaiming_over_fan_in() -> None:
+def test_initialization_is_kaiming_over_fan_in() -> None:
     torch.manual_seed(0)
     head = AuxiliaryHead(64, 40, 128)
     nn.init.constant_(head[1].weight, 7.0)
@@ -55,8 +55,8 @@ def test_resize_conventions() -> None:
     row = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
     aligned = resize_bilinear(row, (1, 4), align_corners=True).flatten()
     torch.testing.assert_close(aligned, torch.tensor([0, 1 / 3, 2 / 3, 1]))
-    centred = resize_bilinear(row, (1, 4), align_corners=False).flatten()
-    torch.testing.assert_close(centred, torch.tensor([0, 0.25, 0.75, 1]))
+    centered = resize_bilinear(row, (1, 4), align_corners=False).flatten()
+    torch.testing.assert_close(centered, torch.tensor([0, 0.25, 0.75, 1]))
 
 
 def test_half_precision_logits_are_resized_in_float32() -> None:

@@ -137,7 +137,7 @@ def test_widths_that_do_not_divide_into_groups() -> None:
 
 def test_one_small_image_cannot_be_trained_on() -> None:
     block = LocalDistribution(4)
-    with pytest.raises(UsageError, match="training on one image per step is not possible"):
+    with pytest.raises(UsageError, match="training on one image per pass is not possible"):
         block(torch.zeros(1, 4, 22, 15))
     for height, width, batch in ((22, 15, 2), (23, 15, 1)):
         assert block(torch.zeros(batch, 4, height, width)).isfinite().all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.geometry.neighbours import nearest_neighbours
-from rgbdseg.nn.graph import RecurrentGraph, Update, mean_over_neighbours
+from rgbdseg.nn.graph import RecurrentGraph, Update, mean_over_neighbors
 from tests.shared_data import seeded, shared_path
 
 # B batch, C channels, N nodes, K neighbours
@@ -110,7 +110,7 @@ def test_half_precision_is_summed_in_float32() -> None:
     """In bfloat16 a sum of 64 ones and one 2^-6 would lose the latter."""
     values = torch.ones(1, 64, 1, dtype=torch.bfloat16)
     values[0, 0] = 1 + 2**-6
-    mean = mean_over_neighbours(values, torch.arange(64).expand(1, 64, 64))
+    mean = mean_over_neighbors(values, torch.arange(64).expand(1, 64, 64))
     assert mean.dtype == torch.float32
     assert mean[0, 0].item() == 1 + 2**-12
 

@@ -9,7 +9,7 @@ from rgbdseg.nn.decoders.pyramid_pooling import ConcatenatedASPP, PyramidPooling
 
 
 def test_pyramid_of_a_ramp_by_hand() -> None:
-    # 1x1 convolutions of weight 1, no normalisation: what is left are resized averages.
+    # 1x1 convolutions of weight 1, no normalization: what is left are resized averages.
     pyramid = PyramidPooling(2, bins=(1, 2)).double().eval()
     for branch in pyramid.branches:
         nn.init.constant_(branch[0].weight, 0.5)
@@ -50,7 +50,7 @@ def test_parameter_count_of_the_aspp() -> None:
 
 @pytest.mark.parametrize("module", [PyramidPooling(8), ConcatenatedASPP(8, 4)])
 def test_single_image_in_training_is_refused(module: nn.Module) -> None:
-    with pytest.raises(UsageError, match="at least two; use a batch of 2 or more"):
+    with pytest.raises(UsageError, match=r"at least two; raise loader.batch_size or lower hardware.accumulate"):
         module(torch.randn(1, 8, 6, 6))
     module(torch.randn(2, 8, 6, 6))
     module.eval()(torch.randn(1, 8, 6, 6))

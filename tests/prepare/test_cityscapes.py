@@ -18,10 +18,10 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
+from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.geometry.hha import OUTDOOR
-from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.prepare.cityscapes import (
     OFFICIAL_FRAMES,
     StereoCamera,

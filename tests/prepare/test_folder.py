@@ -17,9 +17,9 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
+from rgbdseg.datasets.nyuv2 import NYU40
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
-from rgbdseg.labels import NYU40
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.pairing import Pair, Stamped, pair_by_time, read_associations, read_stamps
 from tests.synthetic import CLASSES, make_camera, make_scene
@@ -339,7 +339,9 @@ def test_options_that_do_not_fit(recording: Path, tmp_path: Path, changes: dict[
 
 def test_label_sets_by_name_or_file(tmp_path: Path) -> None:
     assert read_class_names("nyu40") == NYU40
-    with pytest.raises(DataError, match=r"names\.txt does not exist; expected a file of class names, or one of nyu40"):
+    with pytest.raises(
+        DataError, match=r"names\.txt does not exist; expected a file of class names, or one of cityscapes19, nyu40"
+    ):
         read_class_names(tmp_path / "names.txt")
 
 

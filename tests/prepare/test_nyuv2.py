@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.datasets.nyuv2 import NYU13, NYU40
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.labels import NYU13, NYU40
 from rgbdseg.prepare import matfile
 from rgbdseg.prepare.matfile import MatFile, close_mats, open_mat
 from rgbdseg.prepare.nyuv2 import FRAME_VARIABLES, class_table, official_split, prepare_nyuv2, read_splits

@@ -13,11 +13,11 @@ from PIL import Image
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription, DepthUnit
 from rgbdseg.data.images import read_depth
+from rgbdseg.data.output_folder import record_name
 from rgbdseg.data.tree import open_tree
 from rgbdseg.errors import DataError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import LabelSet, generic_palette
-from rgbdseg.prepare.output_folder import record_name
 from rgbdseg.prepare.writer import (
     CONVERTING,
     VERIFYING,

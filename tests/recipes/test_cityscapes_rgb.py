@@ -19,7 +19,7 @@ def test_published_loss_weights(family: str, weights: float) -> None:
     config = get_recipe(f"{family}-cityscapes")
     with torch.device("meta"):
         model = rgbdseg.create_model(config.model.name, 19, **config.model.options)
-        names = [a.name for a in model(torch.zeros(2, 3, 129, 129)).aux]
+        names = [a.name for a in model({"rgb": torch.zeros(2, 3, 129, 129)}).aux]
     assert names == OUTPUTS[family]
     equal, label = torch.zeros(1, 19, 4, 5), torch.randint(19, (1, 4, 5))
     output = SegmentationOutput(equal, tuple(AuxiliaryOutput(name, "segmentation", equal) for name in names))

@@ -28,15 +28,15 @@ def test_what_each_control_sees() -> None:
         with torch.device("meta"):
             model = create_model(config.model.name, 40, **config.model.options)
         streams = [stream for stream, _ in model.encoder_streams()]
-        seen[name.removeprefix("nyuv2-lite0-half")] = (streams, model.input_spec.geometry)
-        assert model.input_spec.rgb_mean == (0.5, 0.5, 0.5)
+        seen[name.removeprefix("nyuv2-lite0-half")] = (streams, list(model.input_spec.rasters))
+        assert {stream.mean for stream in model.input_spec.streams} == {(0.5, 0.5, 0.5)}
     assert seen == {
-        "": (["rgb", "geometry"], "hha"),
-        "-sum": (["rgb", "geometry"], "hha"),
-        "-noise": (["rgb", "geometry"], "noise"),
-        "-stacked": (["stacked"], "hha"),
-        "-rgb": (["rgb"], "none"),
-        "-hha": (["geometry"], "hha"),
+        "": (["rgb", "hha"], ["rgb", "hha"]),
+        "-sum": (["rgb", "hha"], ["rgb", "hha"]),
+        "-noise": (["rgb", "noise"], ["rgb", "noise"]),
+        "-stacked": (["rgb+hha"], ["rgb", "hha"]),
+        "-rgb": (["rgb"], ["rgb"]),
+        "-hha": (["hha"], ["hha"]),
     }
 
 

@@ -14,15 +14,16 @@ import torch
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.output_folder import record_name
+from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.labels import ROOMS
 from rgbdseg.rooms import RoomFrame, RoomsParameters, render_frame, render_room, visibility, write_rooms
 from rgbdseg.rooms.layout import build_room
 from rgbdseg.rooms.materials import Material
 from rgbdseg.rooms.scene import SHELL_FACES, Light, Placement, Scene, SceneBuilder
 from rgbdseg.rooms.sensor import BASELINE_M, fill_holes, noise_sigma_m, read_depth
 from rgbdseg.rooms.visibility import CameraPose, Rays, first_hits
-from rgbdseg.rooms.write import FRAMES_PER_ROOM, PROGRESS_FILE
+from rgbdseg.rooms.write import FRAMES_PER_ROOM
 
 SMALL = (60, 80)
 NOISE_FREE = RoomsParameters.noise_free()
@@ -425,7 +426,7 @@ class TestWrite:
         broken = tmp_path / "broken"
         with pytest.raises(KeyboardInterrupt):
             write_rooms(broken, progress=stop, **arguments)
-        assert (broken / PROGRESS_FILE).exists()
+        assert (broken / record_name("rooms")).exists()
         assert not (broken / "dataset.json").exists()
         with pytest.raises(DataError, match="unfinished rooms made with other arguments"):
             write_rooms(broken, **{**arguments, "seed": 2})

@@ -10,9 +10,15 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.augment import augment, change_colours, draw_class_pixel, draw_moves
+from rgbdseg.transforms.augment import apply_moves, change_colors, draw_class_pixel, draw_moves
+from rgbdseg.transforms.spatial import cut_margin
 
 STILL = AugmentationConfig(crop_size=(1000, 1000), scales=(1.0,), flip_probability=0.0)
+
+
+def augment(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> RGBDSample:
+    inner = cut_margin(sample, config.margin)
+    return apply_moves(inner, draw_moves(inner, config, generator))
 
 
 def still(height: int, width: int) -> AugmentationConfig:
@@ -120,7 +126,7 @@ def test_colours_change_and_geometry_does_not() -> None:
     assert result.rgb.dtype == torch.uint8
     for name in ("depth_m", "hha", "label"):
         assert torch.equal(getattr(result, name), getattr(sample, name))
-    assert change_colours(sample.rgb, draw_moves(sample, STILL, generator())) is sample.rgb
+    assert change_colors(sample.rgb, draw_moves(sample, STILL, generator())) is sample.rgb
 
 
 def test_brightness_factors_stay_in_their_range() -> None:
@@ -152,7 +158,7 @@ def test_moves_of_options_that_were_always_there_stay_what_they_were(colours: bo
         moves = draw_moves(sample, AugmentationConfig(**amounts), generator(seed))  # type: ignore[arg-type]
         assert (moves.flip, moves.scaled, moves.top, moves.left) == (flip, scaled, top, left)
         assert (moves.height, moves.width) == (480, 480)
-        assert moves.colour == (pytest.approx(colour, abs=1e-12) if colours else (None,) * 4)
+        assert moves.color == (pytest.approx(colour, abs=1e-12) if colours else (None,) * 4)
         assert (moves.rotation_degrees, moves.hsv) == (None, (None, None, None))
 
 
@@ -252,7 +258,7 @@ def test_class_crops_without_labelled_pixels_lie_anywhere_and_without_labels_are
     seen = collections.Counter((m.top, m.left) for m in (draw_moves(sample, config, draws) for _ in range(900)))
     assert set(seen) == {(top, left) for top in range(3) for left in range(3)}
     assert all(60 <= count <= 145 for count in seen.values())  # 100 expected
-    with pytest.raises(DataError, match="sample 's' has no label, on whose classes crops are centred"):
+    with pytest.raises(DataError, match="sample 's' has no label, on whose classes crops are centered"):
         draw_moves(sample.replace(label=None, sample_id="s"), config, draws)
 
 

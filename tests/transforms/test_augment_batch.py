@@ -11,14 +11,16 @@ import torch
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
-from rgbdseg.input_spec import InputSpec
-from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.augment import augment, draw_moves
+from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
+from rgbdseg.sample import RASTERS, RasterRule, RGBDSample
+from rgbdseg.transforms.augment import apply_moves, draw_moves
 from rgbdseg.transforms.augment_batch import augment_frames, collect_frames
+from rgbdseg.transforms.derive import with_derived
 from rgbdseg.transforms.pack import pack
 from rgbdseg.transforms.spatial import cut_margin
+from tests.specs import METRIC_DEPTH, RGB_HHA
 
-COLOURS = AugmentationConfig(
+COLORS = AugmentationConfig(
     crop_size=(24, 32), scales=(0.5, 0.75, 1.0, 1.3, 1.75), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
 )
 
@@ -40,10 +42,20 @@ def frame(seed: int, height: int, width: int) -> RGBDSample:
 SIZES = [[(33, 47)] * 6, [(33, 47), (20, 60), (40, 25), (33, 47), (64, 64), (24, 32)]]
 
 
-@pytest.mark.parametrize("geometry", ["hha", "depth", "metric_depth", "none", "noise"])
+MEAN = (0.4, 0.5, 0.6)
+STREAMS = {
+    "hha": Stream("hha", "hha", MEAN, MEAN, channel_order="reversed"),
+    "noise": Stream("noise", "noise", MEAN, MEAN),
+    "depth": Stream("depth", "depth_m", (2.0,), (2.0,), 1.0, missing="mean"),
+    "three times": Stream("depth", "depth_m", MEAN, MEAN, stretch="image"),
+    "metric depth": METRIC_DEPTH,
+}
+
+
+@pytest.mark.parametrize("stream", [*STREAMS, None])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_equals_the_transforms_of_single_samples(geometry: str, sizes: list[tuple[int, int]]) -> None:
-    check_equality(COLOURS, geometry, sizes)
+def test_equals_the_transforms_of_single_samples(stream: str | None, sizes: list[tuple[int, int]]) -> None:
+    check_equality(COLORS, stream, sizes)
 
 
 @pytest.mark.parametrize(
@@ -59,26 +71,29 @@ def test_equals_the_transforms_of_single_samples(geometry: str, sizes: list[tupl
 )
 @pytest.mark.parametrize("sizes", SIZES)
 def test_equals_them_with_every_option(options: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
-    check_equality(dataclasses.replace(COLOURS, **options), "hha", sizes)
+    check_equality(dataclasses.replace(COLORS, **options), "hha", sizes)
 
 
-def check_equality(config: AugmentationConfig, geometry: str, sizes: list[tuple[int, int]]) -> None:
-    means = {"hha": (0.4, 0.5, 0.6), "noise": (0.4, 0.5, 0.6), "depth": (2.0,)}.get(geometry, ())
-    spec = InputSpec(geometry=geometry, geometry_mean=means, geometry_std=means, needs_camera=True)  # type: ignore[arg-type]
-    samples = [frame(seed, *size) for seed, size in enumerate(sizes)]
+def augmented(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> RGBDSample:
+    inner = cut_margin(sample, config.margin)
+    return apply_moves(inner, draw_moves(inner, config, generator))
+
+
+def check_equality(config: AugmentationConfig, stream: str | None, sizes: list[tuple[int, int]]) -> None:
+    spec = InputSpec((rgb_stream(), STREAMS[stream]) if stream else (rgb_stream(),), needs_camera=True)
+    samples = [with_derived(frame(seed, *size), spec) for seed, size in enumerate(sizes)]
     for attempt in range(4):
         draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
         expected = pack(
-            [augment(s, config, g) for s, g in zip(samples, draws, strict=True)], spec, (24, 32), with_depth=True
+            [augmented(s, config, g) for s, g in zip(samples, draws, strict=True)], spec, (24, 32), with_depth=True
         )
         draws = [torch.Generator().manual_seed(10 * attempt + i) for i in range(len(samples))]
         inner = [cut_margin(s, config.margin) for s in samples]
         drawn = [(s, draw_moves(s, config, g)) for s, g in zip(inner, draws, strict=True)]
         batch = augment_frames(collect_frames(drawn, (24, 32), needs_camera=True), spec, with_depth=True)
-        torch.testing.assert_close(batch.rgb, expected.rgb, rtol=0, atol=1e-6)
-        assert (batch.geometry is None) == (expected.geometry is None)
-        if batch.geometry is not None and expected.geometry is not None:
-            torch.testing.assert_close(batch.geometry, expected.geometry, rtol=0, atol=1e-6)
+        assert list(batch.images) == list(expected.images)
+        for name, image in batch.images.items():
+            torch.testing.assert_close(image, expected.images[name], rtol=0, atol=1e-6)
         assert batch.label is not None
         assert expected.label is not None
         assert torch.equal(batch.label, expected.label)
@@ -92,7 +107,7 @@ def check_equality(config: AugmentationConfig, geometry: str, sizes: list[tuple[
 
 
 def test_samples_that_differ_in_what_they_hold_are_refused() -> None:
-    moves = draw_moves(frame(0, 20, 20), COLOURS, torch.Generator())
+    moves = draw_moves(frame(0, 20, 20), COLORS, torch.Generator())
     other = frame(1, 20, 20).replace(label=None)
     with pytest.raises(DataError, match="'1' does not hold the rasters of the others: rgb, depth_m, hha, noise, label"):
         collect_frames([(frame(0, 20, 20), moves), (other, moves)], (24, 32), needs_camera=False)
@@ -102,4 +117,20 @@ def test_samples_that_differ_in_what_they_hold_are_refused() -> None:
     assert collect_frames([(blind, moves)], (24, 32), needs_camera=False).camera is None
     batch = collect_frames([(other.replace(hha=None), moves)], (24, 32), needs_camera=False)
     with pytest.raises(DataError, match="'1' has no hha"):
-        augment_frames(batch, InputSpec())
+        augment_frames(batch, RGB_HHA)
+
+
+def test_values_of_another_package_are_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered raster of floating-point values is moved as single samples are."""
+    rule = RasterRule(2, torch.float32, "bilinear")
+    monkeypatch.setitem(RASTERS._registered, "flow", rule)
+    spec = InputSpec((rgb_stream(), Stream("flow", "flow", (0.1, 0.2), (2.0, 3.0), 1.0)))
+    samples = [
+        frame(seed, 33, 47).replace(flow=torch.randn(2, 33, 47, generator=torch.Generator().manual_seed(seed)))
+        for seed in range(4)
+    ]
+    drawn = [(s, draw_moves(s, COLORS, torch.Generator().manual_seed(i))) for i, s in enumerate(samples)]
+    expected = pack([apply_moves(*one) for one in drawn], spec, (24, 32))
+    batch = augment_frames(collect_frames(drawn, (24, 32), needs_camera=False), spec)
+    assert len({moves.scaled for _, moves in drawn}) > 1
+    torch.testing.assert_close(batch.images["flow"], expected.images["flow"], rtol=0, atol=1e-5)

@@ -112,7 +112,7 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
         ({"epoch": 3, "lr": 0.1}, "is not a checkpoint of weights: .*; found epoch, lr"),
         (
             {"weight": torch.zeros(3), "epoch": 3},
-            "expected only tensors, directly or under model or state_dict; found epoch",
+            "expected only tensors, directly or under model or state_dict or segmenter; found epoch",
         ),
         ({"model": {}}, "found nothing"),
     ],

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import rgbdseg
-from rgbdseg.encoders import create_encoder
-from rgbdseg.errors import CheckpointError
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.encoders import (
+    EncoderEntry,
+    StagedEncoder,
+    State,
+    create_encoder,
+    encoder_option_names,
+    list_encoders,
+    register_encoder,
+)
+from rgbdseg.encoders._registry import ENCODERS
+from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models.sagate import SAGate
 from rgbdseg.weights.imagenet import load_encoder_weights
@@ -33,11 +44,11 @@ class OneChannel(SegmentationModel):
     """A model with an encoder of a given number of input channels."""
 
     def __init__(self, in_chans: int) -> None:
-        super().__init__(2, InputSpec(geometry="depth", geometry_mean=(2.0,), geometry_std=(1.0,)))
+        super().__init__(2, InputSpec((Stream("depth", "depth_m", (2.0,), (1.0,), 1.0),)))
         self.encoder = create_encoder("test_resnet", in_chans=in_chans)
 
     def encoder_streams(self):  # type: ignore[no-untyped-def]
-        yield "geometry", self.encoder
+        yield "depth", self.encoder
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -51,7 +62,7 @@ def test_both_streams_get_the_weights(suffix: str, imagenet: dict[str, Tensor], 
     reports = load_encoder_weights(model, path)
     assert [(r.stream, sorted(r.dropped), r.adapted_from) for r in reports] == [
         ("rgb", ["fc.bias", "fc.weight"], None),
-        ("geometry", ["fc.bias", "fc.weight"], None),
+        ("hha", ["fc.bias", "fc.weight"], None),
     ]
     for report, (_, encoder) in zip(reports, model.encoder_streams(), strict=True):
         state = encoder.state_dict()
@@ -85,10 +96,10 @@ def test_input_channels_are_adapted(in_chans: int, imagenet: dict[str, Tensor]) 
     (report,) = load_encoder_weights_from_mapping(model, imagenet)
     assert report.adapted_from == 3
     weight, published = model.encoder.get_submodule(model.encoder.input_conv).weight, imagenet["conv1.0.weight"]
-    grey = torch.randn(1, 1, 16, 16)
-    if in_chans != 4:  # repeated evenly: a grey image has the response it had
-        expected = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), published)
-        value = nn.functional.conv2d(grey.expand(-1, in_chans, -1, -1), weight)
+    gray = torch.randn(1, 1, 16, 16)
+    if in_chans != 4:  # repeated evenly: a gray image has the response it had
+        expected = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), published)
+        value = nn.functional.conv2d(gray.expand(-1, in_chans, -1, -1), weight)
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
     else:
         torch.testing.assert_close(weight, published[:, [0, 1, 2, 0]] * 0.75)
@@ -98,6 +109,8 @@ def spoil(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     state = dict(state)
     if how == "missing":
         del state["layer1.0.bn1.running_var"]
+    elif how == "not finite":
+        state["layer1.0.bn1.bias"] = torch.full_like(state["layer1.0.bn1.bias"], torch.nan)
     elif how == "unexpected":
         state["layer5.weight"] = torch.zeros(1)
     else:
@@ -108,9 +121,10 @@ def spoil(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", r"do not fit the encoder 'test_resnet': missing layer1\.0\.bn1\.running_var$"),
-        ("unexpected", r"unexpected layer5\.weight$"),
-        ("misshapen", r"layer2\.0\.conv1\.weight \(2, 2\) instead of \("),
+        ("missing", r"do not fit the encoder 'test_resnet': 1 missing \(layer1\.0\.bn1\.running_var\)$"),
+        ("unexpected", r"1 unexpected \(layer5\.weight\)$"),
+        ("not finite", r"1 with values that are not finite \(layer1\.0\.bn1\.bias\)$"),
+        ("misshapen", r"1 misshapen \(layer2\.0\.conv1\.weight \(2, 2\) instead of \("),
     ],
 )
 def test_unfit_weights_change_nothing(how: str, message: str, imagenet: dict[str, Tensor]) -> None:
@@ -122,9 +136,7 @@ def test_unfit_weights_change_nothing(how: str, message: str, imagenet: dict[str
 
 
 def test_weights_of_another_network(imagenet: dict[str, Tensor]) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"do not fit the encoder 'resnet18': missing conv1\.weight, .*and \d+ more"
-    ):
+    with pytest.raises(CheckpointError, match=r"do not fit the encoder 'resnet18': \d+ missing \(.*and \d+ more\); "):
         load_encoder_weights_from_mapping(rgbdseg.create_model("deeplabv3plus_resnet18", 2), imagenet)
 
 
@@ -168,14 +180,61 @@ def test_no_such_weights() -> None:
 
 
 def test_model_without_encoder() -> None:
-    with pytest.raises(CheckpointError, match="have no encoder that takes ImageNet weights"):
-        load_encoder_weights(SegmentationModel(2, InputSpec(geometry="none")), "timm")
+    with pytest.raises(CheckpointError, match="SegmentationModel has no encoder that takes ImageNet weights"):
+        load_encoder_weights(SegmentationModel(2, InputSpec((rgb_stream(),))), "timm")
 
 
-def test_weights_for_images_of_another_normalisation_are_refused() -> None:
+def test_weights_for_images_of_another_normalization_are_refused() -> None:
     with torch.device("meta"):
         model = rgbdseg.create_model("deeplabv3plus", 3, encoder="tf_efficientnet_b0")
     with pytest.raises(
         CheckpointError, match=r"trained with mean \(0.5, 0.5, 0.5\).*encoder='tf_efficientnet_b0.ap_in1k'"
     ):
         load_encoder_weights(model, "timm:tf_efficientnet_b0.ap_in1k")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainOptions:
+    width: int = 4
+
+
+class PlainEncoder(StagedEncoder):
+    """An encoder that timm does not know, whose published names begin with ``net.``."""
+
+    num_stages, channels, reductions, input_conv, classifier = 1, (4,), (4,), "conv", "head"
+
+    def __init__(self, name: str, in_chans: int, options: PlainOptions) -> None:
+        super().__init__()
+        self.name, self.in_chans, self.channels = name, in_chans, (options.width,)
+        self.conv = nn.Conv2d(in_chans, options.width, 4, stride=4)
+
+    def stem(self, image: Tensor) -> State:
+        return (self.conv(image),)
+
+    def stage(self, index: int, state: State) -> State:
+        return state
+
+    def rename_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix("net."): value for name, value in state.items()}
+
+
+def test_encoder_outside_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ENCODERS, "_registered", {})
+    register_encoder("plain", EncoderEntry(PlainEncoder, PlainOptions, weights="https://example.org/plain"))
+    assert "plain" in list_encoders()
+    assert encoder_option_names("plain") == ("width",)
+    with pytest.raises(UsageError, match="unknown encoder plain option 'output_stride'"):
+        create_encoder("plain", output_stride=16)
+    with pytest.raises(UsageError, match="encoder named 'plain' exists already"):
+        register_encoder("plain", EncoderEntry(PlainEncoder, PlainOptions))
+    model = rgbdseg.create_model(
+        "deeplabv3plus", 3, encoder="plain", decoder="psp", auxiliary_channels=8, encoder_options={"width": 6}
+    )
+    assert model({"rgb": torch.randn(2, 3, 32, 32)}).logits.shape == (2, 3, 32, 32)
+    with pytest.raises(CheckpointError, match=r"encoder 'plain'; fetch them from https://example\.org/plain and give"):
+        load_encoder_weights(model, "timm")
+    file = {"net.conv.weight": torch.randn(6, 3, 4, 4), "net.conv.bias": torch.randn(6), "head.weight": torch.ones(2)}
+    torch.save(file, tmp_path / "plain.pth")
+    (report,) = load_encoder_weights(model, tmp_path / "plain.pth")
+    assert (report.tensors, report.dropped) == (2, ("head.weight",))
+    assert torch.equal(model.encoder.conv.weight, file["net.conv.weight"])

@@ -11,6 +11,7 @@ import rgbdseg
 from rgbdseg.errors import CheckpointError
 from rgbdseg.models.sagate import SAGate
 from rgbdseg.weights.published import to_published
+from tests.models.feed import feed
 
 CLASSES = 4
 
@@ -31,8 +32,8 @@ def published(model: SAGate) -> dict[str, Tensor]:
 def logits(model: SAGate) -> Tensor:
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        return model(
-            torch.randn(1, 3, 40, 40, generator=generator), torch.randn(1, 3, 40, 40, generator=generator)
+        return feed(
+            model, torch.randn(1, 3, 40, 40, generator=generator), torch.randn(1, 3, 40, 40, generator=generator)
         ).logits
 
 
@@ -127,7 +128,7 @@ def test_unfit_checkpoints_change_nothing(spoil: object, message: str) -> None:
     spoil(weights)  # type: ignore[operator]
     model = make(1)
     before = logits(model)
-    with pytest.raises(CheckpointError, match="does not fit the sagate model with 4 classes: " + message):
+    with pytest.raises(CheckpointError, match="does not fit SA-Gate with 4 classes: " + message):
         rgbdseg.load_published(model, weights)
     assert torch.equal(logits(model), before)
 
@@ -163,5 +164,5 @@ def test_own_layout_is_recognised() -> None:
 
 def test_family_without_published_layout() -> None:
     model = rgbdseg.create_model("deeplabv3plus_resnet18", 3)
-    with pytest.raises(CheckpointError, match=r"no published checkpoint layout .* 'deeplabv3plus'; known: .*sagate"):
+    with pytest.raises(CheckpointError, match=r"no published checkpoint layout is known for DeepLabv3\+"):
         rgbdseg.load_published(model, {})

@@ -21,7 +21,7 @@ RECIPE: {", ".join(sorted(RECIPES))}.
 Every other option is a field of the configuration, as for rgbdseg train; what is measured is the recipe with them.  The
 plain way is the same run in float32, uncompiled, contiguous, with samples read and augmented one by one in the training
 process and one view of an image at a time.  evaluate counts images as iterations, train and loader count batches.
-train leaves out gradient clipping, the moving average of the weights, logging and checkpoints, which cost little.
+train does the steps of rgbdseg train, without logging, validation and checkpoints.
 """
 
 
@@ -72,5 +72,5 @@ def _row(name: str, one: Measurement) -> tuple[str, ...]:
         f"{one.images_per_s:.2f}",
         f"{100 * one.loading_share:.0f} %",
         "unknown" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.2f} GiB",
-        f"{100 * one.utilisation:.0f} %" if one.flops else "-",
+        f"{100 * one.utilization:.0f} %" if one.flops else "-",
     )

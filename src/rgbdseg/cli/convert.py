@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from rgbdseg.cli.common import Parser, say
+from rgbdseg.datasets import get_label_set, label_sets
 from rgbdseg.errors import UsageError
-from rgbdseg.labels import LABEL_SETS, get_label_set
 
 
 def run(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("published", help="the published file, .pth or .safetensors")
     parser.add_argument("out", help="file to write, .safetensors")
     parser.add_argument(
-        "--label-set", default="nyu40", help=f"classes in the order of the logits: {', '.join(LABEL_SETS)}"
+        "--label-set", default="nyu40", help=f"classes in the order of the logits: {', '.join(label_sets())}"
     )
     parser.add_argument(
         "--option",
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     model_options = {name: _value(name, text) for name, text in options.option}
     model = create_model(options.model, len(label_set), **model_options)
     load_published(model, options.published)
-    hha = INDOOR.to_dict() if model.input_spec.geometry == "hha" else None
+    hha = INDOOR.to_dict() if "hha" in model.input_spec.rasters else None
     facts = ModelFacts(options.model, model_options, model.input_spec, label_set, hha=hha)
     save_bundle(facts, model.state_dict(), out)
     say(f"wrote {out}: {options.model}, {len(label_set)} classes of {label_set.name}")

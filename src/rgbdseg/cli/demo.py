@@ -89,28 +89,24 @@ def run_folder(out: Path, recipe: str) -> Path:
 def _draw_pictures(run: Path, data: Path, target: Path) -> Path:
     import numpy as np
 
-    from rgbdseg.config.protocol import EvaluationProtocol
     from rgbdseg.data.dataset import RGBDDataset
-    from rgbdseg.engine.run_folder import RunFolder
-    from rgbdseg.inference import segment
-    from rgbdseg.visualize import colourise, contact_sheet, depth_image, legend, picture, save_png
-    from rgbdseg.weights.checkpoint import load_bundle
+    from rgbdseg.segmenter import load
+    from rgbdseg.visualize import colorize, contact_sheet, depth_image, legend, picture, save_png
 
     say("4/4 drawing pictures")
-    bundle = load_bundle(RunFolder(run).last)
-    palette = bundle.facts.label_set.palette
+    network = load(run, device="cpu")
+    palette = network.label_set.palette
     dataset = RGBDDataset(data, "test", needs=("rgb", "raw_depth_m", "hha", "label"))
     rows = []
     for index in np.linspace(0, len(dataset) - 1, PICTURES).astype(int):
         sample = dataset[int(index)]
         assert sample.label is not None
         assert sample.raw_depth_m is not None
-        prediction = segment(bundle.model, sample, bundle.facts.input_spec, EvaluationProtocol()).prediction
-        truth = colourise(sample.label[0].numpy(), palette)
+        truth = colorize(sample.label[0].numpy(), palette)
         depth = depth_image(sample.raw_depth_m.numpy())
-        rows.append([picture(sample.rgb), depth, truth, colourise(prediction.numpy(), palette)])
+        rows.append([picture(sample.rgb), depth, truth, network.segment(sample).colors()])
     sheet = contact_sheet(rows, ("RGB", "depth", "truth", "prediction"), cell_width=240)
-    names = legend(bundle.facts.label_set.classes, palette, columns=6, cell_width=sheet.shape[1] // 6)
+    names = legend(network.names, palette, columns=6, cell_width=sheet.shape[1] // 6)
     names = np.pad(names, ((0, 0), (0, sheet.shape[1] - names.shape[1]), (0, 0)), constant_values=255)
     save_png(target, np.concatenate((sheet, names)))
     return target

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
-from rgbdseg.cli.protocol_args import add_area_options, add_protocol_options, chosen_protocol, stored_protocol
+from rgbdseg.cli.protocol_args import add_area_options, add_protocol_options, chosen_protocol
+from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.errors import UsageError
 
@@ -24,8 +25,9 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--limit {options.limit} leaves no image; expected at least 1")
     if options.workers < 0:
         raise UsageError(f"--workers {options.workers} is not a number of processes; expected 0 or more")
-    from rgbdseg.engine.run_folder import RunFolder, find_checkpoints
+    from rgbdseg.engine.run_folder import RunFolder
     from rgbdseg.engine.train import is_main_process, quiet_lightning
+    from rgbdseg.weights.source import find_checkpoints
 
     quiet_lightning()
     paths = find_checkpoints(options.checkpoint, options.epochs)
@@ -66,7 +68,7 @@ def _parser() -> Parser:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
     add_area_options(parser)
-    parser.add_argument("--save", metavar="DIR", help="write raw and coloured predictions there")
+    parser.add_argument("--save", metavar="DIR", help="write raw and colored predictions there")
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
     )

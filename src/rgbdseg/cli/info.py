@@ -5,6 +5,11 @@ from __future__ import annotations
 import yaml
 
 from rgbdseg.cli.common import Parser, say
+from rgbdseg.input_spec import Stream
+
+
+def _stream_text(stream: Stream) -> str:
+    return stream.name if stream.name == stream.raster else f"{stream.name} ({stream.raster})"
 
 
 def run(arguments: list[str]) -> int:
@@ -13,17 +18,17 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", help="a checkpoint file or a run folder")
     parser.add_argument("--config", action="store_true", help="also print the training configuration as YAML")
     options = parser.parse_args(arguments)
-    from rgbdseg.engine.run_folder import find_checkpoints
     from rgbdseg.weights.checkpoint import load_bundle
+    from rgbdseg.weights.source import resolve_source
 
-    bundle = load_bundle(find_checkpoints(options.checkpoint)[0])
+    bundle = load_bundle(resolve_source(options.checkpoint))
     facts = bundle.facts
     count = sum(parameter.numel() for parameter in bundle.model.parameters())
     lines = {
         "checkpoint": str(bundle.path),
         "model": facts.model_name + "".join(f" {k}={v}" for k, v in facts.model_options.items()),
         "parameters": f"{count:,}",
-        "geometry": facts.input_spec.geometry,
+        "input": ", ".join(_stream_text(stream) for stream in facts.input_spec.streams),
         "classes": f"{len(facts.label_set)} of {facts.label_set.name}: {', '.join(facts.label_set.classes)}",
         "trained on": facts.dataset or "unknown",
         "recipe": (facts.config or {}).get("recipe") or "none",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from rgbdseg import __version__
 from rgbdseg.errors import RGBDSegError, unknown_name
@@ -22,11 +24,15 @@ COMMANDS: dict[str, str] = {
     "train": "train a recipe, or continue a run",
     "evaluate": "score checkpoints on a split",
     "predict": "label your own images",
+    "export": "write a trained model for other runtimes",
     "benchmark": "measure how fast a recipe runs here",
     "models": "list the models, what each costs and where it comes from",
     "recipes": "list the recipes, or print one",
     "info": "say what a checkpoint is",
     "convert": "turn a published checkpoint into one of this library",
+    "zoo": "list published weights, or say all about one",
+    "push": "upload a run of your own to the Hugging Face hub",
+    "pull": "download a model that was pushed",
 }
 
 EXIT_USER_ERROR = 1
@@ -46,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except RGBDSegError as error:
-        return _fail(plain_message(error), EXIT_USER_ERROR)
+        if error.everywhere and "RGBDSEG_STARTED_BY" in os.environ:
+            return EXIT_USER_ERROR  # the process that started this one says the same
+        return _fail(in_options(plain_message(error), arguments[0]), EXIT_USER_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -71,6 +79,39 @@ def plain_message(error: BaseException) -> str:
         text = text.strip().splitlines()[-1]
         text = text.partition(": ")[2] or text
     return " ".join(text.split())
+
+
+# What the library calls resume=True or hardware.precision, its commands call so.
+_CONFIG_KEY = re.compile(r"(?<![-'\w./])([a-z_]+(?:\.[a-z][a-z0-9_]*)+)(?![\w/]|\.[a-z])")
+_OWN_OPTIONS = {
+    "hardware.precision": "--precision",
+    "hardware.devices": "--devices",
+    "hardware.accelerator": "--accelerator",
+    "loader.workers": "--workers",
+}
+
+
+def in_options(message: str, command: str) -> str:
+    """Return the message of the library with its arguments and config keys as the options of a command."""
+    from rgbdseg.config.train import TrainConfig
+
+    known = _keys(TrainConfig().to_dict())
+    if command in ("train", "benchmark"):
+        message = re.sub(r"\bresume=True\b", "--resume", message)
+        message = re.sub(r"\bwithout resume\b", "without --resume", message)
+        message = re.sub(r"\banother folder(?: \(out\))?(?=$|[;,.])", "another --out", message)
+        return _CONFIG_KEY.sub(lambda match: f"--{match[1]}" if match[1] in known else match[1], message)
+    message = re.sub(r"\bepochs='([^']*)'", r"--epochs \1", message)
+    return _CONFIG_KEY.sub(lambda match: _OWN_OPTIONS.get(match[1], match[1]), message)
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for name, value in values.items():
+        keys.add(f"{prefix}{name}")
+        if isinstance(value, dict):
+            keys |= _keys(value, f"{prefix}{name}.")
+    return keys
 
 
 def _run(command: str, arguments: list[str]) -> int:

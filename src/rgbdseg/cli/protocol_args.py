@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any, get_args
+from typing import get_args
 
-from rgbdseg.config.protocol import Area, Combination, EvaluationProtocol, Mode
-from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.config.protocol import FULL, Combination, EvaluationProtocol, Mode
+from rgbdseg.datasets import counted_areas
+from rgbdseg.errors import UsageError
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,9 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 def add_area_options(parser: argparse.ArgumentParser) -> None:
     """Add --area and --margin, for commands that count pixels."""
     parser.add_argument(
-        "--area", choices=get_args(Area), help="pixels that are counted (default: as the checkpoint's recipe says)"
+        "--area",
+        choices=(FULL, *counted_areas()),
+        help="pixels that are counted (default: as the checkpoint's recipe says)",
     )
     parser.add_argument(
         "--margin", type=int, metavar="PIXELS", help="cut off each side, neither seen nor counted (default: likewise)"
@@ -54,15 +57,3 @@ def chosen_protocol(options: argparse.Namespace, default: EvaluationProtocol) ->
         if value is not None:
             changes[field] = value
     return dataclasses.replace(default, **changes)  # type: ignore[arg-type]
-
-
-def stored_protocol(config: dict[str, object] | None) -> EvaluationProtocol:
-    """Return the evaluation protocol of a checkpoint's config, or the plain default when it has none."""
-    values = (config or {}).get("evaluation")
-    if not isinstance(values, dict):
-        return EvaluationProtocol()
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return EvaluationProtocol(**fields)
-    except TypeError as error:
-        raise CheckpointError(f"the checkpoint's evaluation protocol is not understood: {error}") from None

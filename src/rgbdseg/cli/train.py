@@ -36,8 +36,8 @@ def run(arguments: list[str]) -> int:
     known, rest = parser.parse_known_args(arguments, argparse.Namespace(recipe=recipe))
     config = _config(known, rest)
     out = Path(known.out) if known.out else Path("runs") / (config.recipe or Path(known.recipe).stem)
-    from rgbdseg.engine.callbacks import Interrupted
     from rgbdseg.engine.run_folder import RunFolder, check_resumable
+    from rgbdseg.engine.stop import Interrupted
     from rgbdseg.engine.train import is_main_process, quiet_lightning, train
 
     quiet_lightning()

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+from rgbdseg.config.mask_matching import MaskMatchingConfig
 from rgbdseg.errors import UsageError, unknown_name
 
 Criterion = Literal["cross_entropy", "ohem"]
@@ -86,6 +87,7 @@ class LossConfig:
         cross_entropy_weight: weight of the criterion; 0 leaves only the terms below.
         lovasz_weight: weight of the Lovász-softmax loss, which is added; 0 for none.
         dice_weight: weight of the soft Dice loss, which is added; 0 for none.
+        mask_matching: losses of queries that predict masks.
     """
 
     main_weight: float = 1.0
@@ -104,6 +106,7 @@ class LossConfig:
     cross_entropy_weight: float = 1.0
     lovasz_weight: float = 0.0
     dice_weight: float = 0.0
+    mask_matching: MaskMatchingConfig = MaskMatchingConfig()
 
     def __post_init__(self) -> None:
         single = {"main_weight": self.main_weight, "auxiliary_weight": self.auxiliary_weight}

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from rgbdseg.errors import DataError, UsageError, unknown_name
+from rgbdseg.datasets import counted_areas
+from rgbdseg.errors import CheckpointError, DataError, UsageError
+from rgbdseg.options import check_choice
 
 Mode = Literal["whole", "sliding"]
 Combination = Literal["softmax", "sagate", "malleable"]
-Area = Literal["full", "nyu-crop", "nyu-eigen"]
+FULL = "full"
+"""The area of all pixels; others are parts of the images of one benchmark, see `rgbdseg.datasets`."""
 
 _COMBINATION_TEXT = {
     "softmax": "softmax per view, averaged over views (softmax)",
     "sagate": "exp of summed flip logits, summed over windows and scales (sagate)",
     "malleable": "softmax of averaged flip logits, summed over windows and scales (malleable)",
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CountedArea:
-    """A part of an image: rows from top to before bottom, columns from left to before right, of images of one size."""
-
-    size: tuple[int, int]
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-AREAS: dict[str, CountedArea] = {
-    # Rows 40 to 471 and columns 41 to 601 counted from 1, as in the evaluation script of 3DGNN.
-    "nyu-crop": CountedArea((480, 640), 39, 471, 40, 601),
-    # Eigen et al., NIPS 2014: the area in which depth predictions on NYU Depth V2 are compared.
-    "nyu-eigen": CountedArea((480, 640), 45, 471, 41, 601),
 }
 
 
@@ -57,9 +42,9 @@ class EvaluationProtocol:
         flip: also look at the horizontal mirror image.
         combination: softmax, sagate or malleable; see above.
         window_batch: at most that many views (windows and mirror images) go through the model at once.
-        area: which pixels are counted, while all are seen: 'full' for all; 'nyu-crop' for rows 39 to 470 and columns
-            40 to 600 of NYU Depth V2, as in the published numbers of 3DGNN; 'nyu-eigen' for rows 45 to 470 and columns
-            41 to 600, where depth predictions are compared.
+        area: which pixels are counted, while all are seen: 'full' for all, or a name that one of `rgbdseg.datasets`
+            gives: 'nyu-crop' for rows 39 to 470 and columns 40 to 600 of NYU Depth V2, as in the published numbers of
+            3DGNN; 'nyu-eigen' for rows 45 to 470 and columns 41 to 600, where depth predictions are compared.
         margin: pixels cut off each side of the image before it is looked at: neither seen nor counted.
     """
 
@@ -70,16 +55,14 @@ class EvaluationProtocol:
     flip: bool = False
     combination: Combination = "softmax"
     window_batch: int = 4
-    area: Area = "full"
+    area: str = FULL
     margin: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise unknown_name("evaluation mode", str(self.mode), get_args(Mode))
-        if self.combination not in get_args(Combination):
-            raise unknown_name("combination", str(self.combination), get_args(Combination))
-        if self.area not in get_args(Area):
-            raise unknown_name("evaluation area", str(self.area), get_args(Area))
+        check_choice("evaluation mode", self.mode, Mode)
+        check_choice("combination", self.combination, Combination)
+        if self.area != FULL:
+            check_choice("evaluation area", self.area, (FULL, *counted_areas()))
         if self.mode == "sliding" and self.crop_size is None:
             raise UsageError("sliding evaluation has no crop_size; give the window as (height, width)")
         if self.crop_size is not None and (len(self.crop_size) != 2 or min(self.crop_size) < 1):
@@ -99,13 +82,13 @@ class EvaluationProtocol:
         Raises DataError when the area is that of images of another size.
         """
         rows, columns = (slice(self.margin, length - self.margin) for length in size)
-        if self.area == "full":
+        if self.area == FULL:
             return rows, columns
-        area = AREAS[self.area]
+        area = counted_areas()[self.area]
         if size != area.size:
             raise DataError(
                 f"sample '{sample_id}' is {size[0]}x{size[1]}, but the evaluation area '{self.area}' is that of images "
-                f"of {area.size[0]}x{area.size[1]}; use the area 'full' (--area full)"
+                f"of {area.size[0]}x{area.size[1]}; use the area 'full'"
             )
         return (
             slice(max(area.top, rows.start), min(area.bottom, rows.stop)),
@@ -124,9 +107,9 @@ class EvaluationProtocol:
         text = f"{view}; scales {scales}; {flip}; {_COMBINATION_TEXT[self.combination]}"
         if self.margin:
             text = f"{text}; without {self.margin} pixels on each side, which are neither seen nor counted"
-        if self.area == "full":
+        if self.area == FULL:
             return text
-        area = AREAS[self.area]
+        area = counted_areas()[self.area]
         counted = f"rows {area.top} to {area.bottom - 1}, columns {area.left} to {area.right - 1}"
         return f"{text}; only {counted} are counted ({self.area})"
 
@@ -144,10 +127,26 @@ class EvaluationProtocol:
             parts.append("flip")
         if self.margin:
             parts.append(f"margin{self.margin}")
-        return "-".join([*parts, *([] if self.area == "full" else [self.area])])
+        return "-".join([*parts, *([] if self.area == FULL else [self.area])])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
+
+
+def stored_protocol(config: Mapping[str, Any] | None) -> EvaluationProtocol:
+    """Return the evaluation protocol of a run's stored config, or the plain default when it has none.
+
+    Raises:
+        CheckpointError: when it is of another version.
+    """
+    values = (config or {}).get("evaluation")
+    if not isinstance(values, dict):
+        return EvaluationProtocol()
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return EvaluationProtocol(**fields)
+    except TypeError as error:
+        raise CheckpointError(f"the checkpoint's evaluation protocol is not understood: {error}") from None

@@ -184,6 +184,8 @@ class HardwareConfig:
         sync_batch_norm: take batch statistics over all devices.
         deterministic: ask for deterministic algorithms (slower on GPUs).
         threads: CPU threads per process; null leaves the default.
+        timeout_minutes: how long a process waits for the others of its run, at the start and later, before it says
+            that one of them is missing.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -196,6 +198,31 @@ class HardwareConfig:
     sync_batch_norm: bool = True
     deterministic: bool = False
     threads: int | None = None
+    timeout_minutes: float = 10.0
+
+
+LoggerName = Literal["jsonl", "tensorboard_if_installed", "tensorboard", "csv", "wandb"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """Where losses, rates and scores are written.
+
+    Args:
+        loggers: jsonl is log.jsonl of the run folder, and always written; tensorboard and csv are folders beside it,
+            wandb is Weights & Biases.  One that is not installed is an error, but for tensorboard_if_installed.
+        every_iterations: losses are logged once in so many optimizer steps, and after the first one.
+    """
+
+    loggers: tuple[LoggerName, ...] = ("jsonl", "tensorboard_if_installed")
+    every_iterations: int = 10
+
+    def __post_init__(self) -> None:
+        for name in self.loggers:
+            if name not in get_args(LoggerName):
+                raise unknown_name("logging.loggers", name, get_args(LoggerName))
+        if self.every_iterations < 1:
+            raise UsageError(f"logging.every_iterations is {self.every_iterations}; expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +251,7 @@ class TrainConfig:
     validation: EvaluationProtocol = EvaluationProtocol()
     evaluation: EvaluationProtocol = EvaluationProtocol()
     hardware: HardwareConfig = HardwareConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values, ready for YAML or a checkpoint."""
@@ -247,6 +275,7 @@ def check_config(config: TrainConfig) -> None:
         "loss.loss_scale": config.loss.loss_scale,
         "loader.validation_limit": _set(config.loader.validation_limit),
         "hardware.threads": _set(config.hardware.threads),
+        "hardware.timeout_minutes": config.hardware.timeout_minutes,
     }
     _require_positive(positive)
     not_negative = {
@@ -264,6 +293,11 @@ def check_config(config: TrainConfig) -> None:
         raise UsageError(
             f"model.start_from is {config.model.start_from} and model.encoder_weights {config.model.encoder_weights}, "
             "but the former holds the encoder's weights already; set one of them to null"
+        )
+    weights = config.loss.class_weights
+    if weights is not None and not any(weight > 0 for weight in weights):
+        raise UsageError(
+            "loss.class_weights are all 0, so that nothing would be learned; null weighs all classes alike"
         )
     if "num_classes" in config.model.options:
         raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
-from rgbdseg.data.images import LabelCodec, read_depth, read_hha, read_label, read_rgb
+from rgbdseg.data.images import LabelCodec, read_depth, read_further, read_hha, read_label, read_rgb
 from rgbdseg.data.tree import Frame, PreparedTree, open_tree
 from rgbdseg.errors import DataError, unknown_name
 from rgbdseg.geometry.hha import HHAParameters
@@ -25,11 +26,13 @@ EVERYTHING = frozenset({"rgb", "depth_m", "hha", "label"})
 """What a dataset loads unless told otherwise: all that every labelled tree has."""
 
 
+_OWN_RULES = frozenset({"rgb", "depth_m", "raw_depth_m", "hha", "label", "noise"})
+"""Rasters whose files are found by rules of their own, or that have none."""
+
+
 def rasters_needed(spec: InputSpec, *, label: bool, depth: bool = False) -> frozenset[str]:
     """Return the rasters to load for a model; ``depth``: depth_m as well, e.g. as a training target."""
-    rasters = {"rgb"}
-    if spec.geometry_raster is not None:
-        rasters.add(spec.geometry_raster)
+    rasters = {"rgb", *spec.rasters}
     if depth:
         rasters.add("depth_m")
     if label:
@@ -39,14 +42,10 @@ def rasters_needed(spec: InputSpec, *, label: bool, depth: bool = False) -> froz
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Files:
-    """The files of one frame, relative to the tree; None where not needed or, for HHA, to be computed."""
+    """The files of one frame by raster, relative to the tree; those not needed, or to be computed, are left out."""
 
     frame: Frame
-    rgb: str
-    depth_m: str | None = None
-    raw_depth_m: str | None = None
-    hha: str | None = None
-    label: str | None = None
+    paths: Mapping[str, str]
 
 
 class RGBDDataset(Dataset[RGBDSample]):
@@ -90,6 +89,15 @@ class RGBDDataset(Dataset[RGBDSample]):
         self._cameras = {f.sample_id: tree.cameras[f.sample_id] for f in frames if f.sample_id in tree.cameras}
         self._sensors = {f.sample_id: tree.sensors[f.sample_id] for f in frames if f.sample_id in tree.sensors}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that receives the dataset has not run the code that registered rasters of other packages.
+        return {**self.__dict__, "_rules": {name: RASTERS[name] for name in self.needs}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, rule in state.pop("_rules").items():
+            RASTERS.register(name, rule)
+        self.__dict__.update(state)
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -117,29 +125,37 @@ class RGBDDataset(Dataset[RGBDSample]):
     def sample(self, index: int) -> RGBDSample:
         """Read one frame; raises DataError naming the file that cannot be used."""
         files = self._files[index]
-        rgb = read_rgb(self.root / files.rgb)
-        rasters: dict[str, Tensor] = {}
-        stored_hha = self._stored_hha(files)
-        if stored_hha is not None:
-            rasters["hha"] = stored_hha
-        compute_hha = "hha" in self.needs and stored_hha is None
-        for name in ("depth_m", "raw_depth_m"):
-            path = files.depth_m if name == "depth_m" else files.raw_depth_m
-            unit = self.description.depth_unit(name)
-            if path is not None and unit is not None and (compute_hha or name in self.needs):
-                rasters[name] = read_depth(self.root / path, unit)
-        if files.label is not None and self._codec is not None:
-            rasters["label"] = read_label(self.root / files.label, self._codec)
+        rgb = read_rgb(self.root / files.paths["rgb"])
+        kept = self._kept_hha(files)
+        compute_hha = "hha" in self.needs and "hha" not in files.paths and kept is None
+        rasters = {
+            name: self._read(name, self.root / path)
+            for name, path in files.paths.items()
+            if name != "rgb" and (compute_hha or name in self.needs)
+        }
+        if kept is not None:
+            rasters["hha"] = kept
         self._check_sizes(files, rgb, rasters)
         sample = RGBDSample(rgb, camera=self.camera(index), sample_id=files.frame.sample_id).replace(**rasters)
         return self._compute_hha(sample) if compute_hha else sample
 
-    def _stored_hha(self, files: _Files) -> Tensor | None:
-        if "hha" not in self.needs:
+    def _kept_hha(self, files: _Files) -> Tensor | None:
+        """Return HHA that was computed before, where the tree has none of its own."""
+        if self._store is None or "hha" in files.paths:
             return None
-        if files.hha is not None:
-            return read_hha(self.root / files.hha)
-        return self._store.read(files.frame.sample_id) if self._store is not None else None
+        return self._store.read(files.frame.sample_id)
+
+    def _read(self, name: str, path: Path) -> Tensor:
+        if name in ("depth_m", "raw_depth_m"):
+            unit = self.description.depth_unit(name)
+            assert unit is not None, "asked for when the files were found"
+            return read_depth(path, unit)
+        if name == "hha":
+            return read_hha(path)
+        if name == "label":
+            assert self._codec is not None
+            return read_label(path, self._codec)
+        return read_further(path, name, RASTERS[name])
 
     def _compute_hha(self, sample: RGBDSample) -> RGBDSample:
         sample = with_hha(sample, self.hha_parameters)
@@ -154,14 +170,14 @@ class RGBDDataset(Dataset[RGBDSample]):
         stated = self.description.size
         if stated is not None and stated != size:
             raise DataError(
-                f"{self.root / files.rgb} is {_text(size)}, expected the {_text(stated)} that the dataset states"
+                f"{self.root / files.paths['rgb']} is {_text(size)}, expected the {_text(stated)} of the dataset"
             )
         for name, raster in rasters.items():
             if tuple(raster.shape[-2:]) != size:
-                path = getattr(files, name)
+                path = files.paths.get(name)
                 what = f"{self.root / path}" if path else f"the cached HHA of frame '{files.frame.sample_id}'"
                 raise DataError(
-                    f"{what} is {_text(tuple(raster.shape[-2:]))}, expected the size of {files.rgb}, "
+                    f"{what} is {_text(tuple(raster.shape[-2:]))}, expected the size of {files.paths['rgb']}, "
                     f"{_text(size)} (height x width)"
                 )
 
@@ -196,7 +212,9 @@ class RGBDDataset(Dataset[RGBDSample]):
         if "raw_depth_m" in self.needs or (compute_hha and self.description.raw_depth is not None):
             _require_unit(tree, "raw_depth_m")
             found["raw_depth_m"] = tree.require_file("raw_depth_m", frame)
-        return _Files(frame, **found)
+        for name in sorted(self.needs.difference(found, _OWN_RULES)):
+            found[name] = tree.require_file(name, frame)
+        return _Files(frame, found)
 
     def _require_camera(self, tree: PreparedTree, frame: Frame) -> None:
         if tree.camera(frame.sample_id) is None:

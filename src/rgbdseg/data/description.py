@@ -8,65 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.json_fields import FieldReader, load_json
+from rgbdseg.datasets import get_label_set, label_sets
+from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text
 from rgbdseg.geometry.hha import HHA_PRESETS, INDOOR, HHAParameters
-from rgbdseg.labels import LABEL_SETS, LabelSet, generic_palette, get_label_set
+from rgbdseg.labels import LabelSet, generic_palette
+from rgbdseg.sample import BUILT_IN_RASTERS, RASTERS
 
 DESCRIPTION_FILE = "dataset.json"
 FORMAT = 1
 ALL = "all"
 """The split of every image in the RGB folder, listed or not."""
-DEFAULT_FOLDERS: Mapping[str, str] = {
-    "rgb": "RGB",
-    "depth_m": "Depth",
-    "raw_depth_m": "RawDepth",
-    "hha": "HHA",
-    "label": "Label",
-}
-"""Folder of each raster; the keys are those of `rgbdseg.sample.RASTERS`."""
-
 EXAMPLE = (
     '{"format": 1, "name": "mine", "label_set": "nyu40", "void_label": 0, "first_label": 1, '
     '"depth": {"metres_per_unit": 0.001, "missing": 0}, "camera": {"fx": 525, "fy": 525, "cx": 319.5, "cy": 239.5}, '
     '"splits": {"train": "train.txt", "test": "test.txt"}}'
 )
 """A minimal ``dataset.json``, for error messages: 16-bit depth in millimetres."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DepthUnit:
-    """How a stored depth value becomes metres: (value + offset_units) * metres_per_unit where value != missing.
-
-    ``missing`` is the stored value that means "no reading"; None when there is none.  The rule is the same for every
-    file format, so floating-point files in metres have ``metres_per_unit`` 1.
-    """
-
-    metres_per_unit: float
-    offset_units: float = 0.0
-    missing: float | None = 0.0
-
-    def to_metres(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return float32 metres of the same shape; missing, negative and non-finite readings become 0."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            metres = ((values.astype(np.float64) + self.offset_units) * self.metres_per_unit).astype(np.float32)
-        valid = (metres > 0) & np.isfinite(metres)
-        if self.missing is not None:
-            valid &= values != self.missing
-        return np.where(valid, metres, np.float32(0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the keys of ``dataset.json``."""
-        return {
-            "metres_per_unit": self.metres_per_unit,
-            "offset_units": self.offset_units,
-            "missing": self.missing,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +41,9 @@ class DatasetDescription:
     camera: the intrinsics of all images; cameras_file instead names a JSON file id -> {fx, fy, cx, cy}.
     sensors_file: JSON file id -> name of the sensor.
     size: (height, width) of all images, None when they differ.
-    splits: name -> list file.  folders: raster -> folder, where it differs from `DEFAULT_FOLDERS`; "*/rgb" stands for
-    a folder rgb in each subfolder, whose name then begins the ids: train/rgb/7.png is the frame "train/7".
+    splits: name -> list file.  folders: raster -> folder, where it differs from that of its rule in
+    `rgbdseg.sample.RASTERS` or the rule names none; "*/rgb" stands for a folder rgb in each subfolder, whose name then
+    begins the ids: train/rgb/7.png is the frame "train/7".
     hha: the parameters that HHA is computed with.
     no_depth: why a recognised tree that has a depth folder has no depth in metres, for messages; never stored.
     """
@@ -103,8 +65,25 @@ class DatasetDescription:
     no_depth: str = ""
 
     def folder(self, raster: str) -> str:
-        """Return the folder of a raster, relative to the tree."""
-        return self.folders.get(raster, DEFAULT_FOLDERS[raster])
+        """Return the folder of a raster, relative to the tree; raises DataError where none is stated."""
+        folder = self.folders.get(raster) or RASTERS.get(raster).folder
+        if not folder:
+            raise DataError(
+                f"dataset '{self.name}' states no folder of {raster}; add e.g. "
+                f'"folders": {{"{raster}": "{raster.capitalize()}"}} to {DESCRIPTION_FILE}'
+            )
+        return folder
+
+    @property
+    def stored_rasters(self) -> tuple[str, ...]:
+        """Names of the rasters that have a folder, whether it exists or not; those of every tree first."""
+        own = [name for name in BUILT_IN_RASTERS if RASTERS[name].folder]
+        return (*own, *(name for name in self.folders if name not in own))
+
+    @property
+    def further_rasters(self) -> tuple[str, ...]:
+        """Names of the stored rasters that are no part of every tree: what ``folders`` adds."""
+        return tuple(name for name in self.folders if name not in BUILT_IN_RASTERS)
 
     def depth_unit(self, raster: str) -> DepthUnit | None:
         """Return the unit of ``depth_m`` or ``raw_depth_m``."""
@@ -176,7 +155,7 @@ class DatasetDescription:
             sensors_file=reader.optional_text("sensors"),
             size=_read_size(reader),
             splits=_read_splits(reader),
-            folders=reader.text_mapping("folders", known=DEFAULT_FOLDERS),
+            folders=reader.text_mapping("folders", known=list(RASTERS)),
             hha=_read_hha(reader),
         )
 
@@ -196,7 +175,7 @@ def _check_format(reader: FieldReader) -> None:
 
 
 def _label_set_to_json(label_set: LabelSet) -> str | dict[str, Any]:
-    if LABEL_SETS.get(label_set.name) == label_set:
+    if label_sets().get(label_set.name) == label_set:
         return label_set.name
     return {key: value for key, value in label_set.to_dict().items() if value}
 
@@ -235,7 +214,7 @@ def _read_label_set(reader: FieldReader) -> LabelSet | None:
             tuple(categories),
             tuple(official_ids),
         )
-    except ValueError as error:
+    except DataError as error:
         raise DataError(f"{reader.file}: key 'label_set': {error}") from None
 
 

@@ -11,18 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.description import DatasetDescription, DepthUnit
-from rgbdseg.data.images import SUFFIXES, image_size, read_depth_values, read_label_values, read_rgb
+from rgbdseg.data.description import DatasetDescription
+from rgbdseg.data.images import image_size, read_depth_values, read_label_values, read_rgb
+from rgbdseg.datasets import nyuv2
+from rgbdseg.depth import METERS, MILLIMETERS, DepthUnit
 from rgbdseg.errors import DataError
-from rgbdseg.labels import NYU13, NYU40, LabelSet
-
-NYU_SIZE = (480, 640)
-NYU_CAMERA = PinholeCamera.from_one_based(518.8579011745019, 519.4696111212749, 325.5824494111903, 253.73616633400465)
-"""Colour camera of NYU Depth V2 (Silberman et al., ECCV 2012, toolbox camera_params.m), counted from 0."""
-
-METRES = DepthUnit(metres_per_unit=1.0)
-MILLIMETRES = DepthUnit(metres_per_unit=0.001)
+from rgbdseg.labels import LabelSet
+from rgbdseg.sample import RASTERS
 
 DEPTH_PICTURES = (
     "Depth/ holds grey pictures that DFormer's authors painted of the depth, each stretched to 0..255 on its own, so "
@@ -47,7 +42,7 @@ def recognise_sagate(root: Path) -> DatasetDescription | str:
     objection = None if depth is None else _objection_to_metres(depth)
     if objection is not None:
         return objection
-    return _nyu(root, "SA-Gate", depth=None if depth is None else METRES)
+    return _nyu(root, "SA-Gate", depth=None if depth is None else METERS)
 
 
 def recognise_cmx(root: Path) -> DatasetDescription | str:
@@ -102,7 +97,7 @@ def recognise_esanet(root: Path) -> DatasetDescription | str:
     parent = next((name for name in ("train", "test") if _first_file(root / name / "rgb") is not None), None)
     if parent is None:
         return "train/rgb/ and test/rgb/ hold no images"
-    choices = [(f"{kind}_{len(s)}", s) for s in (NYU40, NYU13) for kind in ("labels", "semantic")]
+    choices = [(f"{kind}_{len(s)}", s) for s in (nyuv2.NYU40, nyuv2.NYU13) for kind in ("labels", "semantic")]
     found = next(((folder, s) for folder, s in choices if _first_file(root / parent / folder) is not None), None)
     if found is None:
         return f"{parent}/ holds none of the folders {', '.join(folder for folder, _ in choices)}"
@@ -119,7 +114,7 @@ def recognise_esanet(root: Path) -> DatasetDescription | str:
         objection = _objection_to_millimetres(first, f"{parent}/{name}")
         if objection is not None:
             return objection
-        folders[raster], units[raster] = f"*/{name}", MILLIMETRES
+        folders[raster], units[raster] = f"*/{name}", MILLIMETERS
     if "depth_m" not in units:
         return f"{parent}/depth/ holds no depth maps"
     return _nyu(
@@ -136,7 +131,7 @@ def _nyu(
     root: Path,
     program: str,
     *,
-    label_set: LabelSet = NYU40,
+    label_set: LabelSet = nyuv2.NYU40,
     depth: DepthUnit | None = None,
     raw_depth: DepthUnit | None = None,
     folders: Mapping[str, str] | None = None,
@@ -151,18 +146,18 @@ def _nyu(
         void_labels=(0,),
         depth=depth,
         raw_depth=raw_depth,
-        camera=NYU_CAMERA,
-        size=NYU_SIZE,
+        camera=nyuv2.CAMERA,
+        size=nyuv2.SIZE,
         splits={name: f"{name}.txt" for name in ("train", "test") if (root / f"{name}.txt").exists()},
         folders=folders or {},
         no_depth=no_depth,
     )
 
 
-def _objection_to_nyu(root: Path, rgb_folder: str, label_folder: str, label_set: LabelSet = NYU40) -> str | None:
+def _objection_to_nyu(root: Path, rgb_folder: str, label_folder: str, label_set: LabelSet = nyuv2.NYU40) -> str | None:
     """Return what speaks against images and labels of NYU Depth V2 in these folders, or None."""
     rgb, label = _first_file(root / rgb_folder), _first_file(root / label_folder)
-    if rgb is None or rgb.suffix.lower() not in SUFFIXES["rgb"]:
+    if rgb is None or rgb.suffix.lower() not in RASTERS["rgb"].suffixes:
         return f"{rgb_folder}/ holds no images"
     if label is None or label.suffix.lower() != ".png":
         return f"{label_folder}/ holds no .png files"
@@ -170,7 +165,7 @@ def _objection_to_nyu(root: Path, rgb_folder: str, label_folder: str, label_set:
         size, highest = image_size(rgb), int(read_label_values(label).max())
     except DataError as error:
         return str(error)
-    if size != NYU_SIZE:
+    if size != nyuv2.SIZE:
         return f"{rgb_folder}/{rgb.name} is {size[0]}x{size[1]}, not 480x640, so the camera is not known"
     if highest > len(label_set):
         return f"{label_folder}/{label.name} holds the value {highest}, above {len(label_set)}"

@@ -14,28 +14,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from rgbdseg.data.description import DepthUnit
+from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
 from rgbdseg.files import atomic_path
 from rgbdseg.labels import IGNORE_INDEX
+from rgbdseg.sample import RasterRule
 
 # H height, W width
-
-RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-DEPTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
-HHA_SUFFIXES = (".png", ".jpg", ".jpeg")
-LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "rgb": RGB_SUFFIXES,
-    "depth_m": DEPTH_SUFFIXES,
-    "raw_depth_m": DEPTH_SUFFIXES,
-    "hha": HHA_SUFFIXES,
-    "label": LABEL_SUFFIXES,
-}
-"""File name suffixes of each raster; where one id has several files, the first suffix listed wins."""
-
-PLAUSIBLE_FRAME_MEDIAN_M = (0.02, 500.0)
-"""A frame whose median depth lies outside was read in the wrong unit: no depth camera or stereo rig sees that."""
 
 _CHANNELS = {"1": 1, "L": 1, "P": 1, "I": 1, "F": 1, "LA": 2, "PA": 2, "RGB": 3, "HSV": 3, "YCbCr": 3, "LAB": 3}
 
@@ -64,6 +49,30 @@ def read_hha(path: str | Path) -> Tensor:
         return _channels_first(_pixels(path, image))
 
 
+def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
+    """Read a raster of a modality that has no reader of its own, (C, H, W) as its rule says, stored values kept.
+
+    Takes images of as many channels, and ``.npy`` arrays (H, W), (C, H, W) or (H, W, C).  Floating-point rasters may be
+    stored as integers.  Raises DataError for anything else.
+    """
+    if Path(path).suffix.lower() == ".npy":
+        values = _loaded_npy(path)
+        if values.ndim == 2:
+            values = values[None]
+        elif values.ndim == 3 and values.shape[0] != rule.channels and values.shape[2] == rule.channels:
+            values = values.transpose(2, 0, 1)
+    else:
+        with _opened(path) as image:
+            grey = rule.channels == 1 and image.mode == "RGB" and rule.dtype == torch.uint8
+            values = _pixels(path, _loaded(path, image).convert("L") if grey else image)
+        values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    if values.ndim != 3 or values.shape[0] != rule.channels:
+        raise DataError(f"{path} has the shape {values.shape}; expected {rule.channels} channels of {name}")
+    if rule.dtype == torch.uint8 and values.dtype != np.uint8:
+        raise DataError(f"{path} holds {values.dtype} values; expected {name} of 8 bits")
+    return torch.from_numpy(np.array(values, dtype=np.uint8 if rule.dtype == torch.uint8 else np.float32, order="C"))
+
+
 def read_depth(path: str | Path, unit: DepthUnit) -> Tensor:
     """Read a depth map as float32 (1, H, W) in metres, 0 = no reading.
 
@@ -90,21 +99,6 @@ def values_to_metres(values: npt.NDArray[Any], unit: DepthUnit) -> npt.NDArray[n
     if values.dtype in (np.uint8, np.uint16):
         return _metres_table(unit, values.dtype.name).take(values)
     return np.ascontiguousarray(unit.to_metres(values))
-
-
-def check_plausible(metres: npt.NDArray[np.float32], name: str) -> None:
-    """Raise DataError when the median of the readings cannot be metres; a frame without readings passes."""
-    sample = metres[..., ::8, ::8]
-    readings = sample[sample > 0]
-    if not readings.size:
-        return
-    median = float(np.median(readings))
-    low, high = PLAUSIBLE_FRAME_MEDIAN_M
-    if not low <= median <= high:
-        guess = "; do the files hold millimetres (unit 0.001)?" if low <= median / 1000 <= high else ""
-        raise DataError(
-            f"{name}: the median depth is {median:.4g} m, expected {low:g}..{high:g} m; the depth unit is wrong{guess}"
-        )
 
 
 class LabelCodec:
@@ -233,6 +227,15 @@ def _channel_text(image: Image.Image) -> str:
 
 
 def _read_npy(path: str | Path) -> npt.NDArray[Any]:
+    values = _loaded_npy(path)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values.reshape(values.shape[1:] if values.shape[0] == 1 else values.shape[:2])
+    if values.ndim != 2:
+        raise DataError(f"{path} has the shape {values.shape}; expected (height, width)")
+    return values
+
+
+def _loaded_npy(path: str | Path) -> npt.NDArray[Any]:
     try:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -240,11 +243,7 @@ def _read_npy(path: str | Path) -> npt.NDArray[Any]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npy array: {error}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "uif":
-        raise DataError(f"{path} holds no plain numbers; expected an array (height, width) of depth")
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        values = values.reshape(values.shape[1:] if values.shape[0] == 1 else values.shape[:2])
-    if values.ndim != 2:
-        raise DataError(f"{path} has the shape {values.shape}; expected (height, width)")
+        raise DataError(f"{path} holds no plain numbers; expected an array (height, width)")
     return values
 
 

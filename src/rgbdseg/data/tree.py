@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import ALL, DESCRIPTION_FILE, EXAMPLE, DatasetDescription, read_camera
 from rgbdseg.data.foreign import RECOGNISERS
-from rgbdseg.data.images import SUFFIXES
 from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.errors import DataError, unknown_name
+from rgbdseg.sample import RASTERS
 
 UNFINISHED_PATTERN = ".*-in-progress.json"
 """A file of such a name, and no ``dataset.json``, marks a tree that is still being written."""
@@ -57,7 +57,7 @@ class PreparedTree:
     def index(self, raster: str) -> FolderIndex:
         """Return the files of a raster; empty when its folder is absent."""
         if raster not in self._indices:
-            self._indices[raster] = index_folder(self.root, self.description.folder(raster), SUFFIXES[raster])
+            self._indices[raster] = index_folder(self.root, self.description.folder(raster), RASTERS[raster].suffixes)
         return self._indices[raster]
 
     def camera(self, sample_id: str) -> PinholeCamera | None:
@@ -114,7 +114,7 @@ class PreparedTree:
             raise DataError(f"{self.root}: frame '{frame.sample_id}' has several files {several}; keep one")
         path = index.files.get(frame.sample_id)
         if path is None:
-            suffixes = ", ".join(SUFFIXES[raster])
+            suffixes = ", ".join(RASTERS[raster].suffixes)
             raise DataError(
                 f"{self.root}: frame '{frame.sample_id}' ({frame.origin}) has no {raster}: expected "
                 f"{index.folder}/{frame.sample_id} with one of the suffixes {suffixes}"
@@ -124,7 +124,9 @@ class PreparedTree:
     def _all_frames(self) -> list[Frame]:
         index = self.index("rgb")
         if not index.files:
-            raise DataError(f"{self.root / index.folder} holds no images; expected {', '.join(SUFFIXES['rgb'])}")
+            raise DataError(
+                f"{self.root / index.folder} holds no images; expected {', '.join(RASTERS['rgb'].suffixes)}"
+            )
         return [Frame(sample_id, index.folder) for sample_id in sorted(index.files, key=natural_key)]
 
     def _parse_line(self, line: str, split: str) -> str | _Fault:
@@ -153,7 +155,7 @@ class PreparedTree:
         """
         index = self.index(raster)
         name = entry.removeprefix("./").removeprefix(f"{index.folder}/")
-        stem = _id_from_path(name) if PurePosixPath(name).suffix.lower() in SUFFIXES[raster] else name
+        stem = _id_from_path(name) if PurePosixPath(name).suffix.lower() in RASTERS[raster].suffixes else name
         candidates = (name, stem, f"{split}/{name}", f"{split}/{stem}") if "*" in index.folder else (name, stem)
         return next((candidate for candidate in candidates if candidate in index.files), None)
 

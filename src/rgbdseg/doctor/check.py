@@ -13,6 +13,7 @@ from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import HHAStore
 from rgbdseg.data.images import LabelCodec
 from rgbdseg.data.tree import Frame, PreparedTree, natural_key, open_tree
+from rgbdseg.depth import PLAUSIBLE_MEDIAN_M
 from rgbdseg.doctor.inspect_frame import (
     DepthStatistics,
     FrameContext,
@@ -25,9 +26,7 @@ from rgbdseg.doctor.judge import Diagnosis
 from rgbdseg.doctor.report import CheckReport, ClassCount, DepthSummary, Findings
 from rgbdseg.errors import DataError
 from rgbdseg.parallel import parallel_map
-
-PLAUSIBLE_MEDIAN_M = (0.2, 100.0)
-"""Median depth of a dataset that was read in the right unit: a desk seen closely, to a street."""
+from rgbdseg.sample import RASTERS
 
 _FIELD_OF_VIEW_DEG = (20.0, 150.0)
 _VOID_SHARE_WARNING = 0.5
@@ -65,7 +64,8 @@ def check_dataset(
     diagnosis = Diagnosis(tree.description, findings)
     if progress is not None:
         progress(0, len(tasks))
-    results = parallel_map(inspect_frame, FrameContext(tree.root, tree.description), tasks, workers)
+    rules = {name: RASTERS[name] for name in tree.description.further_rasters}
+    results = parallel_map(inspect_frame, FrameContext(tree.root, tree.description, rules), tasks, workers)
     for done, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
         totals.add(task, result)
         diagnosis.add(task, result)
@@ -123,6 +123,7 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
         "depth_m": description.depth is not None,
         "raw_depth_m": description.raw_depth is not None,
         "label": description.label_set is not None,
+        **dict.fromkeys(description.further_rasters, True),
         "hha": False,
     }
     unlabelled = _unlabelled_frames(tree, frames, findings)
@@ -159,7 +160,7 @@ def _unlabelled_frames(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]]
 
 def _check_pairing(tree: PreparedTree, listed: set[str], all_splits: bool, findings: Findings) -> None:
     images = tree.index("rgb").files
-    for raster in ("rgb", "depth_m", "raw_depth_m", "label", "hha"):
+    for raster in tree.description.stored_rasters:
         index = tree.index(raster)
         # HHA may be there as another program's JPEG and as our PNG; the PNG is read.
         for paths in index.duplicates.values() if raster != "hha" else ():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from rgbdseg.datasets.facts import BANDS
+from rgbdseg.datasets import BANDS
 
 # H height, W width, O orientations, S shifts along one axis
 

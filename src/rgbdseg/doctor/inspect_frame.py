@@ -16,12 +16,13 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import (
     LabelCodec,
     read_depth_values,
+    read_further,
     read_hha,
     read_label_values,
     read_rgb,
     values_to_metres,
 )
-from rgbdseg.datasets.facts import class_prior
+from rgbdseg.datasets import class_prior
 from rgbdseg.doctor.fingerprints import (
     DepthSigns,
     FrameSigns,
@@ -35,6 +36,7 @@ from rgbdseg.doctor.fingerprints import (
     picture_signs,
 )
 from rgbdseg.errors import DataError
+from rgbdseg.sample import RasterRule
 
 _BINS_PER_DECADE = 200
 _LOWEST_DECADE, _HIGHEST_DECADE = -4, 7
@@ -117,10 +119,14 @@ class FrameTask:
 
 @dataclasses.dataclass(frozen=True)
 class FrameContext:
-    """What is common to all frames."""
+    """What is common to all frames.
+
+    rules: of rasters from other packages, which a process that receives the context does not know.
+    """
 
     root: Path
     description: DatasetDescription
+    rules: Mapping[str, RasterRule] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -145,7 +151,7 @@ def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
     metres: dict[str, npt.NDArray[np.float32]] = {}
     for raster, path in task.files.items():
         try:
-            values = np.asarray(_READERS[raster](context.root / path))
+            values = np.asarray(_read(raster, context.root / path, context.rules))
         except DataError as error:
             found.faults.append(("unreadable file", str(error)))
             continue
@@ -194,13 +200,16 @@ def _add(alignment: dict[str, npt.NDArray[np.float32]], raster: str, surface: np
         alignment[raster] = surface
 
 
-_READERS: Mapping[str, Callable[[Path], Any]] = {
-    "rgb": read_rgb,
-    "hha": read_hha,
-    "depth_m": read_depth_values,
-    "raw_depth_m": read_depth_values,
-    "label": read_label_values,
-}
+def _read(raster: str, path: Path, rules: Mapping[str, RasterRule]) -> Any:
+    """Return the stored values of a raster, channels first."""
+    readers: Mapping[str, Callable[[Path], Any]] = {
+        "rgb": read_rgb,
+        "hha": read_hha,
+        "depth_m": read_depth_values,
+        "raw_depth_m": read_depth_values,
+        "label": read_label_values,
+    }
+    return readers[raster](path) if raster in readers else read_further(path, raster, rules[raster])
 
 
 def _depth(found: FrameStatistics, raster: str, path: str, metres: npt.NDArray[np.float32]) -> DepthStatistics:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.datasets.facts import INDOOR_LABEL_SETS, OFFICIAL_SPLITS, class_prior, median_range_m
+from rgbdseg.datasets import class_prior, facts_of_classes, find_facts, median_range_m
+from rgbdseg.depth import PLAUSIBLE_MEDIAN_M
 from rgbdseg.doctor.fingerprints import GRID_HW, MAX_SHIFT, ORIENTATIONS, DepthSigns, PictureSigns
 from rgbdseg.doctor.inspect_frame import FrameStatistics, FrameTask
 from rgbdseg.doctor.report import Findings
@@ -86,7 +87,8 @@ class Diagnosis:
         self._judge_colours()
 
     def _judge_split_sizes(self, splits: Mapping[str, Sequence[str]]) -> None:
-        official = OFFICIAL_SPLITS.get(self.description.name, {})
+        facts = find_facts(self.description.name)
+        official = facts.splits if facts is not None else {}
         for name, ids in splits.items():
             if name in official and len(ids) != official[name]:
                 self.findings.warning(
@@ -162,7 +164,7 @@ class Diagnosis:
             label_set is not None
             and len(frames) >= MIN_FRAMES
             and not low <= median_m <= high
-            and 0.2 <= median_m <= 100
+            and PLAUSIBLE_MEDIAN_M[0] <= median_m <= PLAUSIBLE_MEDIAN_M[1]
         ):
             self.findings.problem(
                 "implausible depth",
@@ -202,7 +204,7 @@ class Diagnosis:
             for path in self._unlabelled:
                 self.findings.warning("frame without labels", f"{path} is void throughout")
         label_set, bands = self.description.label_set, self._label_bands
-        prior = class_prior(label_set) if label_set is not None else None
+        prior = class_prior(label_set)
         if bands is None or prior is None or self._label_frames < MIN_FRAMES or not bands.any():
             return
         as_stated = likeness(bands, prior)
@@ -216,8 +218,8 @@ class Diagnosis:
             )
 
     def _judge_colours(self) -> None:
-        label_set = self.description.label_set
-        if label_set is None or label_set.name not in INDOOR_LABEL_SETS or len(self._pictures) < MIN_FRAMES:
+        facts = facts_of_classes(self.description.label_set)
+        if facts is None or not facts.indoor or len(self._pictures) < MIN_FRAMES:
             return
         blue = float(np.mean([signs.red_minus_blue < 0 for signs in self._pictures]))
         if blue > _BLUE_SHARE:

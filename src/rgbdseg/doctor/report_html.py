@@ -13,17 +13,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from rgbdseg.data.description import ALL
-from rgbdseg.data.images import LabelCodec, read_depth_values, read_hha, read_label_values, read_rgb, values_to_metres
+from rgbdseg.data.images import (
+    LabelCodec,
+    read_depth_values,
+    read_further,
+    read_hha,
+    read_label_values,
+    read_rgb,
+    values_to_metres,
+)
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.doctor.report import CheckReport, DepthSummary, Finding
 from rgbdseg.errors import DataError
 from rgbdseg.files import write_text
 from rgbdseg.labels import LabelSet
-from rgbdseg.visualize import Picture, colourise, depth_image, overlay, picture
+from rgbdseg.sample import RASTERS
+from rgbdseg.visualize import Picture, colorize, depth_image, overlay, picture
 
 PICTURE_WIDTH = 240
 _FRAMES_PER_SPLIT = 3
-_RASTERS = ("rgb", "depth_m", "raw_depth_m", "hha", "label")
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #222; margin: 2em auto; max-width: 1120px; padding: 0 1em }
@@ -140,7 +148,9 @@ def _frame_section(report: CheckReport, tree: PreparedTree) -> str:
         frames, _ = tree.read_split(name) if name in tree.split_names or name == ALL else ([], [])
         chosen = [frames[k * len(frames) // _FRAMES_PER_SPLIT] for k in range(min(_FRAMES_PER_SPLIT, len(frames)))]
         rows = [
-            "<div>" + "".join(_figure(tree, frame.sample_id, raster) for raster in _RASTERS) + "</div>"
+            "<div>"
+            + "".join(_figure(tree, frame.sample_id, raster) for raster in tree.description.stored_rasters)
+            + "</div>"
             for frame in chosen
         ]
         sections.append(f"<h2>Frames of {escape(name)}</h2>{''.join(rows)}")
@@ -154,7 +164,8 @@ def _figure(tree: PreparedTree, sample_id: str, raster: str) -> str:
         return ""
     caption = f"<figcaption>{escape(relative)}</figcaption>"
     try:
-        painted = _PAINTERS[raster](tree, sample_id, tree.root / relative)
+        paint = _PAINTERS.get(raster) or _paint_further(raster)
+        painted = paint(tree, sample_id, tree.root / relative)
     except DataError as error:
         return f'<figure><div class="problem">{escape(str(error))}</div>{caption}</figure>'
     return f'<figure><img alt="{escape(relative)}" src="{_data_uri(painted)}">{caption}</figure>'
@@ -178,15 +189,29 @@ def _paint_depth(raster: str) -> Callable[[PreparedTree, str, Path], Picture]:
     return paint
 
 
+def _paint_further(raster: str) -> Callable[[PreparedTree, str, Path], Picture]:
+    """Show the first three channels, or the first, of any other raster, stretched to what a picture can show."""
+
+    def paint(tree: PreparedTree, sample_id: str, path: Path) -> Picture:
+        values = read_further(path, raster, RASTERS[raster]).numpy()
+        shown = values[:3] if len(values) >= 3 else values[:1].repeat(3, axis=0)
+        if shown.dtype != np.uint8:
+            low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+            shown = np.nan_to_num(255 * (shown - low) / (high - low or 1)).astype(np.uint8)
+        return np.ascontiguousarray(shown.transpose(1, 2, 0))
+
+    return paint
+
+
 def _paint_label(tree: PreparedTree, sample_id: str, path: Path) -> Picture:
     label_set = tree.description.label_set
     if label_set is None:
         raise DataError(f"{path.name}: not shown, its classes are not stated")
     classes = LabelCodec(tree.description.class_of_value()).decode_known(read_label_values(path))
-    coloured = colourise(classes, label_set.palette)
+    colored = colorize(classes, label_set.palette)
     rgb = tree.index("rgb").files.get(sample_id)
-    below: npt.NDArray[np.uint8] = coloured if rgb is None else picture(read_rgb(tree.root / rgb))
-    return overlay(below, coloured, 0.7)
+    below: npt.NDArray[np.uint8] = colored if rgb is None else picture(read_rgb(tree.root / rgb))
+    return overlay(below, colored, 0.7)
 
 
 _PAINTERS: dict[str, Callable[[PreparedTree, str, Path], Picture]] = {

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import IMAGENET_MEAN, IMAGENET_STD
+from rgbdseg.nn.decoders._base import FeatureInfo
 
-State = TypeVar("State")
-"""What passes from stage to stage: one feature map (B, C, H, W) for most families, a tuple of maps for families that
-keep several resolutions side by side."""
+State = tuple[Tensor, ...]
+"""What passes from stage to stage: feature maps (B, C, H, W).  One for most families; families that keep several
+resolutions side by side have one for each, finest first."""
 
 
-class StagedEncoder(nn.Module, Generic[State]):
+class StagedEncoder(nn.Module):
     """Base of all encoders.
 
     ``stage(i, state)`` must be called for i = 0 .. num_stages - 1 in order, starting from ``stem(image)``.  A caller
@@ -23,7 +25,7 @@ class StagedEncoder(nn.Module, Generic[State]):
     """
 
     name: str
-    """Name of the timm model, without the tag of its weights."""
+    """Name in the registry, without the tag of weights."""
     in_chans: int
     """Channels of the input image."""
     channels: tuple[int, ...]
@@ -39,15 +41,13 @@ class StagedEncoder(nn.Module, Generic[State]):
     classifier: str
     """Prefix of the classifier in published weights of the whole network, which an encoder drops."""
     pretrained_name: str = ""
-    """Name of the timm model, with the tag of its weights where one was given; `create_encoder` sets it."""
+    """Name with the tag of weights, where one was given; `create_encoder` sets it."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Mean per channel, of RGB in 0 to 1, that the published weights were trained with; `create_encoder` sets it."""
+    """Mean per channel, of RGB in 0 to 1, that the published weights were trained with."""
     std: tuple[float, float, float] = IMAGENET_STD
     """The standard deviations that go with ``mean``."""
-    output_strides: tuple[int, ...] = (32,)
-    """Output strides that the family can be built with."""
-    multi_grid: bool = False
-    """Whether the dilations of the last stage's blocks can be set."""
+    weights: str = ""
+    """Where the published weights come from, see `EncoderEntry`; `create_encoder` sets it."""
     rectified: bool = False
     """Whether no feature is ever negative, since each stage ends with a ReLU."""
     one_channel_weight: Literal["sum", "mean"] = "sum"
@@ -58,7 +58,7 @@ class StagedEncoder(nn.Module, Generic[State]):
     stem: Callable[[Tensor], State]
     """Returns the state before the first stage for an image (B, in_chans, H, W).
 
-    A method, or the submodule where timm's network has one of this name.
+    A method, or the submodule where the published network has one of this name.
     """
 
     def stage(self, index: int, state: State) -> State:
@@ -68,10 +68,10 @@ class StagedEncoder(nn.Module, Generic[State]):
     def collect(self, states: Sequence[State]) -> list[Tensor]:
         """Return the features that `forward` returns from the states after each of the stages, finest first.
 
-        States that were exchanged or merged with those of another stream will do as well.  A state that is one feature
-        map is the feature; families whose states are more say which of their maps are.
+        States that were exchanged or merged with those of another stream will do as well.  A state of one feature map
+        is the feature; families whose states hold more say which of their maps are.
         """
-        return cast("list[Tensor]", list(states))
+        return [state[-1] for state in states]
 
     def state_channels(self, index: int) -> tuple[int, ...]:
         """Return the channels of every feature map in the state after stage ``index``, finest first.
@@ -84,11 +84,23 @@ class StagedEncoder(nn.Module, Generic[State]):
         """Return the name of the submodule that holds stage ``index``; raises UsageError where there is no such one."""
         raise UsageError(f"the stages of encoder '{self.name}' are not submodules that could be changed")
 
-    def share_projections(self, other: StagedEncoder[State]) -> None:
+    def share_projections(self, other: StagedEncoder) -> None:
         """Use the shortcut projections of ``other``, an encoder of the same name, from now on: its modules, not copies.
 
         Does nothing for families without such projections.
         """
+
+    def rename_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return published weights, of whatever layout they are shared in, by the names of this encoder.
+
+        What belongs to no part of the encoder keeps a name that begins with ``classifier`` or one of ``dropped``.
+        """
+        return dict(state)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What a decoder must know of the features that `forward` returns."""
+        return FeatureInfo(self.channels, self.reductions)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return all features of an image (B, in_chans, H, W), finest first: (B, channels[i], H_i, W_i)."""
@@ -100,5 +112,17 @@ class StagedEncoder(nn.Module, Generic[State]):
         return self.collect(states)
 
 
-AnyEncoder = StagedEncoder[Any]
-"""An encoder of any family."""
+@dataclasses.dataclass(frozen=True)
+class EncoderEntry:
+    """How one name of the registry is built.
+
+    Args:
+        build: called as ``build(name, in_chans, options)`` with an instance of ``options``.
+        options: frozen dataclass of the family's own options, such as output stride or drop path, with defaults.
+        weights: where its ImageNet weights come from: ``timm`` (its hub), or the page to fetch a file from by hand;
+            empty where there are none.
+    """
+
+    build: Callable[[str, int, Any], StagedEncoder]
+    options: type
+    weights: str = ""

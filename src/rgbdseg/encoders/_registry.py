@@ -1,103 +1,106 @@
-"""Encoder names and what builds them."""
+"""Encoder names and what builds them.
+
+A file of this folder declares encoders by name in ``ENCODERS``, or in ``TIMM_MODULES`` by the module of timm whose
+models it builds.  Packages outside add theirs with `register_encoder` or the entry-point group ``rgbdseg.encoders``.
+timm is imported when a name is none of the others: it takes seconds.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Literal
 
-import timm
-import timm.models
-
-from rgbdseg.encoders._base import AnyEncoder
-from rgbdseg.encoders.convnext import ConvNeXtEncoder
-from rgbdseg.encoders.efficientnet import EfficientNetEncoder
-from rgbdseg.encoders.efficientvit import EfficientViTEncoder
-from rgbdseg.encoders.hrnet import HRNetEncoder
-from rgbdseg.encoders.mobilenetv3 import MobileNetV3Encoder
-from rgbdseg.encoders.pvt_v2 import PVTv2Encoder
-from rgbdseg.encoders.resnet import ResNetEncoder
-from rgbdseg.encoders.swin import SwinEncoder
-from rgbdseg.encoders.vgg import VGGEncoder
+from rgbdseg.encoders._base import EncoderEntry, StagedEncoder
 from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.open_registry import OpenRegistry
+from rgbdseg.options import dataclass_types, make_options
+
+ENCODERS: OpenRegistry[EncoderEntry] = OpenRegistry("encoder", "rgbdseg.encoders", "ENCODERS", "rgbdseg.encoders")
+TIMM_MODULES: OpenRegistry[EncoderEntry] = OpenRegistry("module of timm", "rgbdseg.encoders", "TIMM_MODULES", "")
+
+PUBLISHED_DILATIONS = (2, 4, 8)
+"""Of the last stage of DeepLab-like networks."""
 
 
-class EncoderBuilder(Protocol):
-    """Builds one family's encoder from the arguments of `create_encoder`."""
-
-    def __call__(self, name: str, in_chans: int, output_stride: int, dilations: Sequence[int] | None) -> AnyEncoder:
-        """Return the encoder, or raise UsageError for values that the family does not allow."""
-
-
-# module of timm -> builder for every model of that module
-FAMILIES: dict[str, EncoderBuilder] = {
-    "convnext": ConvNeXtEncoder,
-    "efficientnet": EfficientNetEncoder,
-    "efficientvit_mit": EfficientViTEncoder,
-    "hrnet": HRNetEncoder,
-    "mobilenetv3": MobileNetV3Encoder,
-    "pvt_v2": PVTv2Encoder,
-    "resnet": ResNetEncoder,
-    "swin_transformer": SwinEncoder,
-    "swin_transformer_v2": SwinEncoder,
-    "vgg": VGGEncoder,
-}
+def register_encoder(name: str, entry: EncoderEntry) -> None:
+    """Add an encoder from outside this package; raises UsageError for a name that is taken."""
+    ENCODERS.register(name, entry)
 
 
 def list_encoders() -> list[str]:
     """Return the names of all encoders, sorted."""
-    return sorted(name for module in FAMILIES for name in timm.list_models(module=module))
+    timm = importlib.import_module("timm")
+    return sorted({*ENCODERS, *(name for module in TIMM_MODULES for name in timm.list_models(module=module))})
 
 
-def create_encoder(
-    name: str, in_chans: int = 3, output_stride: int = 32, dilations: Sequence[int] | None = None
-) -> AnyEncoder:
+def create_encoder(name: str, in_chans: int = 3, **options: Any) -> StagedEncoder:
     """Build a staged encoder with random weights.
 
-    name: a timm model.  A tag of weights (``resnet50.a1_in1k``) says which weights will be loaded, and so decides about
-    ``mean`` and ``std``; without one they are those of timm's default weights.
-    in_chans: channels of the input.
-    output_stride: input size divided by the size of the last feature; which values a family allows is its own matter.
-    dilations: dilations of the blocks of the last stage (multi-grid) for families that have them.
-    Raises UsageError for an unknown name (with a suggestion), for a family that cannot be run stage by stage (naming
-    those that can) and for values that the family does not allow.
+    Args:
+        name: one of `list_encoders`.  A tag of weights (``resnet50.a1_in1k``) says which weights of timm will be
+            loaded, and so decides about ``mean`` and ``std``; without one they are those of timm's default weights.
+        in_chans: channels of the input.
+        **options: of the encoder's family, such as ``output_stride``, ``dilations`` and ``drop_path_rate``.
+
+    Raises:
+        UsageError: for an unknown name (with a suggestion), a network that cannot be run stage by stage, and options
+            and values that the family does not have.
     """
-    published = name
-    name, builder = _find(name)
+    plain_name, entry = _find(name)
     if in_chans < 1:
         raise UsageError(f"in_chans is {in_chans}; expected at least 1")
-    encoder = builder(name, in_chans=in_chans, output_stride=output_stride, dilations=dilations)
-    encoder.pretrained_name = published if timm.models.is_model_pretrained(published) else name
-    facts = timm.models.get_pretrained_cfg(encoder.pretrained_name)
-    if facts is not None:
-        encoder.mean, encoder.std = _per_channel(facts.mean), _per_channel(facts.std)
+    encoder = entry.build(plain_name, in_chans, make_options(f"encoder {plain_name}", entry.options, options))
+    encoder.weights = entry.weights
+    if entry.weights == "timm":
+        importlib.import_module("rgbdseg.encoders._timm").use_facts(encoder, name)
     return encoder
 
 
-def released_strides(name: str) -> tuple[int, tuple[int, ...] | None]:
-    """Return output stride and dilations of the last stage as in the published DeepLab-like networks.
+def encoder_option_names(name: str) -> tuple[str, ...]:
+    """Return the options that `create_encoder` takes for an encoder; raises UsageError as it does for names."""
+    return tuple(dataclass_types(_find(name)[1].options))
 
-    Output stride 16 where the encoder ``name`` allows it and 32 elsewhere; dilations 2, 4 and 8 where they can be set.
-    Raises UsageError as `create_encoder` does for names.
+
+def stride_options(output_stride: int) -> dict[str, Any]:
+    """Return the options of an encoder with this output stride; 32 needs none, as every stage keeps its stride."""
+    return {} if output_stride == 32 else {"output_stride": output_stride}
+
+
+def deeplab_options(
+    name: str, output_stride: int | None = None, dilations: Sequence[int] | Literal["published"] | None = "published"
+) -> dict[str, Any]:
+    """Return the options that make an encoder one of a DeepLab-like network.
+
+    Args:
+        name: of the encoder.
+        output_stride: None: 16 as published where the encoder can be dilated, 32 elsewhere.
+        dilations: of the last stage's blocks; ``published``: 2, 4 and 8 where the encoder lets them be set; None: one
+            dilation as ``output_stride`` has it.  Without meaning at output stride 32.
+
+    Raises:
+        UsageError: as `create_encoder` for names.
     """
-    builder = _find(name)[1]
-    stride = 16 if 16 in getattr(builder, "output_strides", ()) else 32
-    return stride, (2, 4, 8) if stride == 16 and getattr(builder, "multi_grid", False) else None
+    known = encoder_option_names(name)
+    stride = output_stride or (16 if "output_stride" in known else 32)
+    if dilations == "published":
+        dilations = PUBLISHED_DILATIONS if "dilations" in known else None
+    options = stride_options(stride)
+    return options if stride == 32 or dilations is None else {**options, "dilations": tuple(dilations)}
 
 
-def _find(name: str) -> tuple[str, EncoderBuilder]:
-    """Return the name without the tag of weights, and its builder."""
+def _find(name: str) -> tuple[str, EncoderEntry]:
+    """Return the name without the tag of weights, and what builds it."""
+    if name in ENCODERS:
+        return name, ENCODERS.get(name)
     name = name.partition(".")[0]
+    timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise unknown_name("encoder", name, list_encoders())
-    for module, builder in FAMILIES.items():
+    for module in TIMM_MODULES:
         if timm.models.is_model_in_modules(name, [module]):
-            return name, builder
+            return name, TIMM_MODULES.get(module)
     raise UsageError(
         f"encoder '{name}' cannot be run stage by stage; supported are the timm models of the families: "
-        f"{', '.join(sorted(FAMILIES))}"
+        f"{', '.join(TIMM_MODULES)}; and {', '.join(ENCODERS)}"
     )
-
-
-def _per_channel(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

@@ -5,44 +5,44 @@ Liu et al., A ConvNet for the 2020s, CVPR 2022, arXiv 2201.03545; Woo et al., Co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.encoders._timm import TimmEncoder
+from rgbdseg.encoders._base import EncoderEntry, State
+from rgbdseg.encoders._timm import DilatedOptions, SequentialStem, TimmEncoder
 
 
 class ConvNeXtEncoder(TimmEncoder):
-    """A timm ConvNeXt without its classifier and the normalisation before it; see `TimmEncoder`.
+    """A timm ConvNeXt without its classifier and the normalization before it; see `TimmEncoder`.
 
-    name: timm model of the module ``convnext``.  output_stride: 8, 16 or 32.
-    Convolutions with stride that do not overlap would leave out the last rows and columns of sizes that they do not
-    divide: zeros are appended there, so that any image size will do.  The features are not normalised.
+    Its models are those of timm's module ``convnext``.  Convolutions with stride that do not overlap would leave out
+    the last rows and columns of sizes that they do not divide: zeros are appended there, so that any image size will
+    do.  The features are not normalized.
     """
 
-    output_strides = (8, 16, 32)
     dropped = ("norm_pre",)
 
-    def adapt(self, dilations: Sequence[int] | None) -> None:
+    def adapt(self, options: Any) -> None:
         """Let a stem without overlap cover all of the image."""
         stem: Any = self.get_submodule("stem")
-        if stem[0].kernel_size == stem[0].stride:  # stems of overlapping convolutions have padding of their own
-            self.add_module("stem", _ExtendingStem(*stem))
+        # Stems of overlapping convolutions have padding of their own.
+        kind = _ExtendingStem if stem[0].kernel_size == stem[0].stride else SequentialStem
+        self.add_module("stem", kind(stem))
 
-    def stage(self, index: int, state: Tensor) -> Tensor:
+    def stage(self, index: int, state: State) -> State:
         """Run stage ``index`` (0 .. 3)."""
-        halves = index > 0 and self.reductions[index] > self.reductions[index - 1]
-        return super().stage(index, _extend(state, 1) if halves else state)
+        if index > 0 and self.reductions[index] > self.reductions[index - 1]:
+            state = (_extend(state[0], 1),)
+        return super().stage(index, state)
 
 
-class _ExtendingStem(nn.Sequential):
+class _ExtendingStem(SequentialStem):
     """A stem without overlap, at 1/4 of the image."""
 
-    def forward(self, image: Tensor) -> Tensor:
-        x: Tensor = super().forward(_extend(image, 3))
-        return x
+    def forward(self, image: Tensor) -> State:
+        return super().forward(_extend(image, 3))
 
 
 def _extend(x_BCHW: Tensor, amount: int) -> Tensor:
@@ -52,3 +52,6 @@ def _extend(x_BCHW: Tensor, amount: int) -> Tensor:
     computed with a remainder would say the same, but take minutes to export with dynamic sizes.
     """
     return functional.pad(x_BCHW, (0, amount, 0, amount))
+
+
+TIMM_MODULES: dict[str, EncoderEntry] = {"convnext": EncoderEntry(ConvNeXtEncoder, DilatedOptions, weights="timm")}

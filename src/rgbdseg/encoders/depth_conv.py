@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from rgbdseg.encoders._base import AnyEncoder
+from rgbdseg.encoders._base import StagedEncoder
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.nn.conv2_5d.masks import Compat
 from rgbdseg.nn.conv2_5d.operator import Conv2_5d, DepthConv2d, DepthGuide, MalleableConv2_5d
@@ -16,7 +16,7 @@ _CLASSES: dict[str, type[DepthConv2d]] = {"malleable": MalleableConv2_5d, "plain
 
 
 def use_depth_convolutions(
-    encoder: AnyEncoder,
+    encoder: StagedEncoder,
     kind: DepthConvolution = "malleable",
     *,
     depth_kernels: int = 3,
@@ -25,10 +25,17 @@ def use_depth_convolutions(
     """Replace the first 3x3 convolution of every stage of ``encoder``, in place, and return the guide of them all.
 
     The place is the published one: the first residual unit of each stage (Xing et al., ECCV 2020, section 4).  Every
-    depth kernel starts as a copy of the weight it replaces.
-    The pixel size is the spacing of the stage's input with ``compat="paper"``, of its output as the published code has
-    it; they differ in stages that halve the resolution.
-    Raises UsageError for an unknown kind and an encoder without such convolutions.
+    depth kernel starts as a copy of the weight it replaces.  The pixel size is the spacing of the stage's input with
+    ``compat="paper"``, of its output as the published code has it; they differ in stages that halve the resolution.
+
+    Args:
+        encoder: with ordinary 3x3 convolutions.
+        kind: ``malleable``, or ``plain`` for the operator before it.
+        depth_kernels: kernels along depth, odd.
+        compat: rules of the published code or of the paper.
+
+    Raises:
+        UsageError: for an unknown kind and an encoder without such convolutions.
     """
     if kind not in _CLASSES:
         raise unknown_name("2.5D convolution", kind, _CLASSES)
@@ -55,7 +62,7 @@ def use_depth_convolutions(
     return guide
 
 
-def _first_3x3(encoder: AnyEncoder, index: int) -> tuple[str, nn.Conv2d]:
+def _first_3x3(encoder: StagedEncoder, index: int) -> tuple[str, nn.Conv2d]:
     """Return the name within the encoder and the module of the first 3x3 convolution of a stage."""
     prefix = encoder.stage_name(index)
     for name, module in encoder.get_submodule(prefix).named_modules():

@@ -7,42 +7,39 @@ also holds MnasNet, MixNet, FBNet-C, TinyNet and EdgeTPU variants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import timm
 from torch import Tensor
 
-from rgbdseg.encoders._base import StagedEncoder
-from rgbdseg.encoders._timm import check_options
+from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
+from rgbdseg.encoders._timm import DilatedOptions, check_output_stride
 from rgbdseg.errors import UsageError
 
 
-class EfficientNetEncoder(StagedEncoder[Tensor]):
+class EfficientNetEncoder(StagedEncoder):
     """A timm EfficientNet up to its last block; submodules keep timm's names, so that published weights fit.
 
     The blocks at half resolution belong to the stem.  Each of the four stages holds the blocks of one resolution; its
     output is the linear projection of the last one and so has negative values, too.
 
-    name: timm model of the module ``efficientnet``.  in_chans: channels of the input.
-    output_stride: 8, 16 or 32; below 32 the strides of the last stages are replaced by dilation as in timm.
-    Raises UsageError for another output stride and for dilations.
+    Args:
+        name: timm model of the module ``efficientnet``.
+        in_chans: channels of the input.
+        options: see `DilatedOptions`.
+
+    Raises:
+        UsageError: for another output stride.
     """
 
     num_stages = 4
-    output_strides = (8, 16, 32)
     dropped = ("conv_head", "bn2")
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, name: str, in_chans: int, options: DilatedOptions) -> None:
         super().__init__()
-        check_options(self, name, output_stride, dilations)
-        net, infos = self._build(name, in_chans, output_stride)
+        check_output_stride(name, options)
+        net, infos = self._build(name, in_chans, dataclasses.asdict(options))
         # The first feature of timm is the one at half resolution.
         features = infos[1:]
         if len(features) != self.num_stages:
@@ -56,22 +53,27 @@ class EfficientNetEncoder(StagedEncoder[Tensor]):
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
         self._ends = tuple(info["stage"] for info in infos)
 
-    def _build(self, name: str, in_chans: int, output_stride: int) -> tuple[Any, list[dict[str, Any]]]:
+    def _build(self, name: str, in_chans: int, options: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
         """Return the timm network and what it says about its features."""
         net: Any = timm.create_model(
-            name, pretrained=False, in_chans=in_chans, output_stride=output_stride, num_classes=0, global_pool=""
+            name, pretrained=False, in_chans=in_chans, num_classes=0, global_pool="", **options
         )
         return net, net.feature_info
 
-    def stem(self, image: Tensor) -> Tensor:
+    def stem(self, image: Tensor) -> State:
         """Return the feature at 1/2 of the image (B, in_chans, H, W)."""
         return self._run(0, self._ends[0], self.bn1(self.conv_stem(image)))
 
-    def stage(self, index: int, state: Tensor) -> Tensor:
+    def stage(self, index: int, state: State) -> State:
         """Run the blocks of stage ``index`` (0 .. 3)."""
-        return self._run(self._ends[index], self._ends[index + 1], state)
+        return self._run(self._ends[index], self._ends[index + 1], *state)
 
-    def _run(self, first: int, last: int, x: Tensor) -> Tensor:
+    def _run(self, first: int, last: int, x: Tensor) -> State:
         for position in range(first, last):
             x = self.blocks[position](x)
-        return x
+        return (x,)
+
+
+TIMM_MODULES: dict[str, EncoderEntry] = {
+    "efficientnet": EncoderEntry(EfficientNetEncoder, DilatedOptions, weights="timm"),
+}

@@ -6,6 +6,7 @@ Published code for segmentation: github.com/HRNet/HRNet-Semantic-Segmentation (M
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,26 +14,37 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders._base import StagedEncoder
-from rgbdseg.encoders._timm import check_options
+from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
 from rgbdseg.nn.resize import resize_bilinear
 
-HRNetState = tuple[Tensor, ...]
-"""The feature maps of all branches, finest first: branch b is (B, C_b, H / (4 * 2^b), W / (4 * 2^b)), rounded up."""
 Resize = Literal["aligned", "bilinear", "nearest"]
 
 
-class HRNetEncoder(StagedEncoder[HRNetState]):
+@dataclasses.dataclass(frozen=True)
+class HRNetOptions:
+    """Options of an HRNet.
+
+    Args:
+        resize: how coarse branches are brought to the size of finer ones: ``aligned`` (bilinear with the centers of
+            corner pixels aligned) and ``bilinear`` are those of the two versions of the published segmentation code,
+            ``nearest`` that of the classification networks.
+    """
+
+    resize: Resize = "aligned"
+
+
+class HRNetEncoder(StagedEncoder):
     """A timm HRNet without its classifier; submodules keep timm's names, so that published weights fit.
 
     Stage 0 ends after ``layer1`` with one map; stages 1, 2 and 3 each add a branch of half the resolution, which makes
-    two, three and four maps.  The features are the four branches after the last stage, at 1/4 to 1/32.
+    two, three and four maps, finest first: branch b is (B, C_b, H / (4 * 2^b), W / (4 * 2^b)), rounded up.  The
+    features are the four branches after the last stage, at 1/4 to 1/32.  Branches are resized to sizes that are given
+    explicitly, so that any image size will do.
 
-    name: timm model of the module ``hrnet``.  in_chans: channels of the input.
-    resize: how coarse branches are brought to the size of finer ones: ``aligned`` (bilinear with the centres of corner
-    pixels aligned) and ``bilinear`` are those of the two versions of the published segmentation code, ``nearest`` that
-    of the classification networks.  Sizes are given explicitly, so that any image size will do.
-    Raises UsageError for an output stride other than 32 and for dilations.
+    Args:
+        name: timm model of the module ``hrnet``.
+        in_chans: channels of the input.
+        options: see `HRNetOptions`.
     """
 
     num_stages = 4
@@ -40,21 +52,12 @@ class HRNetEncoder(StagedEncoder[HRNetState]):
     reductions = (4, 8, 16, 32)
     dropped = ("incre_modules", "downsamp_modules", "final_layer")
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-        *,
-        resize: Resize = "aligned",
-    ) -> None:
+    def __init__(self, name: str, in_chans: int, options: HRNetOptions) -> None:
         super().__init__()
-        check_options(self, name, output_stride, dilations)
         net: Any = timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0, head="")
         self.name = name
         self.in_chans = in_chans
-        self.resize: Resize = resize
+        self.resize: Resize = options.resize
         self.input_conv = net.pretrained_cfg["first_conv"]
         self.classifier = net.pretrained_cfg["classifier"]
         self.conv1, self.bn1, self.act1 = net.conv1, net.bn1, net.act1
@@ -72,12 +75,12 @@ class HRNetEncoder(StagedEncoder[HRNetState]):
             for module in stage:
                 _drop_upsampling(module)
 
-    def stem(self, image: Tensor) -> HRNetState:
+    def stem(self, image: Tensor) -> State:
         """Return one map at 1/4 of the image (B, in_chans, H, W)."""
         x = self.act1(self.bn1(self.conv1(image)))
         return (self.act2(self.bn2(self.conv2(x))),)
 
-    def stage(self, index: int, state: HRNetState) -> HRNetState:
+    def stage(self, index: int, state: State) -> State:
         """Run stage ``index`` (0 .. 3): the state has 1, 1, 2 and 3 maps before it and 1, 2, 3 and 4 maps after it."""
         if index == 0:
             return (self.layer1(state[0]),)
@@ -87,7 +90,7 @@ class HRNetEncoder(StagedEncoder[HRNetState]):
             state = self._run_module(module, state)
         return state
 
-    def _run_module(self, module: Any, state: HRNetState) -> HRNetState:
+    def _run_module(self, module: Any, state: State) -> State:
         """Run the branches and sum up, for every branch, what all of them have to say."""
         maps = [branch(x) for branch, x in zip(module.branches, state, strict=True)]
         fused = []
@@ -106,7 +109,7 @@ class HRNetEncoder(StagedEncoder[HRNetState]):
             return functional.interpolate(x_BCHW, size=size, mode="nearest")
         return resize_bilinear(x_BCHW, size, align_corners=self.resize == "aligned")
 
-    def collect(self, states: Sequence[HRNetState]) -> list[Tensor]:
+    def collect(self, states: Sequence[State]) -> list[Tensor]:
         """Return the four branches after the last stage."""
         return list(states[-1])
 
@@ -114,7 +117,7 @@ class HRNetEncoder(StagedEncoder[HRNetState]):
         """Return the channels of the 1, 2, 3 or 4 branches after stage ``index``."""
         return self._state_channels[index]
 
-    def share_projections(self, other: StagedEncoder[HRNetState]) -> None:
+    def share_projections(self, other: StagedEncoder) -> None:
         """Use the projection in the first block of ``layer1`` of ``other``, the only one."""
         assert other.name == self.name
         self.get_submodule("layer1.0").downsample = other.get_submodule("layer1.0").downsample
@@ -126,3 +129,6 @@ def _drop_upsampling(module: Any) -> None:
         for layer in row[branch + 1 :]:
             assert isinstance(layer[-1], nn.Upsample)
             layer[-1] = nn.Identity()
+
+
+TIMM_MODULES: dict[str, EncoderEntry] = {"hrnet": EncoderEntry(HRNetEncoder, HRNetOptions, weights="timm")}

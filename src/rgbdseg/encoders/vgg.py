@@ -5,24 +5,25 @@ Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
-from rgbdseg.encoders._base import StagedEncoder
-from rgbdseg.encoders._timm import check_options, round_sizes_up
+from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
+from rgbdseg.encoders._timm import NoOptions, round_sizes_up
 
 
-class VGGEncoder(StagedEncoder[Tensor]):
+class VGGEncoder(StagedEncoder):
     """The convolutions of a timm VGG; submodules keep timm's names, so that published weights fit.
 
     The stem ends with the first max-pooling and each of the four stages with the next one, so that the features are at
     1/4 to 1/32 of the image.  Pooling rounds sizes up, so that any image size will do.
 
-    name: timm model of the module ``vgg``.  in_chans: channels of the input.
-    Raises UsageError for an output stride other than 32 and for dilations.
+    Args:
+        name: timm model of the module ``vgg``.
+        in_chans: channels of the input.
+        options: there are none.
     """
 
     num_stages = 4
@@ -31,15 +32,8 @@ class VGGEncoder(StagedEncoder[Tensor]):
     dropped = ("pre_logits",)
     rectified = True
 
-    def __init__(
-        self,
-        name: str,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, name: str, in_chans: int, options: NoOptions) -> None:
         super().__init__()
-        check_options(self, name, output_stride, dilations)
         # The fully connected layers, most of the network, are made narrow since they are not kept.
         net: Any = timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0, mlp_ratio=1 / 4096)
         self.name = name
@@ -51,15 +45,18 @@ class VGGEncoder(StagedEncoder[Tensor]):
         ends = (place + 1 for place, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d))
         self._bounds = (0, *ends)
 
-    def stem(self, image: Tensor) -> Tensor:
+    def stem(self, image: Tensor) -> State:
         """Return the first pooled feature, at 1/2 of the image (B, in_chans, H, W)."""
         return self._run(0, image)
 
-    def stage(self, index: int, state: Tensor) -> Tensor:
+    def stage(self, index: int, state: State) -> State:
         """Run the convolutions and the max-pooling of stage ``index`` (0 .. 3)."""
-        return self._run(index + 1, state)
+        return self._run(index + 1, *state)
 
-    def _run(self, block: int, x: Tensor) -> Tensor:
+    def _run(self, block: int, x: Tensor) -> State:
         for position in range(self._bounds[block], self._bounds[block + 1]):
             x = self.features[position](x)
-        return x
+        return (x,)
+
+
+TIMM_MODULES: dict[str, EncoderEntry] = {"vgg": EncoderEntry(VGGEncoder, NoOptions, weights="timm")}

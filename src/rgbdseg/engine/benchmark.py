@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rgbdseg.config.train import TrainConfig, passes
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import uses_gpu
+from rgbdseg.engine.hardware import AUTOCAST, make_fabric
 from rgbdseg.engine.memory import plan_passes
-from rgbdseg.engine.optimizers import make_optimizer
-from rgbdseg.engine.task import AUTOCAST, batch_loss
+from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
 from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
@@ -61,7 +62,7 @@ class Measurement:
         return self.loading_s / self.seconds
 
     @property
-    def utilisation(self) -> float:
+    def utilization(self) -> float:
         """Operations per second over those of a large matrix product on the same device."""
         return self.flops / self.seconds / self.device_flops
 
@@ -93,23 +94,26 @@ def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
         validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
     )
     config = dataclasses.replace(config, schedule=schedule)
-    device = torch.device("cuda" if uses_gpu(config.hardware) else "cpu")
+    fabric = make_fabric(config.hardware)
+    device = fabric.device
     model, (train_set, validation_set) = build_run(config)
     if work == "train" and config.hardware.accumulate is None:
         accumulate = plan_passes(config, model, 1, device.type).accumulate
         config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=accumulate))
-    model.to(device)
-    if config.hardware.compile:
-        model.compile()
     memory = PeakMemory(device)
     if work == "evaluate":
+        model.to(device)
+        if config.hardware.compile:
+            model.compile()
         if validation_set is None or len(validation_set) == 0:
             raise DataError(f"split '{config.loader.validation_split}' of {config.data} has no image to evaluate")
         clock, images, flops = _evaluate(config, model, validation_set, iterations, device)
     else:
         data = SegmentationData(config, train_set, None, model.input_spec, trains_on_depth(model))
-        step = _trainer(config, model, device) if work == "train" else _no_step
-        clock, images = _run_batches(data, step, device, iterations * passes(config))
+        step: Callable[[Iterable[RGBDBatch]], object] = _only_augment
+        if work == "train":
+            step = functools.partial(_training_step, make_state(model, config, fabric), config)
+        clock, images = _run_steps(data, step, device, iterations)
         flops = _training_flops(config, model) * images if work == "train" else 0.0
     peak_bytes = memory.bytes()
     device_flops = _device_flops(device, config.hardware.precision)
@@ -135,49 +139,37 @@ class _Clock:
         self.loading_s += spent if loading else 0.0
 
 
-def _run_batches(
-    data: SegmentationData, step: Callable[[RGBDBatch], None], device: torch.device, count: int
+def _run_steps(
+    data: SegmentationData, step: Callable[[Iterable[RGBDBatch]], object], device: torch.device, count: int
 ) -> tuple[_Clock, int]:
+    """Do ``count`` timed steps after the warm-up; return the time and the number of their images."""
+    total = WARM_UP + count
     if data.config.loader.hha_cache is not None:
         # Whoever comes first would pay for filling the cache.
-        for frame in {frame for batch in data.training_batches(lambda: 0).batch_sampler or () for frame, _ in batch}:
+        sampler = data.training_batches(0, total).batch_sampler or ()
+        for frame in {frame for batch in sampler for frame, _ in batch}:
             data.train_set.sample(frame)
-    batches = iter(data.training_batches(lambda: 0))
+    batches = iter(data.training_batches(0, total))
     clock, images = _Clock(device), 0
-    for index in range(WARM_UP + count):
+    for index in range(total):
         if index == WARM_UP:
             clock, images = _Clock(device), 0
         with clock.running(loading=True):
-            loaded = next(batches)
+            loaded = list(itertools.islice(batches, passes(data.config)))
         with clock.running():
-            batch = data.on_after_batch_transfer(loaded.to(device), 0)
-            step(batch)
-        images += len(batch.sample_ids)
+            step(data.prepared(batch, device) for batch in loaded)
+        images += sum(len(batch.sample_ids) for batch in loaded)
     return clock, images
 
 
-def _no_step(batch: RGBDBatch) -> None:
+def _only_augment(batches: Iterable[RGBDBatch]) -> None:
     """The work is the loading."""
+    for _ in batches:
+        pass
 
 
-def _trainer(config: TrainConfig, model: SegmentationModel, device: torch.device) -> Callable[[RGBDBatch], None]:
-    """Return what trains on one pass."""
-    model.train()
-    optimizer = make_optimizer(model, config.optimizer)
-    dtype = AUTOCAST[config.hardware.precision]
-    done = 0
-
-    def step(batch: RGBDBatch) -> None:
-        nonlocal done
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            total = batch_loss(model, batch, config).total
-        (total / passes(config)).backward()
-        done += 1
-        if done % passes(config) == 0:
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return step
+def _training_step(state: TrainingState, config: TrainConfig, batches: Iterable[RGBDBatch]) -> None:
+    training_step(state, batches, config)
 
 
 def _evaluate(

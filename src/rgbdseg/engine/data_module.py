@@ -6,21 +6,21 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+import torch
 from torch.utils.data import DataLoader
 
 from rgbdseg.config.train import TrainConfig, passes, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.hardware import uses_gpu
-from rgbdseg.engine.sampling import DrawnFrames, EpochBatches, EveryNth, ShuffledDraws, TrainingSamples
+from rgbdseg.engine.sampling import DrawnFrames, EveryNth, ShuffledDraws, StepBatches, TrainingSamples
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.parallel import process_context
+from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDBatch, RGBDSample
 from rgbdseg.transforms.augment_batch import FrameBatch, augment_frames, collect_frames
 from rgbdseg.transforms.pack import pack
 
 
-class SegmentationData(LightningDataModule):
+class SegmentationData:
     """Training batches and validation samples of one config; with_depth: batches carry depth as a target."""
 
     def __init__(
@@ -31,26 +31,21 @@ class SegmentationData(LightningDataModule):
         input_spec: InputSpec,
         with_depth: bool = False,
     ) -> None:
-        super().__init__()
         self.config = config
         self.train_set = train
         self.validation_set = validation
         self.input_spec = input_spec
         self.with_depth = with_depth
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches of this device."""
-        trainer = self.trainer
-        assert trainer is not None
-        return self.training_batches(lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
+    def training_batches(self, first: int, last: int, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+        """Return the batches of one of several devices, for all passes of the steps from ``first`` to before ``last``.
 
-    def training_batches(self, position: Callable[[], int], rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Return the batches of one of several devices; ``position``: see `EpochBatches`."""
+        They are to be made ready with `prepared`.
+        """
         config = self.config
-        batches = EpochBatches(
+        batches = StepBatches(
             ShuffledDraws(len(self.train_set), config.seed),
-            position=position,
-            iterations_per_epoch=config.schedule.iterations_per_epoch,
+            steps=range(first, last),
             accumulate=passes(config),
             samples_per_pass=samples_per_pass(config, world_size),
             rank=rank,
@@ -63,7 +58,7 @@ class SegmentationData(LightningDataModule):
     def training_samples(self) -> TrainingSamples | DrawnFrames:
         """Return what loader processes give for each draw."""
         samples = DrawnFrames if self.config.augmentation.on_device else TrainingSamples
-        return samples(self.train_set, self.config.augmentation, self.config.seed)
+        return samples(self.train_set, self.config.augmentation, self.config.seed, self.input_spec)
 
     def collate(self) -> Callable[[list[Any]], RGBDBatch | FrameBatch]:
         """Return what loader processes make batches with."""
@@ -72,17 +67,16 @@ class SegmentationData(LightningDataModule):
             return functools.partial(collect_frames, size=size, needs_camera=self.input_spec.needs_camera)
         return functools.partial(pack, spec=self.input_spec, size=size, with_depth=self.with_depth)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment frames where they have been moved to."""
-        return augment_frames(batch, self.input_spec, self.with_depth) if isinstance(batch, FrameBatch) else batch
+    def prepared(self, batch: RGBDBatch | FrameBatch, device: torch.device | str) -> RGBDBatch:
+        """Return a batch on ``device``, augmented there where the config says so."""
+        if isinstance(batch, FrameBatch):
+            return augment_frames(batch.to(device), self.input_spec, self.with_depth)
+        return batch.to(device)
 
-    def val_dataloader(self) -> DataLoader[RGBDSample] | list[Any]:
-        """Return single samples; every image goes to exactly one device."""
-        if self.validation_set is None:
-            return []
-        trainer = self.trainer
-        assert trainer is not None
-        sampler = EveryNth(len(self.validation_set), trainer.global_rank, trainer.world_size)
+    def validation_samples(self, rank: int = 0, world_size: int = 1) -> DataLoader[RGBDSample]:
+        """Return the single samples of one of several devices; every image goes to exactly one."""
+        assert self.validation_set is not None
+        sampler = EveryNth(len(self.validation_set), rank, world_size)
         return DataLoader(self.validation_set, sampler=sampler, batch_size=None, **_loader_options(self.config))
 
 
@@ -91,4 +85,5 @@ def _loader_options(config: TrainConfig) -> dict[str, Any]:
         "num_workers": config.loader.workers,
         "pin_memory": uses_gpu(config.hardware),
         "multiprocessing_context": process_context() if config.loader.workers else None,
+        "worker_init_fn": set_up_loader_worker,
     }

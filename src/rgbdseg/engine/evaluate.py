@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import nn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.engine.callbacks import interruptible
-from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options
+from rgbdseg.engine.hardware import AUTOCAST, check_hardware, check_share, make_fabric
+from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
-from rgbdseg.engine.task import AUTOCAST
 from rgbdseg.errors import DataError
 from rgbdseg.files import write_text
 from rgbdseg.inference import segment
 from rgbdseg.labels import LabelSet
 from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
-from rgbdseg.parallel import process_context
+from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDSample
-from rgbdseg.visualize import colourise, save_png
+from rgbdseg.visualize import colorize, save_png
 from rgbdseg.weights.checkpoint import ModelBundle
 
 
@@ -83,108 +83,52 @@ class EvaluationResult:
         return [folder / name for name in texts]
 
 
-class EvaluationTask(LightningModule):
-    """Segments and counts, in all and for each sensor; optionally saves each prediction.
+@dataclasses.dataclass
+class _Counts:
+    """Pixels counted by one process, apart for each sensor.
 
     sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
     """
 
-    def __init__(
-        self,
-        bundle: ModelBundle,
-        protocol: EvaluationProtocol,
-        precision: str,
-        save: Path | None,
-        label_set: LabelSet,
-        *,
-        sensors: Mapping[str, str | None],
-        submission: SubmissionFolder | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = bundle.model
-        self.spec = bundle.facts.input_spec
-        self.protocol = protocol
-        self.autocast_dtype = AUTOCAST[precision]
-        self.save = save
-        self.label_set = label_set
-        self.submission = submission
-        self.sensor_of = sensors
-        self.groups = sorted(set(sensors.values()), key=str)
+    sensors: Mapping[str, str | None]
+    label_set: LabelSet
+    device: torch.device
+
+    def __post_init__(self) -> None:
         # Each frame is counted once, in its sensor's group; the whole is the sum of the groups.
-        self.metrics = nn.ModuleList(
-            SegmentationMetrics(len(label_set), label_set.classes, label_set.categories) for _ in self.groups
-        )
-        self.scores: SegmentationScores | None = None
-        self.sensor_scores: dict[str, SegmentationScores] = {}
+        classes = self.label_set.classes, self.label_set.categories
+        self.metrics = {
+            group: SegmentationMetrics(len(self.label_set), *classes).to(self.device)
+            for group in sorted(set(self.sensors.values()), key=str)
+        }
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave samples where they are: inference moves what it needs."""
-        return batch
+    def update(self, sample: RGBDSample, prediction: Tensor, protocol: EvaluationProtocol) -> None:
+        """Count one labeled frame; prediction is (H, W)."""
+        assert sample.label is not None
+        counted = protocol.counted(sample.size, sample.sample_id)
+        self.metrics[self.sensors[sample.sample_id]].update(prediction[counted], sample.label[0][counted])
 
-    def test_step(self, sample: RGBDSample, batch_idx: int) -> None:
-        """Segment one frame."""
-        result = segment(
-            self.model, sample, self.spec, self.protocol, device=self.device, autocast_dtype=self.autocast_dtype
-        )
-        prediction = result.prediction.cpu()
-        if sample.label is not None:
-            counted = self.protocol.counted(sample.size, sample.sample_id)
-            metrics = self._metrics_of(self.sensor_of[sample.sample_id])
-            metrics.update(prediction[counted], sample.label[0][counted])
-        if self.save is not None:
-            save_prediction(prediction, sample.sample_id, self.save, self.label_set)
-        if self.submission is not None:
-            self.submission.write(sample.sample_id, prediction)
-
-    def on_test_epoch_end(self) -> None:
-        """Sum over devices."""
-        if self.submission is not None:
-            self.trainer.strategy.barrier()  # nothing is summed without labels, and every file must be there
-        parts = {group: self._metrics_of(group).compute() for group in self.groups}
+    def scores(self) -> tuple[SegmentationScores, dict[str, SegmentationScores]]:
+        """Return the scores over all processes, and those of each sensor."""
+        parts = {group: metrics.compute() for group, metrics in self.metrics.items()}
         nothing = np.zeros((len(self.label_set), len(self.label_set)), dtype=np.int64)
         confusion = sum((part.confusion for part in parts.values()), start=nothing)
         images = sum(part.images for part in parts.values())
-        self.scores = SegmentationScores.from_confusion(
-            confusion, images, self.label_set.classes, self.label_set.categories
-        )
-        self.sensor_scores = {name: part for name, part in parts.items() if name is not None}
-
-    def _metrics_of(self, sensor: str | None) -> SegmentationMetrics:
-        metrics = self.metrics[self.groups.index(sensor)]
-        assert isinstance(metrics, SegmentationMetrics)
-        return metrics
+        whole = SegmentationScores.from_confusion(confusion, images, self.label_set.classes, self.label_set.categories)
+        return whole, {name: part for name, part in parts.items() if name is not None}
 
 
-class EvaluationProgress(Callback):
-    """A bar over the images of this device."""
-
-    def __init__(self, console: Console) -> None:
-        self.bar = Progress(
-            TextColumn("evaluating"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            transient=True,
-        )
-        self.task = TaskID(0)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
-        if trainer.is_global_zero and self.bar.console.is_terminal:
-            self.task = self.bar.add_task("", total=trainer.num_test_batches[0])
-            self.bar.start()
-
-    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Move the bar."""
-        if self.bar.live.is_started:
-            self.bar.advance(self.task)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove the bar."""
-        if self.bar.live.is_started:  # stopping a bar that was never shown prints an empty line
-            self.bar.stop()
+@contextlib.contextmanager
+def _progress(console: Console | None, total: int, main: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar over the images of this device, on terminals; yield what moves it."""
+    if console is None or not console.is_terminal or not main:
+        yield lambda: None
+        return
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(*columns, remaining, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def evaluate(
@@ -198,7 +142,7 @@ def evaluate(
     submission: SubmissionFolder | None = None,
     console: Console | None = None,
 ) -> EvaluationResult:
-    """Evaluate a checkpoint on a dataset; with ``save``, also write raw and coloured predictions there.
+    """Evaluate a checkpoint on a dataset; with ``save``, also write raw and colored predictions there.
 
     submission: also write what the benchmark's server takes; a dataset loaded without labels is not scored.
     Raises DataError when the dataset's classes are not those the model was trained on.
@@ -208,34 +152,37 @@ def evaluate(
     _check_classes(bundle, dataset)
     labelled = "label" in dataset.needs
     sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labelled else {}
-    # The dataset's label set, since checkpoints of older versions know no categories.
-    task = EvaluationTask(
-        bundle, protocol, hardware.precision, save, dataset.label_set, sensors=sensors, submission=submission
-    )
-    if hardware.compile:
-        task.model.compile()
-    trainer = Trainer(
-        **trainer_options(hardware),
-        # Mixed precision is the inference code's business: scores stay float32.
-        precision="32-true",
-        logger=False,
-        callbacks=[EvaluationProgress(console or Console(quiet=True))],
-    )
-    check_share(len(dataset), trainer.world_size)
-    sampler = EveryNth(len(dataset), trainer.global_rank, trainer.world_size)
-    loader = DataLoader(
-        dataset,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=process_context() if workers else None,
-    )
-    if submission is not None and trainer.is_global_zero:
-        submission.start()  # other processes write after this one has joined them in the test
-    with interruptible():
-        trainer.test(task, loader, verbose=False)
-    assert task.scores is not None
-    if submission is not None and trainer.is_global_zero:
+    fabric = make_fabric(hardware)
+    check_share(len(dataset), fabric.world_size)
+    if submission is not None and fabric.is_global_zero:
+        submission.start()  # other processes write after this one has joined them
+    with working_together(fabric, hardware):
+        model = fabric.to_device(bundle.model)
+        if hardware.compile:
+            model.compile()
+        # The dataset's label set, since checkpoints of older versions know no categories.
+        counts = _Counts(sensors, dataset.label_set, fabric.device)
+        loader = _samples(dataset, workers, fabric)
+        with _progress(console, len(loader), fabric.is_global_zero) as advance:
+            for sample in loader:
+                prediction = segment(
+                    model,
+                    sample,
+                    bundle.facts.input_spec,
+                    protocol,
+                    device=fabric.device,
+                    autocast_dtype=AUTOCAST[hardware.precision],
+                ).prediction.cpu()
+                if sample.label is not None:
+                    counts.update(sample, prediction, protocol)
+                if save is not None:
+                    save_prediction(prediction, sample.sample_id, save, dataset.label_set)
+                if submission is not None:
+                    submission.write(sample.sample_id, prediction)
+                advance()
+        fabric.barrier()  # nothing is summed without labels, and every file must be there
+        scores, sensor_scores = counts.scores()
+    if submission is not None and fabric.is_global_zero:
         submission.finish(dataset.description.size)
     facts = bundle.facts
     return EvaluationResult(
@@ -246,18 +193,30 @@ def evaluate(
         dataset=dataset.description.name,
         split=dataset.split,
         protocol=protocol,
-        scores=task.scores,
-        sensors=task.sensor_scores,
+        scores=scores,
+        sensors=sensor_scores,
         frames=len(dataset),
         submission=submission,
     )
 
 
+def _samples(dataset: RGBDDataset, workers: int, fabric: Fabric) -> DataLoader[RGBDSample]:
+    """Return the frames of this process: every image goes to exactly one."""
+    return DataLoader(
+        dataset,
+        sampler=EveryNth(len(dataset), fabric.global_rank, fabric.world_size),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=process_context() if workers else None,
+        worker_init_fn=set_up_loader_worker,
+    )
+
+
 def save_prediction(prediction: torch.Tensor, sample_id: str, folder: Path, label_set: LabelSet) -> None:
-    """Write FOLDER/label/<id>.png (class indices) and FOLDER/colour/<id>.png from uint8 (H, W), atomically."""
+    """Write FOLDER/label/<id>.png (class indices) and FOLDER/color/<id>.png from uint8 (H, W), atomically."""
     values = prediction.numpy()
     save_png(folder / "label" / f"{sample_id}.png", values)
-    save_png(folder / "colour" / f"{sample_id}.png", colourise(values, label_set.palette))
+    save_png(folder / "color" / f"{sample_id}.png", colorize(values, label_set.palette))
 
 
 def _check_classes(bundle: ModelBundle, dataset: RGBDDataset) -> None:

@@ -1,15 +1,25 @@
-"""From a `HardwareConfig` to the devices of this machine, and what Lightning is told about them."""
+"""From a `HardwareConfig` to the devices of this machine, as a Fabric that knows all processes of a run."""
 
 from __future__ import annotations
 
+import datetime
+import os
 import platform
-from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+import torch.distributed
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from rgbdseg.config.train import HardwareConfig, check_devices
+from rgbdseg.engine.processes import follow_starter
 from rgbdseg.errors import UsageError
+
+AUTOCAST: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
 
 
 def uses_gpu(hardware: HardwareConfig) -> bool:
@@ -17,21 +27,36 @@ def uses_gpu(hardware: HardwareConfig) -> bool:
     return torch.cuda.is_available() and hardware.accelerator != "cpu"
 
 
-def trainer_options(hardware: HardwareConfig) -> dict[str, Any]:
-    """Return what every Lightning trainer of this library is given: the devices, and none of its own extras."""
+def make_fabric(hardware: HardwareConfig) -> Fabric:
+    """Return the devices of a run; `processes.working_together` starts the processes.
+
+    Fabric is given full precision: mixed precision is the business of the training step and of inference, since camera
+    parameters and depth in meters must not be rounded on their way in.
+
+    Raises:
+        UsageError: where torchrun or SLURM has started another number of processes than ``hardware`` asks for.
+    """
+    follow_starter()
     several = hardware.devices != 1 or hardware.nodes > 1
-    return {
-        "accelerator": hardware.accelerator,
-        "devices": hardware.devices,
-        "num_nodes": hardware.nodes,
-        # Buffers are equal on all devices under synchronised statistics; broadcasting them in every forward would
-        # hang validation, where devices may see different numbers of images.
-        "strategy": DDPStrategy(broadcast_buffers=False) if several else "auto",
-        "use_distributed_sampler": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    started = int(os.environ["WORLD_SIZE"]) if torch.distributed.is_torchelastic_launched() else None
+    if started is not None and hardware.devices != -1 and started != hardware.devices * hardware.nodes:
+        raise UsageError(
+            f"torchrun has started {started} processes, but hardware.devices is {hardware.devices} and hardware.nodes "
+            f"{hardware.nodes}; give hardware.devices the processes of one machine and hardware.nodes the machines"
+        )
+    # Buffers are equal on all devices under synchronized statistics; broadcasting them in every forward would hang
+    # validation, where devices may see different numbers of images.
+    strategy = DDPStrategy(broadcast_buffers=False, timeout=datetime.timedelta(minutes=hardware.timeout_minutes))
+    try:
+        return Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy if several else "auto",
+            precision="32-true",
+        )
+    except (RuntimeError, ValueError) as error:  # of SLURM variables that contradict each other
+        raise UsageError(f"the devices cannot be used: {' '.join(str(error).split())}") from error
 
 
 def check_hardware(hardware: HardwareConfig) -> None:

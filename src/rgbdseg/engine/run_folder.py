@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rgbdseg.config.train import TrainConfig
-from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.engine.run_lock import LOCK
+from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
+from rgbdseg.weights.source import CHECKPOINTS, LAST
 
 # What may change when a run continues: where it runs and where its data lie, not what it computes.
-RESUMABLE_CHANGES = ("data", "hardware.", "loader.workers", "loader.hha_cache", "loader.validation_limit")
+RESUMABLE_CHANGES = ("data", "hardware.", "logging.", "loader.workers", "loader.hha_cache", "loader.validation_limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +36,12 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of last.ckpt and epoch-N.ckpt."""
-        return self.root / "checkpoints"
+        return self.root / CHECKPOINTS
 
     @property
     def last(self) -> Path:
         """The newest state, from which a run resumes."""
-        return self.checkpoints / "last.ckpt"
+        return self.checkpoints / LAST
 
     def epoch(self, number: int) -> Path:
         """Checkpoint after ``number`` completed epochs."""
@@ -55,29 +57,48 @@ class RunFolder:
         """Folder of the TensorBoard events."""
         return self.root / "tensorboard"
 
+    @property
+    def csv(self) -> Path:
+        """Folder of losses and scores as CSV, one file for each start; only where the config asks for it."""
+        return self.root / "csv"
+
+    def check_new(self) -> None:
+        """Raise UsageError when something is there already."""
+        if not self.root.exists():
+            return
+        if not self.root.is_dir() or any(entry.name != LOCK for entry in self.root.iterdir()):
+            raise UsageError(
+                f"{self.root} exists and is not empty; continue it with resume=True or choose another folder (out)"
+            )
+
     def start(self, config: TrainConfig) -> None:
         """Create the folder; raises UsageError when something is there already."""
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise UsageError(f"{self.root} exists and is not empty; continue it with --resume or choose another --out")
+        self.check_new()
         write_text(self.config_file, config_to_yaml(config))
+
+    def has_begun(self) -> bool:
+        """Return whether a step has been taken here: the first one is always logged."""
+        return self.last.is_file() or any(entry.get("iteration", 0) > 0 for _, entry in _log_lines(self.log))
 
     def undo_start(self) -> None:
         """Remove what a run left that failed before its first step; anything else in the folder stays."""
-        for file in (self.config_file, self.log):
+        for file in (self.config_file, self.log, self.root / LOCK):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        for folder in (self.tensorboard, self.csv):
+            shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.root.rmdir()
 
     def remove_leftovers(self) -> None:
-        """Remove the half-written checkpoints of runs that were killed while saving."""
-        for file in self.checkpoints.glob(".*.part.ckpt"):
-            file.unlink(missing_ok=True)
+        """Remove the half-written files of runs that were killed while writing; only while the folder is locked."""
+        for folder in (self.root, self.checkpoints):
+            for file in folder.glob(".*.part.*"):
+                file.unlink(missing_ok=True)
 
     def require_run(self) -> None:
         """Raise UsageError unless a run was started here."""
         if not self.config_file.is_file():
-            raise UsageError(f"no run to resume at {self.root} (it has no config.yaml); start it without --resume")
+            raise UsageError(f"no run to resume at {self.root} (it has no config.yaml); start it without resume")
 
     def stored_config(self) -> dict[str, Any]:
         """Return the config the run was started with, as plain values."""
@@ -111,59 +132,31 @@ def check_resumable(stored: dict[str, Any], wanted: TrainConfig) -> None:
         key = changed[0]
         raise UsageError(
             f"a resumed run cannot change {', '.join(changed)} ({key} was {before.get(key)!r}, "
-            f"now {after.get(key)!r}); start a new run in another --out"
+            f"now {after.get(key)!r}); start a new run in another folder"
         )
 
 
-def trim_log(path: Path, iteration: int) -> None:
-    """Drop log lines after ``iteration``: a killed run may have logged steps that its checkpoint does not have."""
+def trim_log(path: Path, iteration: int, epoch_finished: bool = True) -> None:
+    """Drop log lines after ``iteration``: a killed run may have logged steps that its checkpoint does not have.
+
+    epoch_finished: whether scores that belong to ``iteration`` are kept, or will be computed again.
+    """
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was killed
-        if entry.get("iteration", 0) <= iteration:
+    for line, entry in _log_lines(path):
+        repeated = not epoch_finished and "miou" in entry and entry.get("iteration") == iteration
+        if entry.get("iteration", 0) <= iteration and not repeated:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
 
 
-def find_checkpoints(path: str | Path, epochs: str | None = None) -> list[Path]:
-    """Return the checkpoints that ``path`` names: a file, or a run folder (its last one, or those of ``epochs``).
-
-    epochs: "300" or "300-400", bounds included.  Raises CheckpointError when nothing fits.
-    """
-    place = Path(path)
-    if place.is_file():
-        if epochs:
-            raise UsageError(f"--epochs {epochs} needs a run folder; {place} is one checkpoint")
-        return [place]
-    run = RunFolder(place)
-    folder = run.checkpoints if run.checkpoints.is_dir() else place
-    if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint or run folder at {place}")
-    if epochs is None:
-        last = folder / "last.ckpt"
-        if not last.is_file():
-            raise CheckpointError(f"{place} holds no last.ckpt; name a checkpoint file")
-        return [last]
-    first, final = _epoch_range(epochs)
-    numbered = {int(m[1]): f for f in folder.iterdir() if (m := re.fullmatch(r"epoch-(\d+)\.ckpt", f.name))}
-    chosen = [numbered[number] for number in sorted(numbered) if first <= number <= final]
-    if not chosen:
-        have = ", ".join(str(n) for n in sorted(numbered)) or "none"
-        raise CheckpointError(f"{place} has no checkpoint of epochs {epochs}; it has: {have}")
-    return chosen
-
-
-def _epoch_range(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
-    if not match:
-        raise UsageError(f"--epochs '{text}' is not understood; expected a number or a range such as 300-400")
-    first = int(match[1])
-    return first, int(match[2]) if match[2] else first
+def _log_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            yield line, json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line that was being written when the run was killed
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

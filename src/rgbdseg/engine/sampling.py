@@ -7,7 +7,7 @@ generator of the draw's own number, so the result depends neither on the number 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from torch.utils.data import Dataset, Sampler
 
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import Moves, apply_moves, draw_moves
-from rgbdseg.transforms.derive import with_noise
+from rgbdseg.transforms.derive import with_derived, with_reading_ranges
 from rgbdseg.transforms.spatial import cut_margin
 
 Draw = tuple[int, int]
@@ -44,52 +45,51 @@ class ShuffledDraws:
         return int(self._permutation(passed)[position]), number
 
 
-class EpochBatches(Sampler[list[Draw]]):
-    """The batches of one epoch on one device.
+class StepBatches(Sampler[list[Draw]]):
+    """The batches of one device for a range of optimizer steps: one for each pass of each step.
 
-    position: called when an epoch starts, gives the optimiser steps taken so far; inside an epoch after a resume, only
-    the rest of the epoch is served.
+    steps: numbers of the steps, counted from the start of the run; a resumed run begins where it stopped.
     """
 
     def __init__(
         self,
         draws: ShuffledDraws,
         *,
-        position: Callable[[], int],
-        iterations_per_epoch: int,
+        steps: range,
         accumulate: int,
         samples_per_pass: int,
         rank: int,
         world_size: int,
     ) -> None:
         self.draws = draws
-        self.position = position
-        self.iterations_per_epoch = iterations_per_epoch
+        self.steps = steps
         self.accumulate = accumulate
         self.samples_per_pass = samples_per_pass
         self.rank = rank
         self.world_size = world_size
 
     def __len__(self) -> int:
-        return self.iterations_per_epoch * self.accumulate
+        return len(self.steps) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        first = self.position()
-        last = (first // self.iterations_per_epoch + 1) * self.iterations_per_epoch
-        for iteration in range(first, last):
+        for step in self.steps:
             for part in range(self.accumulate):
-                block = (iteration * self.accumulate + part) * self.world_size + self.rank
+                block = (step * self.accumulate + part) * self.world_size + self.rank
                 start = block * self.samples_per_pass
                 yield [self.draws[number] for number in range(start, start + self.samples_per_pass)]
 
 
 class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
-    """Whole frames, less their margin, with the augmentation that was drawn for them, by draw."""
+    """Whole frames, less their margin, with the augmentation that was drawn for them, by draw.
 
-    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
+    spec: of the model, which says what is derived from a frame besides its files.
+    """
+
+    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
         self.dataset = dataset
         self.config = config
         self.seed = seed
+        self.spec = spec
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -97,17 +97,17 @@ class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
     def __getitem__(self, draw: Draw) -> tuple[RGBDSample, Moves]:
         index, number = draw
         generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
-        sample = cut_margin(self.dataset[index], self.config.margin)
+        sample = cut_margin(with_reading_ranges(self.dataset[index], self.spec), self.config.margin)
         moves = draw_moves(sample, self.config, generator)
         # After the moves, so that they are the same with and without noise.
-        return (with_noise(sample, generator) if "noise" in self.dataset.needs else sample), moves
+        return with_derived(sample, self.spec, generator), moves
 
 
 class TrainingSamples(Dataset[RGBDSample]):
     """Augmented samples by draw."""
 
-    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int) -> None:
-        self.frames = DrawnFrames(dataset, config, seed)
+    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
+        self.frames = DrawnFrames(dataset, config, seed, spec)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from rgbdseg.config.train import ModelConfig
-from rgbdseg.engine.run_folder import find_checkpoints
 from rgbdseg.errors import CheckpointError
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, Stream
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.checkpoint import ModelFacts, StoredModel, read_stored_model
 from rgbdseg.weights.imagenet import load_encoder_weights
+from rgbdseg.weights.source import resolve_source
 
 SHOWN = 4  # names listed per kind
 
@@ -84,7 +84,7 @@ def load_earlier_weights(model: SegmentationModel, config: ModelConfig, label_se
     """
     assert config.start_from is not None
     try:
-        stored = read_stored_model(find_checkpoints(config.start_from)[0])
+        stored = read_stored_model(resolve_source(config.start_from))
     except CheckpointError as error:
         raise CheckpointError(f"model.start_from: {error}") from error
     own = model.state_dict()
@@ -118,15 +118,27 @@ def class_tensors(config: ModelConfig, num_classes: int) -> list[str]:
 
 
 def _other_inputs(theirs: InputSpec, ours: InputSpec) -> list[str]:
-    """Return what the two networks are shown differently; weights that have seen other values would start badly."""
-    names = ["channel_order", "rgb_mean", "rgb_std"]
-    if "none" not in (theirs.geometry, ours.geometry):
-        names += ["geometry", "geometry_mean", "geometry_std", "missing_depth_m"]
-    return [
-        f"its input has {name} {getattr(theirs, name)} and this model's {getattr(ours, name)}"
-        for name in names
-        if getattr(theirs, name) != getattr(ours, name)
+    """Return what the two networks are shown differently; weights that have seen other values would start badly.
+
+    Streams that only one of them has are no matter: an encoder may be taken from a network of fewer or more.
+    """
+    known = {stream.name: stream for stream in theirs.streams}
+    problems = [
+        f"stream '{stream.name}' of its input has {field.name} {value!r} and this model's "
+        f"{getattr(stream, field.name)!r}"
+        for stream in ours.streams
+        if stream.name in known
+        for field in dataclasses.fields(Stream)
+        if (value := getattr(known[stream.name], field.name)) != getattr(stream, field.name)
     ]
+    only_theirs, only_ours = (_without(one, other) for one, other in ((theirs, ours), (ours, theirs)))
+    if only_theirs and only_ours:
+        problems.append(f"its input has {', '.join(only_theirs)} and this model's {', '.join(only_ours)}")
+    return problems
+
+
+def _without(one: InputSpec, other: InputSpec) -> list[str]:
+    return [name for name in one.names if name not in other.names]
 
 
 def _other_network(

@@ -1,7 +1,8 @@
-"""Predictions in the files that the Cityscapes evaluation server takes.
+"""Predictions in the files that an evaluation server takes.
 
-The format is that of the official evaluation script, which the server runs (cityscapesScripts,
-evaluation/evalPixelLevelSemanticLabeling.py and helpers/labels.py; the submission page repeats it):
+A label set with official ids can be submitted; what files are called and how large they are says the
+`rgbdseg.datasets.ServerFormat` of its benchmark.  That of Cityscapes is the format of the official evaluation script,
+which the server runs (the submission page repeats it):
 
 * one file for every image of the split, anywhere in the archive, whose name is the image's city, sequence and frame
   number followed by anything and ``.png``: ``berlin_000000_000019*.png``.  Two such files are an error there;
@@ -14,34 +15,29 @@ The folder is to be zipped as it is.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from rgbdseg.data.images import image_size, read_label_values, write_png
-from rgbdseg.datasets.facts import OFFICIAL_SPLITS
+from rgbdseg.datasets import ServerFormat, facts_of_classes, find_facts
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
-from rgbdseg.labels import CITYSCAPES19, LabelSet
-
-OFFICIAL_SIZE = (1024, 2048)
-"""Height and width of all images of the benchmark."""
-_FRAME = re.compile(r"[^_/]+_\d{6}_\d{6}")
-_ENDING = "_pred_labelIds.png"
+from rgbdseg.labels import LabelSet
 
 
-def submission_name(sample_id: str) -> str:
-    """Return the name of a frame's file; raises UsageError for an id that is not CITY_SEQUENCE_FRAME."""
-    if not _FRAME.fullmatch(sample_id):
+def server_format(label_set: LabelSet) -> ServerFormat:
+    """Return what the server of these classes' benchmark takes; raises UsageError for classes without official ids."""
+    if not label_set.official_ids:
         raise UsageError(
-            f"frame '{sample_id}' has no name that the evaluation server knows; expected ids such as "
-            "berlin_000000_000019, as `rgbdseg prepare cityscapes` gives them"
+            f"no evaluation server is known for the classes of '{label_set.name}'; a submission needs a label set with "
+            "official ids, such as cityscapes19"
         )
-    return sample_id + _ENDING
+    facts = facts_of_classes(label_set)
+    return (facts.server if facts is not None else None) or ServerFormat()
 
 
 class SubmissionFolder:
@@ -53,17 +49,14 @@ class SubmissionFolder:
     """
 
     def __init__(self, folder: str | Path, label_set: LabelSet, sample_ids: Sequence[str]) -> None:
-        if not label_set.official_ids:
-            raise UsageError(
-                f"no evaluation server is known for the classes of '{label_set.name}'; --save-submission needs a label "
-                "set with official ids, such as cityscapes19"
-            )
+        self.label_set = label_set
+        self.format = server_format(label_set)
         self.folder = Path(os.path.abspath(folder))  # "." has no name to put the hidden folder beside
-        self.names = {sample_id: submission_name(sample_id) for sample_id in sample_ids}
+        self.names = {sample_id: self.format.file_name(sample_id) for sample_id in sample_ids}
         self.official_ids = np.array(label_set.official_ids, dtype=np.uint8)
         self.staging = self.folder.parent / f".{self.folder.name}-in-progress"
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UsageError(f"{self.folder} already holds something; give --save-submission a new or an empty folder")
+            raise UsageError(f"{self.folder} already holds something; choose a new or an empty one")
 
     def start(self) -> None:
         """Remove what an interrupted attempt left."""
@@ -77,14 +70,13 @@ class SubmissionFolder:
     def remarks(self, dataset: str, split: str) -> list[str]:
         """Return in words why the server would not take the finished folder although its files keep the rules."""
         remarks = []
-        official = OFFICIAL_SPLITS.get(dataset, {}).get(split)
+        facts = find_facts(dataset)
+        official = None if facts is None else facts.splits.get(split)
         if official is not None and len(self.names) != official:
             remarks.append(f"the server wants all {official} frames of split {split}; these are {len(self.names)}")
-        size = image_size(self.folder / next(iter(self.names.values())))
-        if size != OFFICIAL_SIZE:
-            remarks.append(
-                f"the server wants {OFFICIAL_SIZE[0]}x{OFFICIAL_SIZE[1]} pixels; these frames are {size[0]}x{size[1]}"
-            )
+        size, wanted = image_size(self.folder / next(iter(self.names.values()))), self.format.size
+        if wanted is not None and size != wanted:
+            remarks.append(f"the server wants {wanted[0]}x{wanted[1]} pixels; these frames are {size[0]}x{size[1]}")
         return remarks
 
     def finish(self, size: tuple[int, int] | None) -> Path:
@@ -92,7 +84,7 @@ class SubmissionFolder:
 
         Raises DataError for a submission that the server would refuse; what was written is then left where it is.
         """
-        check_submission(self.staging, list(self.names), size=size, official_ids=self.official_ids.tolist())
+        check_submission(self.staging, list(self.names), self.label_set, size=size)
         try:
             if self.folder.exists():
                 self.folder.rmdir()
@@ -105,12 +97,12 @@ class SubmissionFolder:
 def check_submission(
     folder: str | Path,
     sample_ids: Sequence[str],
+    label_set: LabelSet,
     *,
-    size: tuple[int, int] | None = OFFICIAL_SIZE,
-    official_ids: Collection[int] = CITYSCAPES19.official_ids,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Raise DataError, with the first problem and the number of others, for a folder that breaks the format."""
-    problems = list(submission_problems(folder, sample_ids, size=size, official_ids=official_ids))
+    problems = list(submission_problems(folder, sample_ids, label_set, size=size))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{folder} is not a submission that the evaluation server takes: {problems[0]}{more}")
@@ -119,22 +111,25 @@ def check_submission(
 def submission_problems(
     folder: str | Path,
     sample_ids: Sequence[str],
+    label_set: LabelSet,
     *,
-    size: tuple[int, int] | None = OFFICIAL_SIZE,
-    official_ids: Collection[int] = CITYSCAPES19.official_ids,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[str]:
     """Yield in words what is wrong with a submission; nothing when the server would take it.
 
-    sample_ids: the frames of the split, as CITY_SEQUENCE_FRAME.  size: (height, width) of every file, None for any.
-    official_ids: the label ids that are evaluated.  The server takes other label ids as well, but they can only lose;
-    here they are problems, since training ids taken for label ids would go unnoticed otherwise.
+    sample_ids: the frames of the split.  size: (height, width) of every file, None for any.
+    label_set: its official ids are those that are evaluated.  A server may take others as well, but they can only lose;
+    here they are problems, since class indices taken for official ids would go unnoticed otherwise.
     """
     root = Path(folder)
     if not root.is_dir():
         yield f"{root} is not a folder"
         return
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    found = _by_frame(files)
+    found: dict[str, list[Path]] = {}
+    layout = server_format(label_set)
+    for path in files:
+        found.setdefault(layout.frame_of(path.relative_to(root).as_posix()), []).append(path)
     for sample_id in sample_ids:
         several = found.get(sample_id, [])
         if len(several) != 1:
@@ -143,19 +138,9 @@ def submission_problems(
     for frame, paths in found.items():
         for path in paths:
             if frame in wanted:
-                yield from _file_problems(path, path.relative_to(root), size, official_ids)
+                yield from _file_problems(path, path.relative_to(root), size, label_set.official_ids)
             else:
                 yield f"{path.relative_to(root)} belongs to no frame of the split"
-
-
-def _by_frame(files: Sequence[Path]) -> Mapping[str, list[Path]]:
-    """Return the files of each frame; files without a frame's name are under their own."""
-    found: dict[str, list[Path]] = {}
-    for path in files:
-        match = _FRAME.match(path.name)
-        frame = match.group() if match and path.suffix == ".png" else path.name
-        found.setdefault(frame, []).append(path)
-    return found
 
 
 def _file_problems(

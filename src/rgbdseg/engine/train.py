@@ -4,121 +4,187 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric import Fabric
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
-from rgbdseg.config.train import TrainConfig, check_config, passes, samples_per_pass
+from rgbdseg.config.train import TrainConfig, check_config, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.tree import PreparedTree, open_tree
-from rgbdseg.engine.callbacks import RunCheckpoints, TrainingLog, TrainingProgress, interruptible
-from rgbdseg.engine.checkpoint_io import AtomicCheckpointIO
+from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints, read_progress, restore
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import check_hardware, check_share, trainer_options, uses_gpu
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, uses_gpu
+from rgbdseg.engine.loggers import check_loggers
+from rgbdseg.engine.loop import train_loop
 from rgbdseg.engine.memory import plan_passes
+from rgbdseg.engine.processes import is_main_process, working_together
+from rgbdseg.engine.reporting import Report
 from rgbdseg.engine.run_folder import RunFolder, trim_log
+from rgbdseg.engine.run_lock import locked
 from rgbdseg.engine.start import EarlierWeights, load_first_weights
-from rgbdseg.engine.sync_batch_norm import synchronise_batch_norm
-from rgbdseg.engine.task import SegmentationTask
-from rgbdseg.errors import DataError, RGBDSegError
+from rgbdseg.engine.step import make_state
+from rgbdseg.engine.stop import StopSignals
+from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
-from rgbdseg.weights.checkpoint import ModelFacts, load_torch
+from rgbdseg.parallel import WorkerError
+from rgbdseg.weights.checkpoint import ModelFacts
+
+__all__ = ["build_run", "explained_failures", "is_main_process", "quiet_lightning", "train", "trains_on_depth"]
 
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False, console: Console | None = None) -> RunFolder:
     """Train and return the run folder; last.ckpt in it is the result.
 
-    resume: continue the run in ``out`` from its last checkpoint, exactly as if it had never stopped.
-    Raises Interrupted (state saved) when a signal stops it, and the library's errors for anything a user can mend.
+    Args:
+        config: the complete run.
+        out: folder of the run; a new or an empty one, unless ``resume``.
+        resume: continue the run in ``out`` from its last checkpoint, exactly as if it had never stopped.
+        console: where progress is shown; default nowhere.
+
+    Raises:
+        Interrupted: when a signal stops it; the state is saved.
+        RGBDSegError: for anything that a user can mend.
     """
     console = console or Console(quiet=True)
     check_config(config)
     check_hardware(config.hardware)
+    check_loggers(config.logging)
     run = RunFolder(Path(out))
-    checkpoint = run.last if resume and run.last.is_file() else None
-    model, datasets = build_run(config)
-    # A checkpoint holds all weights, so a resumed run does not need the files that it started from.
-    earlier = None if checkpoint else load_first_weights(model, config.model, datasets[0].label_set)
-    config = _with_passes(config, model, run, console)
-    task = SegmentationTask(model, config, model_facts(config, model, datasets[0]))
-    data = SegmentationData(config, *datasets, task.facts.input_spec, with_depth=trains_on_depth(model))
-    trainer = _make_trainer(config, run, console, earlier)
-    samples_per_pass(config, trainer.world_size)
-    if datasets[1] is not None:
-        check_share(len(datasets[1]), trainer.world_size)
-    main_process = is_main_process()
-    # Everything that can be refused has been: only now is something created.
+    fabric = make_fabric(config.hardware)
     if resume:
         run.require_run()
-        if main_process:
-            run.remove_leftovers()
-    elif main_process:
-        run.start(config)
-    if checkpoint is not None and main_process:
-        _trim_to(checkpoint, run, console)
-    elif earlier is not None and main_process:
-        console.print(str(earlier), highlight=False, soft_wrap=True)
-    if trainer.world_size > 1 and config.hardware.sync_batch_norm:
-        synchronise_batch_norm(task, cpu=trainer.strategy.root_device.type == "cpu")
-    if config.hardware.compile:
-        task.model.compile()
-    try:
-        _fit(trainer, task, data, checkpoint)
-    except RGBDSegError:
-        if main_process and not resume and trainer.global_step == 0:
-            run.undo_start()
-        raise
+    elif fabric.is_global_zero:
+        run.check_new()
+    with locked(run.root) if fabric.is_global_zero else contextlib.nullcontext():
+        checkpoint = run.last if resume and run.last.is_file() else None
+        model, datasets = build_run(config)
+        # A checkpoint holds all weights, so a resumed run does not need the files that it started from.
+        earlier = None if checkpoint else load_first_weights(model, config.model, datasets[0].label_set)
+        if fabric.is_global_zero:
+            config = _with_passes(config, model, console)
+            samples_per_pass(config, fabric.world_size)
+            if datasets[1] is not None:
+                check_share(len(datasets[1]), fabric.world_size)
+            # Everything that can be refused has been: only now is something created.
+            _prepare_folder(run, config, resume, checkpoint, console)
+            if earlier is not None:
+                console.print(str(earlier), highlight=False, soft_wrap=True)
+        try:
+            with explained_failures(run), working_together(fabric, config.hardware):
+                passes = fabric.broadcast(config.hardware.accumulate)  # chosen by the main process
+                hardware = dataclasses.replace(config.hardware, accumulate=passes)
+                config = dataclasses.replace(config, hardware=hardware)
+                _run(config, run, fabric, model, datasets, checkpoint=checkpoint, earlier=earlier, console=console)
+        except RGBDSegError:
+            if fabric.is_global_zero and not resume and not run.has_begun():
+                run.undo_start()
+            raise
     return run
 
 
-def _trim_to(checkpoint: Path, run: RunFolder, console: Console) -> None:
-    """Bring the log to the state that the run resumes from, and say which it is."""
-    iteration = int(load_torch(checkpoint).get("rgbdseg", {}).get("progress", {}).get("iteration", 0))
-    trim_log(run.log, iteration)
-    console.print(f"resuming after iteration {iteration}", highlight=False)
+def _run(
+    config: TrainConfig,
+    run: RunFolder,
+    fabric: Fabric,
+    model: SegmentationModel,
+    datasets: tuple[RGBDDataset, RGBDDataset | None],
+    *,
+    checkpoint: Path | None,
+    earlier: EarlierWeights | None,
+    console: Console,
+) -> None:
+    """Train in one of the processes of a run, all of which have been started."""
+    if config.hardware.deterministic:
+        torch.use_deterministic_algorithms(True)
+    facts = model_facts(config, model, datasets[0])
+    data = SegmentationData(config, *datasets, facts.input_spec, with_depth=trains_on_depth(model))
+    state = make_state(model, config, fabric)
+    if checkpoint is not None:
+        restore(state, checkpoint)
+    start = state.step
+    if fabric.broadcast(start) != start:
+        raise UsageError(f"the machines of this run see different files in {run.root}; put it where all see the same")
+    checkpoints = RunCheckpoints(run, config.schedule, facts, write=fabric.is_global_zero)
+    if state.step == config.schedule.iterations and state.epoch_finished:
+        return
+    source = None if earlier is None else earlier.to_dict()
+    report = Report(run, config, fabric, console, step=start, started_from=source)
+    finished = False
+    signals = StopSignals(console)
+    try:
+        with signals:
+            train_loop(state, data, config, fabric, checkpoints=checkpoints, report=report, signals=signals)
+        finished = True
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if signals.received:  # by loader processes as well, before they were ready for it
+            raise KeyboardInterrupt from None
+        raise WorkerError(
+            "a loader process died, most often for lack of memory; lower loader.workers (0 loads in this process)"
+        ) from error
+    finally:
+        report.close(finished)
+        if config.hardware.deterministic:
+            torch.use_deterministic_algorithms(False)
 
 
-def _fit(trainer: Trainer, task: SegmentationTask, data: SegmentationData, checkpoint: Path | None) -> None:
-    with explained_failures(), interruptible():
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+def _prepare_folder(
+    run: RunFolder,
+    config: TrainConfig,
+    resume: bool,
+    checkpoint: Path | None,
+    console: Console,
+) -> None:
+    """Create the folder, or bring it to the state that the run goes on from."""
+    if not resume:
+        run.start(config)
+    else:
+        run.remove_leftovers()
+    if checkpoint is not None:
+        step, epoch_finished = read_progress(checkpoint)
+        trim_log(run.log, step, epoch_finished)
+        console.print(f"resuming after iteration {step}", highlight=False)
+    elif resume:
+        trim_log(run.log, -1)
 
 
 @contextlib.contextmanager
-def explained_failures() -> Iterator[None]:
-    """Turn what training trips over, and a user can mend, into RGBDSegError with the remedy."""
+def explained_failures(run: RunFolder | None = None) -> Iterator[None]:
+    """Turn what training trips over, and a user can mend, into RGBDSegError with the remedy.
+
+    run: whose last checkpoint is offered, where there is one.
+    """
     try:
         yield
-    except FloatingPointError as error:
-        raise RGBDSegError(
-            f"{error}; --resume with --hardware.precision 32-true, or start a new run with a lower "
-            "--optimizer.learning_rate"
-        ) from error
+    except DivergedError as error:
+        again = "start a new run with a lower optimizer.learning_rate"
+        if run is not None and run.last.is_file():
+            good = read_progress(run.last)[0]
+            again = f"go on from iteration {good} with resume=True and hardware.precision 32-true, or {again}"
+        raise DivergedError(f"{error}; {again}") from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise RGBDSegError(
-            "one sample per pass is too few for the batch statistics of this model; raise --loader.batch_size or lower "
-            "--hardware.accumulate"
+            "one sample per pass is too few for the batch statistics of this model; raise loader.batch_size or lower "
+            "hardware.accumulate"
         ) from error
     except TorchDynamoException as error:
         raise RGBDSegError(
-            f"torch.compile failed ({str(error).strip().splitlines()[0][:200]}); use --hardware.compile false"
+            f"torch.compile failed ({str(error).strip().splitlines()[0][:200]}); set hardware.compile to false"
         ) from error
     except torch.OutOfMemoryError as error:
         raise RGBDSegError(
-            "the device ran out of memory; raise --hardware.accumulate or use --hardware.precision bf16-mixed, or "
-            "start a new run with a lower --loader.batch_size"
+            "the device ran out of memory; raise hardware.accumulate or set hardware.precision to bf16-mixed, or start "
+            "a new run with a lower loader.batch_size"
         ) from error
 
 
@@ -172,24 +238,20 @@ def _with_depth_target(
     return train_set
 
 
-def _with_passes(config: TrainConfig, model: SegmentationModel, run: RunFolder, console: Console) -> TrainConfig:
+def _with_passes(config: TrainConfig, model: SegmentationModel, console: Console) -> TrainConfig:
     """Fill in the number of passes where the config leaves it open."""
     hardware = config.hardware
     if hardware.accumulate is not None:
         return config
-    if not is_main_process() and run.config_file.is_file():
-        # The main process has chosen and taken memory since: all must take its number.
-        chosen = run.stored_config().get("hardware", {}).get("accumulate")
-        return dataclasses.replace(config, hardware=dataclasses.replace(hardware, accumulate=chosen))
     on_gpu = uses_gpu(hardware)
     devices = hardware.devices if hardware.devices > 0 else max(1, torch.cuda.device_count() if on_gpu else 1)
     plan = plan_passes(config, model, devices, "cuda" if on_gpu else "cpu")
-    if plan.accumulate > 1 and is_main_process():
+    if plan.accumulate > 1:
         samples = config.loader.batch_size // (devices * hardware.nodes * plan.accumulate)
         console.print(
             f"one pass of the batch needs about {plan.needed_bytes / 2**30:.0f} GiB, {plan.free_bytes / 2**30:.0f} are "
             f"free: {plan.accumulate} passes of {samples} samples instead, which batch statistics are then taken over "
-            "(--hardware.accumulate sets the number)",
+            "(hardware.accumulate sets the number)",
             highlight=False,
             soft_wrap=True,
         )
@@ -204,58 +266,13 @@ def model_facts(config: TrainConfig, model: SegmentationModel, dataset: RGBDData
         input_spec=model.input_spec,
         label_set=dataset.label_set,
         dataset=dataset.description.name,
-        hha=dataset.hha_parameters.to_dict() if model.input_spec.geometry == "hha" else None,
+        hha=dataset.hha_parameters.to_dict() if "hha" in model.input_spec.rasters else None,
         config=config.to_dict(),
     )
 
 
-def _make_trainer(
-    config: TrainConfig, run: RunFolder, console: Console, earlier: EarlierWeights | None = None
-) -> Trainer:
-    hardware, schedule = config.hardware, config.schedule
-    callbacks: list[Callback] = []
-    if config.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
-    callbacks += [
-        TrainingLog(run, started_from=None if earlier is None else earlier.to_dict()),
-        TrainingProgress(config, console),
-        RunCheckpoints(run, schedule, passes(config), console),
-    ]
-    return Trainer(
-        **trainer_options(hardware),
-        precision=hardware.precision,
-        max_epochs=schedule.epochs,
-        accumulate_grad_batches=passes(config),
-        gradient_clip_val=config.optimizer.gradient_clip_norm,
-        check_val_every_n_epoch=schedule.validate_every_epochs or None,
-        limit_val_batches=1.0 if schedule.validate_every_epochs else 0,
-        num_sanity_val_steps=0,
-        logger=_make_logger(run),
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        deterministic=hardware.deterministic,
-        log_every_n_steps=10,
-        default_root_dir=run.root,
-    )
-
-
-def _make_logger(run: RunFolder) -> Logger | bool:
-    if importlib.util.find_spec("tensorboard") is None:
-        return False
-    return TensorBoardLogger(save_dir=run.root, name=run.tensorboard.name, version="")
-
-
-def is_main_process() -> bool:
-    """Return whether this is the process that creates folders and writes results.
-
-    Lightning starts one process per device by running the same command again.
-    """
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
-
-
 def quiet_lightning() -> None:
     """Silence messages of Lightning that are about its own use; for the command line."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message="This DataLoader will create")

@@ -22,6 +22,8 @@ def published_singular_fit(z_BHW: Tensor, camera: Tensor, radius: int, at_N3: Te
     A fit that is exactly zero stays zero.
     """
     cameras = camera.to(torch.float64).expand(z_BHW.shape[0], 4)
+    if torch.compiler.is_exporting():  # the number of windows is not known, so neither is that of the parts
+        return _fit(z_BHW, cameras, radius, at_N3)
     parts = [_fit(z_BHW, cameras, radius, part_N3) for part_N3 in at_N3.split(_WINDOWS_AT_ONCE)]
     return torch.cat(parts)
 

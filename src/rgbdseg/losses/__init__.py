@@ -12,9 +12,10 @@ from rgbdseg.config.loss import LossConfig
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.losses.affinity import depth_affinity_loss, normals_affinity_loss, segmentation_affinity_loss
 from rgbdseg.losses.dense import contours_task_loss, depth_task_loss, normals_task_loss
+from rgbdseg.losses.mask_matching import mask_matching_loss
 from rgbdseg.losses.segmentation import segmentation_task_loss
 from rgbdseg.losses.targets import Targets
-from rgbdseg.models._base import SegmentationOutput, Task
+from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput, Task
 
 __all__ = ["Loss", "Targets", "segmentation_loss", "segmentation_task_loss"]
 
@@ -49,13 +50,20 @@ def segmentation_loss(
     if output.aux and unused:
         raise unknown_name("auxiliary output", sorted(unused)[0], [auxiliary.name for auxiliary in output.aux])
     auxiliary_config = dataclasses.replace(config, criterion=config.auxiliary_criterion or config.criterion)
+    masks: AuxiliaryOutput | None = None
     for auxiliary in output.aux:
-        if auxiliary.task not in _TASK_LOSSES:
+        if auxiliary.task == "query_masks":
+            masks = auxiliary  # their classes are the next output, and their loss is one
+            continue
+        if auxiliary.task == "query_classes" and masks is not None:
+            value = mask_matching_loss(masks.value, auxiliary.value, label, config.mask_matching)
+        elif auxiliary.task in _TASK_LOSSES:
+            value = _TASK_LOSSES[auxiliary.task](auxiliary.value, targets, auxiliary_config)
+        else:
             raise UsageError(
                 f"auxiliary output '{auxiliary.name}' has the task '{auxiliary.task}', which has no loss yet; "
                 f"expected one of: {', '.join(sorted(_TASK_LOSSES))}"
             )
-        value = _TASK_LOSSES[auxiliary.task](auxiliary.value, targets, auxiliary_config)
         total = total + config.auxiliary_weights.get(auxiliary.name, config.auxiliary_weight) * value
         parts[auxiliary.name] = value.detach()
     return Loss(total * config.loss_scale, {"loss": total.detach(), **parts})

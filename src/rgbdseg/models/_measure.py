@@ -17,11 +17,13 @@ from rgbdseg.models._base import SegmentationModel
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelCost:
-    """parameters: trainable, each shared one counted once, with the heads that only training uses.
+    """What one image costs.
 
-    inference_parameters: those that a prediction passes through.
-    flops: of one image in evaluation; a multiply-add counts as two, element-wise operations as none.
-    latency_s: median seconds for one image, None where it was not measured.
+    Args:
+        parameters: trainable, each shared one counted once, with the heads that only training uses.
+        inference_parameters: those that a prediction passes through.
+        flops: of one image in evaluation; a multiply-add counts as two, element-wise operations as none.
+        latency_s: median seconds for one image, None where it was not measured.
     """
 
     parameters: int
@@ -32,20 +34,29 @@ class ModelCost:
 
 def example_inputs(
     spec: InputSpec, batch: int, size: tuple[int, int], device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return inputs that a model with this spec accepts: (rgb, geometry, camera), random values where they are real.
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return inputs that a model with this spec accepts: (images, camera), random values where they are real.
 
-    Geometry is everywhere valid; the camera has a horizontal view of about 58 degrees.
+    Args:
+        spec: of the model.
+        batch: number of images.
+        size: (height, width) in pixels.
+        device: of the tensors.
+
+    Returns:
+        tuple: images by name, (batch, C, height, width), depth everywhere valid; camera (batch, 4) with a horizontal
+        view of about 58 degrees where the spec asks for one, else None.
     """
     height, width = size
-    rgb = torch.rand(batch, 3, height, width, device=device)
-    channels = spec.geometry_channels
-    geometry = 1 + torch.rand(batch, channels, height, width, device=device) if channels else None
+    images = {
+        stream.name: torch.rand(batch, stream.channels, height, width, device=device) + float(stream.from_depth)
+        for stream in spec.streams
+    }
     camera = None
     if spec.needs_camera:
         row = torch.tensor([0.9 * width, 0.9 * width, (width - 1) / 2, (height - 1) / 2], device=device)
         camera = row.expand(batch, 4).contiguous()
-    return rgb, geometry, camera
+    return images, camera
 
 
 def measure_model(model: SegmentationModel, size: tuple[int, int], *, repeats: int = 0) -> ModelCost:

@@ -1,21 +1,18 @@
-"""ACFNet: class centres of a coarse segmentation, given back to every pixel; RGB only.
+"""ACFNet: class centers of a coarse segmentation, given back to every pixel; RGB only.
 
-Paper: Zhang, Chen, Li, Hong, Liu, Ma, Han, Ding, ACFNet: Attentional Class Feature Network for Semantic Segmentation,
-ICCV 2019, arXiv 1909.09408.
-Published code: none by the authors.  github.com/zrl4836/ACFNet (no licence) is a re-implementation by others.
-Published on Cityscapes, 19 classes: ResNet-101 with ASPP 81.5 mIoU on the validation set with several scales; 81.85 on
-the test set without the coarse labels.
+Zhang, Chen, Li, Hong, Liu, Ma, Han, Ding, ACFNet: Attentional Class Feature Network for Semantic Segmentation, ICCV
+2019.  Code, numbers and what is exact: `ACFNet.card`.
 
-``compat="paper"`` (the default) follows the figures of the paper: a class centre is the mean feature weighted by the
-softmax of the coarse logits, and a pixel mixes the centres by its own probabilities.  Widths of the pyramid, the coarse
+``compat="paper"`` (the default) follows the figures of the paper: a class center is the mean feature weighted by the
+softmax of the coarse logits, and a pixel mixes the centers by its own probabilities.  Widths of the pyramid, the coarse
 and the side head, dropout and dilations, which the paper leaves open, are those of the re-implementation.
 
 ``compat="unofficial"`` is the re-implementation, for its checkpoints.  It differs from the paper:
 
-* no softmax over classes: centres and mixing use the raw coarse logits;
-* a "centre" is a softmax over channels of what the sum of logits times features lacks to the largest channel;
+* no softmax over classes: centers and mixing use the raw coarse logits;
+* a "center" is a softmax over channels of what the sum of logits times features lacks to the largest channel;
 * channel attention in every block of the encoder, and a 3x3 instead of a 1x1 fine classifier of twice the width;
-* its in-place normalisation scales by \\|weight\\| + epsilon; loading folds that into the weights.
+* its in-place normalization scales by \\|weight\\| + epsilon; loading folds that into the weights.
 
 Its published loss adds a Lovász-softmax term on the sum of fine and coarse scores, which the paper does not have and
 the recipe leaves out.  `acfnet_resnet18` is ours: small enough to train on a CPU.
@@ -23,21 +20,24 @@ the recipe leaves out.  `acfnet_resnet18` is ours: small enough to train on a CP
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack, get_args
+import re
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import create_encoder
 from rgbdseg.encoders.resnet_variants import add_channel_attention, dilate_stage, pool_with_ceiling
-from rgbdseg.errors import unknown_name
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.errors import CheckpointError
+from rgbdseg.input_spec import InputSpec, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._layout import Layout, replace_prefix
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.decoders.class_center import ClassFeatureHead, Compat
 from rgbdseg.nn.decoders.deeplab import AuxiliaryHead
 from rgbdseg.nn.decoders.pyramid_pooling import ConcatenatedASPP
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_logits
+from rgbdseg.options import check_choice
 
 # B batch, H height, W width
 
@@ -46,32 +46,85 @@ _CARD = MethodCard(
     year=2019,
     paper="ICCV 2019, arXiv 1909.09408",
     input="RGB",
-    code="none by the authors; github.com/zrl4836/ACFNet (unofficial, no licence)",
+    code="none by the authors; github.com/zrl4836/ACFNet (unofficial, no license)",
     results=(
         PublishedResult("Cityscapes validation, 19", "acfnet_resnet101", 81.46, "several scales"),
         PublishedResult("Cityscapes test, 19", "acfnet_resnet101", 81.85, "no coarse labels"),
     ),
-    exact="class centres, class attention and loss weights as in the paper; with compat=unofficial the network of the "
-    "unofficial code, whose centres are a softmax over channels of raw logits times features and not the paper's means",
+    exact="class centers, class attention and loss weights as in the paper; with compat=unofficial the network of the "
+    "unofficial code, whose centers are a softmax over channels of raw logits times features and not the paper's means",
     ours="widths, dropout and dilations that the paper leaves open, taken from the unofficial code",
 )
+_EPSILON = 1e-5
+# Of the three convolutions of the stem and the norms after them, by our names and theirs.
+_STEM = {
+    "conv1.0.": "conv1.",
+    "conv1.1.": "bn1.",
+    "conv1.3.": "conv2.",
+    "conv1.4.": "bn2.",
+    "conv1.6.": "conv3.",
+    "bn1.": "bn3.",
+}
+_PREFIXES = {
+    **{f"encoder.{ours}": theirs for ours, theirs in _STEM.items()},
+    "encoder.": "",
+    "pyramid.branches.": "aspp.b",
+    "pyramid.image.0.": "aspp.b4.gap.1.",
+    "pyramid.image.1.": "aspp.b4.gap.2.",
+    "auxiliary_head.": "auxlayer.conv5.",
+    "decoder.coarse.": "dsn.",
+    "decoder.class_feature.reduce.": "acfhead.acf.conv1.",
+    "decoder.class_feature.project.": "acfhead.acf.conv2.",
+    "decoder.fuse.": "bottleneck.",
+    "decoder.classifier.1.": "bottleneck.3.",
+}
+
+
+def _published_name(name: str) -> str:
+    """Names of the unofficial code: the encoder's parts lie beside the heads."""
+    return re.sub(r"^(layer\d+\.\d+)\.se\.", r"\1.eca.", replace_prefix(name, _PREFIXES))
+
+
+def _is_scale(name: str, value: Tensor) -> bool:
+    """Whether an entry is the scale of a normalization: the only weights of one dimension."""
+    return value.ndim == 1 and name.endswith(".weight")
+
+
+def _read(name: str, value: Tensor) -> Tensor:
+    """Its in-place normalization multiplies by |weight| + epsilon."""
+    return value.abs() + _EPSILON if _is_scale(name, value) else value
+
+
+def _write(name: str, value: Tensor) -> Tensor:
+    if not _is_scale(name, value):
+        return value
+    if (value < 0).any():
+        raise CheckpointError(
+            f"{name} scales by {value.min():.3g}, which the published layout cannot hold: its normalization multiplies "
+            f"by |weight| + {_EPSILON}"
+        )
+    return (value - _EPSILON).clamp(min=0)
 
 
 class ACFNet(SegmentationModel):
     """A ResNet at output stride 8, a pyramid, coarse logits, and fine logits that see the features of classes.
 
-    num_classes: number of classes.  encoder: name of a ResNet.
-    compat: ``paper`` or ``unofficial``, see the module.
-    pyramid: put an ASPP of five branches between the encoder and the heads; without it they see the encoder's last
-    feature.
-    channels: width of the pyramid's branches, the class feature and the classifiers (512).
-    auxiliary_channels: width of the side head (256).
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a ResNet.
+        compat: ``paper`` or ``unofficial``, see the module.
+        pyramid: put an ASPP of five branches between the encoder and the heads; without it they see the encoder's last
+            feature.
+        channels: width of the pyramid's branches, the class feature and the classifiers (512).
+        auxiliary_channels: width of the side head (256).
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "acfnet"
-    backbone_prefixes = ("encoder.",)
     card = _CARD
+    layout = Layout(_published_name, read=_read, write=_write)
+    backbone_prefixes = ("encoder.",)
 
     def __init__(
         self,
@@ -83,11 +136,10 @@ class ACFNet(SegmentationModel):
         channels: int = 512,
         auxiliary_channels: int = 256,
     ) -> None:
-        if compat not in get_args(Compat):
-            raise unknown_name("compat", compat, get_args(Compat))
-        super().__init__(num_classes, InputSpec(geometry="none"))
+        check_choice("compat", compat, Compat)
+        super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels, auxiliary_channels=auxiliary_channels)
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, 8, (4,))
+        self.encoder = create_encoder(encoder, output_stride=8, dilations=(4,))
         dilate_stage(self.encoder, 2, (2,))
         if compat == "unofficial":
             pool_with_ceiling(self.encoder)
@@ -100,43 +152,44 @@ class ACFNet(SegmentationModel):
         for part in (self.pyramid, self.decoder, self.auxiliary_head):
             init_head(part)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``coarse`` and ``aux`` of the same size.
 
-        rgb (B, 3, H, W), normalised as ``input_spec`` says; geometry and camera are not used.
-        Raises UsageError for a single image in training.
+        Args:
+            images: ``rgb`` (B, 3, H, W), normalized as ``input_spec`` says.
+            camera: not used.
+
+        Raises:
+            UsageError: for a single image in training.
         """
+        (rgb,) = self.check_images(images)
         size = (rgb.shape[-2], rgb.shape[-1])
         features = self.encoder(rgb)
         fine, coarse = self.decoder(self.pyramid(features[-1]))
-        logits = resize_logits(fine, size, align_corners=True)
+        logits = self.decoder.upsample(fine, size)
         if not self.training:
             return SegmentationOutput(logits)
         auxiliary = {"coarse": coarse, "aux": self.auxiliary_head(features[-2])}
         return SegmentationOutput(
             logits,
             tuple(
-                AuxiliaryOutput(name, "segmentation", resize_logits(value, size, align_corners=True))
+                AuxiliaryOutput(name, "segmentation", self.decoder.upsample(value, size))
                 for name, value in auxiliary.items()
             ),
         )
 
 
-class ACFNetOptions(TypedDict, total=False):
-    """Options of every ACFNet model: see `ACFNet`."""
-
-    compat: Compat
-    pyramid: bool
-    channels: int
-    auxiliary_channels: int
-
-
-def acfnet_resnet101(num_classes: int, **options: Unpack[ACFNetOptions]) -> ACFNet:
-    """ResNet-101 with ASPP: 82,242,809 parameters with 19 classes; 108,992,348 with ``compat="unofficial"``."""
-    return ACFNet(num_classes, "resnet101s", **options)
-
-
-def acfnet_resnet18(num_classes: int, **options: Unpack[ACFNetOptions]) -> ACFNet:
-    """A small network for CPUs: ResNet-18 and narrow heads."""
-    small: ACFNetOptions = {"channels": 64, "auxiliary_channels": 64}
-    return ACFNet(num_classes, "resnet18", **(small | options))
+VARIANTS = {
+    "acfnet_resnet101": Variant(
+        ACFNet,
+        {"encoder": "resnet101s"},
+        note='with ASPP; 82,242,809 parameters with 19 classes, 108,992,348 with compat="unofficial"',
+    ),
+    "acfnet_resnet18": Variant(
+        ACFNet,
+        {"encoder": "resnet18", "channels": 64, "auxiliary_channels": 64},
+        note="for CPUs: narrow heads",
+        small=True,
+        tiny={"encoder": "test_resnet", "channels": 16, "auxiliary_channels": 16},
+    ),
+}

@@ -1,39 +1,39 @@
-"""ACNet: attention complementary network, three ResNets for colour, depth and their merge.
+"""ACNet: attention complementary network, three ResNets for color, depth and their merge.
 
-Paper: Hu, Yang, Fei, Wang, ACNet: Attention Based Network to Exploit Complementary Features for RGBD Semantic
-Segmentation, ICIP 2019, arXiv 1905.10089.
-Published code: github.com/anheidelonghu/ACNet (no licence stated), with a trained NYU Depth V2 checkpoint.
-Published on NYU Depth V2, 40 classes, one scale, whole image, no mirror: 48.3 mIoU.  On SUN RGB-D, 37 classes: 48.1.
+Hu, Yang, Fei, Wang, ACNet: Attention Based Network to Exploit Complementary Features for RGBD Semantic Segmentation,
+ICIP 2019.  Code, numbers and what is exact: `ACNet.card`.
 
 `acnet_resnet50` is the released network.  Traits worth knowing:
 
-* depth is one channel of metres, normalised by one mean and deviation; a missing reading counts as 0 m;
-* the colour and depth streams never see each other: only the merge stream is told about both;
+* depth is one channel of meters, normalized by one mean and deviation; a missing reading counts as 0 m;
+* the color and depth streams never see each other: only the merge stream is told about both;
 * the four auxiliary classifiers read the decoder before a skip is added, so none of them sees that level's encoder;
 * the decoder doubles its maps from 1/32 on without resizing, so height and width must be multiples of 32.
 
-Deliberate deviations: none in the network.  Untrained encoders start from timm's initialisation, in which residual
+Deliberate deviations: none in the network.  Untrained encoders start from timm's initialization, in which residual
 branches begin at zero; the released code starts from ImageNet weights.  `acnet_resnet18` is ours: small enough to train
 on a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, Unpack
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import State, create_encoder, run_stages_in_lockstep
 from rgbdseg.encoders.resnet_variants import pooled_stem, remove_stem, unpooled_stem
 from rgbdseg.errors import UsageError
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._layout import Layout, replace_prefix
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import at_least_float32
-from rgbdseg.transforms.pack import check_size
 
 # B batch, C channels, H height, W width
 
@@ -41,21 +41,37 @@ LEVELS = 5
 """The stem before pooling (1/2 of the image) and the four stages (1/4 to 1/32)."""
 
 INPUT_SPEC = InputSpec(
-    geometry="depth",
-    rgb_mean=(0.4850042694973687, 0.41627756261047333, 0.3981809741523051),
-    rgb_std=(0.26415541082494515, 0.2728415392982039, 0.2831175140191598),
-    geometry_mean=(2.8424503515351494,),
-    geometry_std=(0.9932836506164299,),
-    missing_depth_m=0.0,
+    (
+        rgb_stream(
+            mean=(0.4850042694973687, 0.41627756261047333, 0.3981809741523051),
+            std=(0.26415541082494515, 0.2728415392982039, 0.2831175140191598),
+        ),
+        Stream("depth", "depth_m", mean=(2.8424503515351494,), std=(0.9932836506164299,), divide_by=1.0, missing=0.0),
+    ),
     size_divisor=32,
 )
-"""As released: statistics of the training images and of their depth in metres."""
+"""As released: statistics of the training images and of their depth in meters."""
+
+_CARD = MethodCard(
+    method="ACNet",
+    year=2019,
+    paper="ICIP 2019, arXiv 1905.10089",
+    input="RGB + depth",
+    code="github.com/anheidelonghu/ACNet (no license stated), with a trained NYU Depth V2 checkpoint",
+    results=(
+        PublishedResult("NYU Depth V2, 40", "acnet_resnet50", 48.3, "whole image, one scale, no flip"),
+        PublishedResult("SUN RGB-D, 37", "acnet_resnet50", 48.1, "whole image, one scale, no flip"),
+    ),
+    exact="network, input statistics, multi-resolution loss, schedule and augmentation of the released code",
+    ours="acnet_resnet18; rounding of scaled sides and of colors in training",
+)
 
 
 class ChannelAttention(nn.Module):
     """Weigh every channel by what the spatial means of all channels say (section 2.2 of the paper).
 
-    channels: C.  Input and output are (B, C, H, W).
+    Args:
+        channels: C.  Input and output are (B, C, H, W).
     """
 
     def __init__(self, channels: int) -> None:
@@ -108,8 +124,10 @@ def _blocks(channels: int, out_channels: int, count: int, double: bool) -> nn.Se
 class ACNetDecoder(nn.Module):
     """Residual blocks that double the size four times, with the merged feature of each level added on the way.
 
-    in_channels: of the merged features, finest first.  channels: widths of the five levels, coarsest first.
-    blocks: number of blocks of the four doublings and of the refinement at 1/2.
+    Args:
+        in_channels: of the merged features, finest first.
+        channels: widths of the five levels, coarsest first.
+        blocks: number of blocks of the four doublings and of the refinement at 1/2.
     """
 
     def __init__(
@@ -137,30 +155,41 @@ class ACNetDecoder(nn.Module):
         return self.classifier(self.refinement(x)), doubled
 
 
+_ENCODERS = {"rgb_encoder": "", "depth_encoder": "_d", "merge_encoder": "_m"}
+_HEAD = {
+    "decoder.refinement.": "final_conv.",
+    "decoder.classifier.": "final_deconv.",
+    **{f"decoder.laterals.{i}.": f"agant{i}." for i in range(5)},
+    **{f"decoder.doublings.{i}.": f"deconv{i + 1}." for i in range(4)},
+    **{f"auxiliary_heads.{i}.": f"out{i + 2}_conv." for i in range(4)},
+    **{f"{ours}_attention.{i}.score.": f"atten_{ours}_{i}.1." for ours in ("rgb", "depth") for i in range(5)},
+}
+
+
+def _published_name(name: str) -> str:
+    """Three encoders side by side, told apart by a suffix of their first component."""
+    part, _, rest = name.partition(".")
+    if part in _ENCODERS:
+        return re.sub(r"^[^.]+", rf"\g<0>{_ENCODERS[part]}", rest)
+    return replace_prefix(name, _HEAD).replace(".shortcut.", ".upsample.")
+
+
 class ACNet(SegmentationModel):
     """Three ResNets, channel attention from two of them into the third at five levels, and a decoder of its own.
 
-    num_classes: number of classes.  encoder: name of a ResNet of timm.
-    decoder_channels: widths of the decoder at 1/32, 1/16, 1/8, 1/4 and 1/2.  decoder_blocks: number of residual blocks
-    of the four doublings and of the refinement at 1/2.
-    Raises UsageError for an encoder that is not a ResNet, and unless both have five positive numbers.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a ResNet of timm.
+        decoder_channels: widths of the decoder at 1/32, 1/16, 1/8, 1/4 and 1/2.
+        decoder_blocks: number of residual blocks of the four doublings and of the refinement at 1/2.
+
+    Raises:
+        UsageError: for an encoder that is not a ResNet, and unless both have five positive numbers.
     """
 
-    family = "acnet"
+    card = _CARD
+    layout = Layout(_published_name)
     backbone_prefixes = ("rgb_encoder.", "depth_encoder.", "merge_encoder.")
-    card = MethodCard(
-        method="ACNet",
-        year=2019,
-        paper="ICIP 2019, arXiv 1905.10089",
-        input="RGB + depth",
-        code="github.com/anheidelonghu/ACNet (no licence stated)",
-        results=(
-            PublishedResult("NYU Depth V2, 40", "acnet_resnet50", 48.3, "whole image, one scale, no flip"),
-            PublishedResult("SUN RGB-D, 37", "acnet_resnet50", 48.1, "whole image, one scale, no flip"),
-        ),
-        exact="network, input statistics, multi-resolution loss, schedule and augmentation of the released code",
-        ours="acnet_resnet18; rounding of scaled sides and of colours in training",
-    )
 
     def __init__(
         self,
@@ -174,10 +203,10 @@ class ACNet(SegmentationModel):
         for option, values in (("decoder_channels", decoder_channels), ("decoder_blocks", decoder_blocks)):
             if len(values) != LEVELS or min(values) < 1:
                 raise UsageError(f"model option {option} is {tuple(values)}; expected {LEVELS} positive integers")
-        self.rgb_encoder: AnyEncoder = create_encoder(encoder)
-        self.depth_encoder: AnyEncoder = create_encoder(encoder, in_chans=1)
+        self.rgb_encoder = create_encoder(encoder)
+        self.depth_encoder = create_encoder(encoder, in_chans=1)
         self.depth_encoder.one_channel_weight = "mean"
-        self.merge_encoder: AnyEncoder = create_encoder(encoder)
+        self.merge_encoder = create_encoder(encoder)
         remove_stem(self.merge_encoder)
         stem_norm: Any = self.rgb_encoder.get_submodule("bn1")
         channels: tuple[int, ...] = (stem_norm.num_features, *self.rgb_encoder.channels)
@@ -191,32 +220,37 @@ class ACNet(SegmentationModel):
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield all three encoders; the merge stream takes the weights of the stages."""
         yield "rgb", self.rgb_encoder
-        yield "geometry", self.depth_encoder
+        yield "depth", self.depth_encoder
         yield "merge", self.merge_encoder
 
     def encode(self, rgb: Tensor, depth: Tensor) -> list[Tensor]:
         """Return the five merged features, finest (1/2) first: (B, C_i, H_i, W_i)."""
-        rgb_state, depth_state = unpooled_stem(self.rgb_encoder, rgb), unpooled_stem(self.depth_encoder, depth)
-        merged = [self.rgb_attention[0](rgb_state) + self.depth_attention[0](depth_state)]
-        rgb_state, depth_state = pooled_stem(self.rgb_encoder, rgb_state), pooled_stem(self.depth_encoder, depth_state)
-        state = pooled_stem(self.merge_encoder, merged[0])
-        for index in range(LEVELS - 1):
-            rgb_state = self.rgb_encoder.stage(index, rgb_state)
-            depth_state = self.depth_encoder.stage(index, depth_state)
-            state = self.merge_encoder.stage(index, state)
-            state = state + self.rgb_attention[index + 1](rgb_state) + self.depth_attention[index + 1](depth_state)
-            merged.append(state)
-        return merged
+        rgb_stem, depth_stem = unpooled_stem(self.rgb_encoder, rgb), unpooled_stem(self.depth_encoder, depth)
+        merged = self.rgb_attention[0](rgb_stem) + self.depth_attention[0](depth_stem)
+        encoders = (self.rgb_encoder, self.depth_encoder, self.merge_encoder)
+        pooled = [pooled_stem(e, stem) for e, stem in zip(encoders, (rgb_stem, depth_stem, merged), strict=True)]
+        return [merged, *(state[-1] for state in run_stages_in_lockstep(encoders, pooled, self._merge))]
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def _merge(self, index: int, states: tuple[State, ...]) -> tuple[tuple[State, ...], State]:
+        """Add what both attentions let pass to the merge stream; the other two go on as they are."""
+        (rgb,), (depth,), (merged,) = states
+        merged = merged + self.rgb_attention[index + 1](rgb) + self.depth_attention[index + 1](depth)
+        return ((rgb,), (depth,), (merged,)), (merged,)
+
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also logits at 1/2 to 1/16: ``stride2`` to ``stride16``.
 
-        rgb (B, 3, H, W) and geometry, depth (B, 1, H, W), normalised as ``input_spec`` says; camera is not used.
-        Raises UsageError when geometry is absent or does not fit, and DataError unless H and W are multiples of 32.
+        Args:
+            images: ``rgb`` (B, 3, H, W) and ``depth`` (B, 1, H, W), normalized as ``input_spec`` says.
+            camera: not used.
+
+        Raises:
+            UsageError: for an image that is absent or does not fit.
+            DataError: unless H and W are multiples of 32.
         """
-        geometry = self.check_geometry(rgb, geometry)
-        check_size((rgb.shape[-2], rgb.shape[-1]), self.input_spec)
-        decoded, doubled = self.decoder(self.encode(rgb, geometry))
+        rgb, depth = self.check_images(images)
+        self.input_spec.check_size((rgb.shape[-2], rgb.shape[-1]))
+        decoded, doubled = self.decoder(self.encode(rgb, depth))
         logits = at_least_float32(decoded)
         if not self.training:
             return SegmentationOutput(logits)
@@ -234,19 +268,19 @@ def _init(module: nn.Module) -> None:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
 
 
-class ACNetOptions(TypedDict, total=False):
-    """Options of every ACNet: see `ACNet`."""
-
-    decoder_channels: Sequence[int]
-    decoder_blocks: Sequence[int]
-
-
-def acnet_resnet50(num_classes: int, **options: Unpack[ACNetOptions]) -> ACNet:
-    """The released network: 116,628,168 parameters with 40 classes."""
-    return ACNet(num_classes, "resnet50", **options)
-
-
-def acnet_resnet18(num_classes: int, **options: Unpack[ACNetOptions]) -> ACNet:
-    """A small network for CPUs: three ResNet-18 and a narrow decoder."""
-    small: ACNetOptions = {"decoder_channels": (128, 64, 64, 32, 32), "decoder_blocks": (1, 1, 1, 1, 1)}
-    return ACNet(num_classes, "resnet18", **(small | options))
+VARIANTS = {
+    "acnet_resnet50": Variant(
+        ACNet, {"encoder": "resnet50"}, note="as released; 116,628,168 parameters with 40 classes"
+    ),
+    "acnet_resnet18": Variant(
+        ACNet,
+        {"encoder": "resnet18", "decoder_channels": (128, 64, 64, 32, 32), "decoder_blocks": (1, 1, 1, 1, 1)},
+        note="for CPUs: a narrow decoder",
+        small=True,
+        tiny={
+            "encoder": "test_resnet",
+            "decoder_channels": (24, 16, 12, 8, 8),
+            "decoder_blocks": (2, 1, 1, 1, 1),
+        },
+    ),
+}

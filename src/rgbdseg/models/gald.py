@@ -1,9 +1,7 @@
 """GALD: global aggregation, then local distribution, on a dilated ResNet; RGB only.
 
-Paper: Li, Zhang, You, Yang, Yang, Tong, Global Aggregation then Local Distribution in Fully Convolutional Networks,
-BMVC 2019, arXiv 1909.07229.
-Published code: github.com/lxtGH/GALD-Net (its README says MIT; there is no licence file).
-Published on Cityscapes, 19 classes, test set: ResNet-101 81.8 mIoU without the coarse labels, ResNet-50 80.8.
+Li, Zhang, You, Yang, Yang, Tong, Global Aggregation then Local Distribution in Fully Convolutional Networks, BMVC 2019.
+Code, numbers and what is exact: `GALD.card`.
 
 `gald_resnet50` and `gald_resnet101` are the released network.  It differs from the paper's figure: the block adds the
 aggregated feature once more.  Its pooling in the stem keeps half windows, so 480x640 pixels become 61x81 positions.
@@ -15,20 +13,22 @@ them.  `gald_resnet18` is ours: small enough to train on a CPU.
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+import re
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import create_encoder
 from rgbdseg.encoders.resnet_variants import dilate_stage, pool_with_ceiling
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._layout import Layout, replace_prefix
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import dropout_classifier
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.decoders.global_local import Aggregation, GlobalLocalHead
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_logits
 
 # B batch, H height, W width
 
@@ -38,7 +38,7 @@ _CARD = MethodCard(
     year=2019,
     paper="BMVC 2019, arXiv 1909.07229",
     input="RGB",
-    code="github.com/lxtGH/GALD-Net (README: MIT, no licence file)",
+    code="github.com/lxtGH/GALD-Net (README: MIT, no license file)",
     results=(
         PublishedResult(_TEST, "gald_resnet101", 81.8, "several scales and flip, no coarse labels"),
         PublishedResult(_TEST, "gald_resnet50", 80.8, "several scales and flip, no coarse labels"),
@@ -46,20 +46,43 @@ _CARD = MethodCard(
     exact="network, checkpoint layout and resizing of logits as in the published code",
     ours="images below 113 pixels work; aggregations other than cgnl",
 )
+_PREFIXES = {
+    "encoder.": "",
+    "auxiliary_head.": "dsn.",
+    "decoder.reduce.": "head.conva.",
+    "decoder.block.down.": "head.a2block.down.",
+    "decoder.block.aggregation.norm.": "head.a2block.long_relation.gn.",
+    "decoder.block.aggregation.": "head.a2block.long_relation.",
+    "decoder.block.distribution.reductions.": "head.a2block.local_attention.",
+    "decoder.refine.": "head.convb.",
+    "decoder.fuse.": "head.bottleneck.",
+    "decoder.classifier.": "head.bottleneck.3.",
+}
+
+
+def _published_name(name: str) -> str:
+    """The encoder's parts lie beside the heads."""
+    published = replace_prefix(name, _PREFIXES)
+    return re.sub(r"(local_attention\.)(\d)", lambda found: f"{found[1]}dconv{int(found[2]) + 1}", published)
 
 
 class GALD(SegmentationModel):
     """A ResNet at output stride 8 with the GALD head on its last feature, and a side head on the one before.
 
-    num_classes: number of classes.  encoder: name of a ResNet.
-    aggregation: ``cgnl`` as published, ``nonlocal``, ``psp`` or ``aspp``: see `rgbdseg.nn.decoders.global_local`.
-    channels, auxiliary_channels: widths of the two heads (512 as released); ``cgnl`` wants a multiple of 16.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a ResNet.
+        aggregation: ``cgnl`` as published, ``nonlocal``, ``psp`` or ``aspp``: see `rgbdseg.nn.decoders.global_local`.
+        channels: width of the head (512 as released); ``cgnl`` wants a multiple of 16.
+        auxiliary_channels: width of the side head (512 as released).
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "gald"
-    backbone_prefixes = ("encoder.",)
     card = _CARD
+    layout = Layout(_published_name)
+    backbone_prefixes = ("encoder.",)
 
     def __init__(
         self,
@@ -70,9 +93,9 @@ class GALD(SegmentationModel):
         channels: int = 512,
         auxiliary_channels: int = 512,
     ) -> None:
-        super().__init__(num_classes, InputSpec(geometry="none"))
+        super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels, auxiliary_channels=auxiliary_channels)
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, 8, (4, 8, 16))
+        self.encoder = create_encoder(encoder, output_stride=8, dilations=(4, 8, 16))
         dilate_stage(self.encoder, 2, (2,))
         pool_with_ceiling(self.encoder)
         self.decoder = GlobalLocalHead(self.encoder.channels[-1], num_classes, channels, aggregation)
@@ -83,40 +106,33 @@ class GALD(SegmentationModel):
         init_head(self.decoder)
         init_head(self.auxiliary_head)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
 
-        rgb (B, 3, H, W), normalised as ``input_spec`` says; geometry and camera are not used.
+        Args:
+            images: ``rgb`` (B, 3, H, W), normalized as ``input_spec`` says.
+            camera: not used.
         """
+        (rgb,) = self.check_images(images)
         size = (rgb.shape[-2], rgb.shape[-1])
         features = self.encoder(rgb)
-        # align_corners=True as in the released loss and evaluation.
-        logits = resize_logits(self.decoder(features[-1]), size, align_corners=True)
+        logits = self.decoder.upsample(self.decoder(features[-1]), size)
         if not self.training:
             return SegmentationOutput(logits)
-        auxiliary = resize_logits(self.auxiliary_head(features[-2]), size, align_corners=True)
+        auxiliary = self.decoder.upsample(self.auxiliary_head(features[-2]), size)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
 
 
-class GALDOptions(TypedDict, total=False):
-    """Options of every GALD model: see `GALD`."""
-
-    aggregation: Aggregation
-    channels: int
-    auxiliary_channels: int
-
-
-def gald_resnet101(num_classes: int, **options: Unpack[GALDOptions]) -> GALD:
-    """The released network with ResNet-101: 71,394,790 parameters with 19 classes."""
-    return GALD(num_classes, "resnet101s", **options)
-
-
-def gald_resnet50(num_classes: int, **options: Unpack[GALDOptions]) -> GALD:
-    """The released network with ResNet-50: 52,402,662 parameters with 19 classes."""
-    return GALD(num_classes, "resnet50s", **options)
-
-
-def gald_resnet18(num_classes: int, **options: Unpack[GALDOptions]) -> GALD:
-    """A small network for CPUs: ResNet-18 and narrow heads."""
-    small: GALDOptions = {"channels": 64, "auxiliary_channels": 64}
-    return GALD(num_classes, "resnet18", **(small | options))
+VARIANTS = {
+    "gald_resnet101": Variant(
+        GALD, {"encoder": "resnet101s"}, note="as released; 71,394,790 parameters with 19 classes"
+    ),
+    "gald_resnet50": Variant(GALD, {"encoder": "resnet50s"}, note="as released; 52,402,662 parameters with 19 classes"),
+    "gald_resnet18": Variant(
+        GALD,
+        {"encoder": "resnet18", "channels": 64, "auxiliary_channels": 64},
+        note="for CPUs: narrow heads",
+        small=True,
+        tiny={"encoder": "test_resnet", "channels": 16, "auxiliary_channels": 16},
+    ),
+}

@@ -1,18 +1,17 @@
 """3DGNN: a recurrent graph neural network over the 3-D points of the image.
 
-Paper: Qi, Liao, Jia, Fidler, Urtasun, 3D Graph Neural Networks for RGBD Semantic Segmentation, ICCV 2017.
-Published code: github.com/xjqicuhk/3DGNN (MIT, Caffe): layers, evaluation and the predictions of all test images, but
-neither the network's definition nor its weights.
-Published on NYU Depth V2, 40 classes: VGG-16 39.9 mIoU with one scale and 41.7 with five; ResNet-101 42.0 and 43.1.
-Only a part of the image is counted (``area="nyu-crop"``): there the released predictions have 39.85 and 41.74 mIoU, so
-they are those of VGG-16; on the full image they have 39.31 and 41.23.
-Published on SUN RGB-D, 37 classes: ResNet-101 45.9 mIoU.
+Qi, Liao, Jia, Fidler, Urtasun, 3D Graph Neural Networks for RGBD Semantic Segmentation, ICCV 2017.  Code, numbers and
+what is exact: `GNN3D.card`.
+
+The published code has layers, evaluation and the predictions of all test images, but neither the network's definition
+nor its weights.  Its numbers count only a part of the image (``area="nyu-crop"``): there the released predictions have
+39.85 and 41.74 mIoU, so they are those of VGG-16; on the full image they have 39.31 and 41.23.
 
 An image network gives every position at 1/8 of the image a feature.  Positions are the nodes of a graph that joins
 each to the 64 nearest in space.  A few recurrent steps pass messages along it, and the first and the last states are
 classified together.
 
-As published: neighbours, messages, the update ``rnn`` and the gates of ``lstm``, both kinds of coordinates.  Not known
+As published: neighbors, messages, the update ``rnn`` and the gates of ``lstm``, both kinds of coordinates.  Not known
 and therefore ours: which of these is the default, the point of a node, the layers between encoder and graph, the
 classifier's width, and that depth goes to the graph only.
 Deliberate deviation: the published layer keeps the graph of the first image for all later ones; here every image has
@@ -22,37 +21,63 @@ its own.  `gnn3d_resnet18` is ours: small enough to train on a CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import create_encoder, stride_options
 from rgbdseg.encoders.vgg import VGGEncoder
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import UsageError
 from rgbdseg.geometry.neighbours import cell_points, nearest_neighbours
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._registry import Variant
+from rgbdseg.nn.decoders import Decoder
 from rgbdseg.nn.graph import RecurrentGraph, Update
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_logits
+from rgbdseg.options import check_choice
 
-# B batch, C channels, H W image, h w nodes (1/8 of the image), N = h*w, K neighbours
+# B batch, C channels, H W image, h w nodes (1/8 of the image), N = h*w, K neighbors
 
 OUTPUT_STRIDE = 8
 Space = Literal["xyzxy", "xyz"]
-"""What distance is measured in: ``xyz`` metres; ``xyzxy`` also the position in the grid of nodes, which hardly counts
+"""What distance is measured in: ``xyz`` meters; ``xyzxy`` also the position in the grid of nodes, which hardly counts
 and decides where points coincide, as those of nodes without depth do."""
 
-_METRES_PER_NODE = 1e-5  # released: 1e-4 per row and column beside 10 per metre
+_METERS_PER_NODE = 1e-5  # released: 1e-4 per row and column beside 10 per meter
 _NYU = "NYU Depth V2, 40"
+
+
+_CARD = MethodCard(
+    method="3DGNN",
+    year=2017,
+    paper="ICCV 2017",
+    input="RGB + depth and camera (for the graph only)",
+    code="xjqicuhk/3DGNN (MIT, Caffe; without the network's definition); graph alone in PyTorch: "
+    "charlesCXK/PyTorch_Semantic_Segmentation (MIT)",
+    results=(
+        PublishedResult(_NYU, "gnn3d_vgg16", 39.9, "one scale, cropped area"),
+        PublishedResult(_NYU, "gnn3d_vgg16", 41.7, "five scales, cropped area"),
+        PublishedResult(_NYU, "gnn3d_resnet101", 42.0, "one scale, cropped area"),
+        PublishedResult(_NYU, "gnn3d_resnet101", 43.1, "five scales, cropped area"),
+        PublishedResult("SUN RGB-D, 37", "gnn3d_resnet101", 45.9, "several scales"),
+    ),
+    exact="neighbors, messages and rnn update (equal to a public PyTorch module), order of the lstm's gates, both "
+    "coordinates of the nodes; DeepLab-LargeFOV's dilations",
+    ours="which coordinates and which update are the default, a node's point as the median of its pixels, layers "
+    "between encoder and graph, width of the classifier, deep-stem ResNet, ImageNet normalization, depth for the "
+    "graph only; `gnn3d-nyuv2` trains image network and graph together unless it starts from `gnn3d-nyuv2-unary`",
+)
 
 
 class LargeFieldOfView(nn.Sequential):
     """The convolutional fc6 and fc7 of DeepLab-LargeFOV, and a projection: (B, C, h, w) to (B, channels, h, w).
 
-    in_channels: of the encoder's last feature.  hidden_channels: of fc6 and fc7, 1024 as published.
+    Args:
+        in_channels: of the encoder's last feature.
+        hidden_channels: of fc6 and fc7, 1024 as published.
     """
 
     def __init__(self, in_channels: int, channels: int, hidden_channels: int = 1024) -> None:
@@ -68,7 +93,7 @@ class LargeFieldOfView(nn.Sequential):
 
 
 class Projection(nn.Sequential):
-    """3x3 convolution, normalisation, ReLU and 1x1 convolution: (B, C, h, w) to (B, channels, h, w)."""
+    """3x3 convolution, normalization, ReLU and 1x1 convolution: (B, C, h, w) to (B, channels, h, w)."""
 
     def __init__(self, in_channels: int, channels: int, hidden_channels: int = 512) -> None:
         super().__init__(
@@ -76,6 +101,19 @@ class Projection(nn.Sequential):
             nn.BatchNorm2d(hidden_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden_channels, channels, 1),
+        )
+
+
+class NodeClassifier(nn.Sequential, Decoder):
+    """Two 1x1 convolutions: features of nodes (B, C, h, w) to class scores (B, classes, h, w).
+
+    Scores are enlarged with aligned corners as in Caffe: nodes lie at pixels 0, 8, 16 ... of the published 481x641
+    input.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, num_classes, 1)
         )
 
 
@@ -93,35 +131,22 @@ def dilate_vgg(encoder: VGGEncoder) -> None:
 class GNN3D(SegmentationModel):
     """An image network at 1/8 of the image, the recurrent graph network on its features, and a classifier.
 
-    num_classes: number of classes.  encoder: name of a VGG, which becomes DeepLab-LargeFOV, or of a staged encoder
-    whose output stride can be 8.  channels: of a node.  hidden_channels: between the encoder and the nodes.
-    steps: updates of the nodes; 0 leaves the graph out, and with it depth and camera: the image network alone.
-    neighbours: of each node, itself included.  update: ``rnn`` or ``lstm``.  space: of the distances.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a VGG, which becomes DeepLab-LargeFOV, or of a staged encoder whose output stride can be 8.
+        channels: of a node.
+        hidden_channels: between the encoder and the nodes.
+        steps: updates of the nodes; 0 leaves the graph out, and with it depth and camera: the image network alone.
+        neighbors: of each node, itself included.
+        update: ``rnn`` or ``lstm``.
+        space: of the distances.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "gnn3d"
+    card = _CARD
     backbone_prefixes = ("encoder.",)
-    card = MethodCard(
-        method="3DGNN",
-        year=2017,
-        paper="ICCV 2017",
-        input="RGB + depth and camera (for the graph only)",
-        code="xjqicuhk/3DGNN (MIT, Caffe; without the network's definition); graph alone in PyTorch: "
-        "charlesCXK/PyTorch_Semantic_Segmentation (MIT)",
-        results=(
-            PublishedResult(_NYU, "gnn3d_vgg16", 39.9, "one scale, cropped area"),
-            PublishedResult(_NYU, "gnn3d_vgg16", 41.7, "five scales, cropped area"),
-            PublishedResult(_NYU, "gnn3d_resnet101", 42.0, "one scale, cropped area"),
-            PublishedResult(_NYU, "gnn3d_resnet101", 43.1, "five scales, cropped area"),
-            PublishedResult("SUN RGB-D, 37", "gnn3d_resnet101", 45.9, "several scales"),
-        ),
-        exact="neighbours, messages and rnn update (equal to a public PyTorch module), order of the lstm's gates, both "
-        "coordinates of the nodes; DeepLab-LargeFOV's dilations",
-        ours="which coordinates and which update are the default, a node's point as the median of its pixels, layers "
-        "between encoder and graph, width of the classifier, deep-stem ResNet, ImageNet normalisation, depth for the "
-        "graph only; `gnn3d-nyuv2` trains image network and graph together unless it starts from `gnn3d-nyuv2-unary`",
-    )
 
     def __init__(
         self,
@@ -131,35 +156,29 @@ class GNN3D(SegmentationModel):
         channels: int = 256,
         hidden_channels: int = 512,
         steps: int = 3,
-        neighbours: int = 64,
+        neighbors: int = 64,
         update: Update = "rnn",
         space: Space = "xyzxy",
     ) -> None:
-        if steps < 0 or neighbours < 1:
+        if steps < 0 or neighbors < 1:
             raise UsageError(
-                f"steps is {steps} and neighbours {neighbours}; expected at least 0 steps and at least 1 neighbour"
+                f"steps is {steps} and neighbors {neighbors}; expected at least 0 steps and at least 1 neighbor"
             )
-        if space not in get_args(Space):
-            raise unknown_name("space", str(space), get_args(Space))
+        check_choice("space", space, Space)
         uses_points = steps > 0
-        super().__init__(
-            num_classes, InputSpec(geometry="metric_depth" if uses_points else "none", needs_camera=uses_points)
-        )
+        streams = (rgb_stream(), metric_depth_stream()) if uses_points else (rgb_stream(),)
+        super().__init__(num_classes, InputSpec(streams, needs_camera=uses_points))
         check_widths(channels=channels, hidden_channels=hidden_channels)
         self.space: Space = space
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         is_vgg = encoder.startswith("vgg")
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, 32 if is_vgg else OUTPUT_STRIDE)
+        self.encoder = create_encoder(encoder, **stride_options(32 if is_vgg else OUTPUT_STRIDE))
         if isinstance(self.encoder, VGGEncoder):
             dilate_vgg(self.encoder)
         unary = LargeFieldOfView if is_vgg else Projection
         self.unary = unary(self.encoder.channels[-1], channels, hidden_channels)
         self.propagation = RecurrentGraph(channels, steps, update) if uses_points else None
-        self.classifier = nn.Sequential(
-            nn.Conv2d((2 if uses_points else 1) * channels, channels, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, num_classes, 1),
-        )
+        self.classifier = NodeClassifier((2 if uses_points else 1) * channels, channels, num_classes)
         init_head(self.unary)
         init_head(self.classifier)
 
@@ -175,10 +194,10 @@ class GNN3D(SegmentationModel):
             adapted[name] = torch.cat([adapted[name], torch.zeros_like(adapted[name])], dim=1)
         return adapted
 
-    def find_neighbours(self, depth_m: Tensor, camera: Tensor) -> Tensor:
-        """Return the neighbours of every node, int64 (B, N, K), for depth (B, 1, H, W) and camera (B, 4).
+    def find_neighbors(self, depth_m: Tensor, camera: Tensor) -> Tensor:
+        """Return the neighbors of every node, int64 (B, N, K), for depth (B, 1, H, W) and camera (B, 4).
 
-        A node without a reading in its 8x8 pixels lies at the camera centre: its neighbours are the nearest other such
+        A node without a reading in its 8x8 pixels lies at the camera center: its neighbors are the nearest other such
         nodes in the image.
         """
         points_B3hw = cell_points(depth_m, camera, OUTPUT_STRIDE).float()
@@ -186,53 +205,43 @@ class GNN3D(SegmentationModel):
         if self.space == "xyzxy":
             height, width = points_B3hw.shape[-2:]
             rows, columns = (
-                torch.arange(length, device=depth_m.device, dtype=torch.float32) * _METRES_PER_NODE
+                torch.arange(length, device=depth_m.device, dtype=torch.float32) * _METERS_PER_NODE
                 for length in (height, width)
             )
             grid_N2 = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
             nodes_BN3 = torch.cat([nodes_BN3, grid_N2.expand(depth_m.shape[0], -1, -1)], dim=-1)
-        return nearest_neighbours(nodes_BN3, self.neighbours)
+        return nearest_neighbours(nodes_BN3, self.neighbors)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W).
 
-        rgb (B, 3, H, W) normalised as ``input_spec`` says, geometry (B, 1, H, W) depth in metres with 0 = no reading,
-        camera (B, 4); a model of 0 steps uses rgb alone.  Raises UsageError when depth or camera is absent or does not
-        fit.
+        Args:
+            images: ``rgb`` (B, 3, H, W) normalized as ``input_spec`` says and, but for a model of 0 steps, ``depth``
+                (B, 1, H, W) in meters with 0 = no reading.
+            camera: (B, 4) as fx, fy, cx, cy in pixels; not used with 0 steps.
+
+        Raises:
+            UsageError: for an image or camera that is absent or does not fit.
         """
+        rgb, *depth = self.check_images(images)
         feature = self.unary(self.encoder(rgb)[-1])
         if self.propagation is not None:
-            depth_m, camera = self.check_geometry(rgb, geometry), self.check_camera(rgb, camera)
-            state = self.propagation(feature, self.find_neighbours(depth_m, camera))
+            (depth_m,) = depth
+            state = self.propagation(feature, self.find_neighbors(depth_m, self.check_camera(rgb, camera)))
             feature = torch.cat([feature, state], dim=1)
-        # Aligned corners as in Caffe: nodes lie at pixels 0, 8, 16 ... of the published 481x641 input.
-        logits = resize_logits(self.classifier(feature), (rgb.shape[-2], rgb.shape[-1]), align_corners=True)
-        return SegmentationOutput(logits)
+        return SegmentationOutput(self.classifier.upsample(self.classifier(feature), (rgb.shape[-2], rgb.shape[-1])))
 
 
-class GNN3DOptions(TypedDict, total=False):
-    """Options of every 3DGNN model: see `GNN3D`."""
-
-    channels: int
-    hidden_channels: int
-    steps: int
-    neighbours: int
-    update: Update
-    space: Space
-
-
-def gnn3d_resnet101(num_classes: int, **options: Unpack[GNN3DOptions]) -> GNN3D:
-    """With ResNet-101, dilated to 1/8."""
-    return GNN3D(num_classes, "resnet101s", **options)
-
-
-def gnn3d_vgg16(num_classes: int, **options: Unpack[GNN3DOptions]) -> GNN3D:
-    """With the VGG-16 of DeepLab-LargeFOV."""
-    large: GNN3DOptions = {"hidden_channels": 1024}
-    return GNN3D(num_classes, "vgg16", **(large | options))
-
-
-def gnn3d_resnet18(num_classes: int, **options: Unpack[GNN3DOptions]) -> GNN3D:
-    """A small network for CPUs: ResNet-18, 64 channels and 16 neighbours."""
-    small: GNN3DOptions = {"channels": 64, "hidden_channels": 64, "neighbours": 16}
-    return GNN3D(num_classes, "resnet18", **(small | options))
+VARIANTS = {
+    "gnn3d_resnet101": Variant(GNN3D, {"encoder": "resnet101s"}, note="dilated to 1/8"),
+    "gnn3d_vgg16": Variant(
+        GNN3D, {"encoder": "vgg16", "hidden_channels": 1024}, note="with the VGG-16 of DeepLab-LargeFOV"
+    ),
+    "gnn3d_resnet18": Variant(
+        GNN3D,
+        {"encoder": "resnet18", "channels": 64, "hidden_channels": 64, "neighbors": 16},
+        note="for CPUs: 64 channels and 16 neighbors",
+        small=True,
+        tiny={"encoder": "test_resnet", "channels": 16, "hidden_channels": 16, "neighbors": 4},
+    ),
+}

@@ -1,20 +1,16 @@
 """2.5D convolutions for RGB-D segmentation: one RGB stream whose convolutions look at metric depth.
 
-Paper: Xing, Wang, Zeng, Malleable 2.5D Convolution: Learning Receptive Fields along the Depth-axis for RGB-D Scene
-Parsing, ECCV 2020, arXiv 2007.09365; before it Xing, Wang, Chen, Zeng, 2.5D Convolution for RGB-D Semantic
-Segmentation, ICIP 2019 (the plain operator).
-Published code: github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT).  Trained weights were never published,
-nor was the network of the ICIP paper.
-Published on NYU Depth V2, 40 classes: Malleable ResNet-101 50.9 mIoU and 76.9 % pixel accuracy with several scales,
-ResNet-50 49.7; plain 2.5D 49.1 mIoU, 75.9 %.  Cityscapes, validation: Malleable ResNet-101 80.81 mIoU.
+Xing, Wang, Zeng, Malleable 2.5D Convolution: Learning Receptive Fields along the Depth-axis for RGB-D Scene Parsing,
+ECCV 2020; before it Xing, Wang, Chen, Zeng, 2.5D Convolution for RGB-D Semantic Segmentation, ICIP 2019 (the plain
+operator), whose network was never published.  Code, numbers and what is exact: `Malleable.card` and `Conv2_5dNet.card`.
 
 `malleable_resnet50` and `malleable_resnet101` are the released network, whose decoder is not the paper's DeepLabv3+.
 Released traits that are options here, off by default unless said otherwise (the recipe has them all on):
 
-* ``compat="released"`` (the default): what is out of range is told by metres against anchors in cells, and the pixel
+* ``compat="released"`` (the default): what is out of range is told by meters against anchors in cells, and the pixel
   size of stages that halve the resolution is that of their output, which halves relative depths there;
 * ``fixed_focal_px``: one focal length for all images, also for resized ones; by default it follows the camera;
-* ``training_depth_scale``: in training, not in evaluation, depth passes through the image normaliser (divided by 255).
+* ``training_depth_scale``: in training, not in evaluation, depth passes through the image normalizer (divided by 255).
 
 Deliberate deviations: none in the network.  `conv2_5d_resnet101` puts the plain operator in the same places and
 decoder; where the ICIP network had it is not known.
@@ -22,23 +18,26 @@ decoder; where the ICIP network had it is not known.
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from collections.abc import Mapping, Sequence
 
 import torch
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import create_encoder
 from rgbdseg.encoders.depth_conv import DepthConvolution, use_depth_convolutions
 from rgbdseg.errors import UsageError
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._layout import ASPP_PREFIXES, Layout, replace_prefix
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.conv2_5d.masks import Compat
 from rgbdseg.nn.conv2_5d.operator import ASSIGNMENT_PARAMETERS
+from rgbdseg.nn.decoders import Decoder
 from rgbdseg.nn.decoders.aspp import ASPP
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_bilinear, resize_logits
+from rgbdseg.nn.resize import resize_half_pixel
 
 _CODE = "github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT); no trained weights"
 _CARD = MethodCard(
@@ -48,11 +47,11 @@ _CARD = MethodCard(
     input="RGB + metric depth + focal length",
     code=_CODE,
     results=(
-        PublishedResult("NYU Depth V2, 40", "malleable_resnet101", 50.9, "several scales"),
+        PublishedResult("NYU Depth V2, 40", "malleable_resnet101", 50.9, "several scales", 76.9),
         PublishedResult("NYU Depth V2, 40", "malleable_resnet50", 49.7, "several scales"),
         PublishedResult("Cityscapes validation, 19", "malleable_resnet101", 80.81, "several scales"),
     ),
-    exact="operator, network, initialisation, training settings and evaluation rule of the released code",
+    exact="operator, network, initialization, training settings and evaluation rule of the released code",
     ours="the lean computation of the operator; the paper's rules and other encoders as options",
 )
 _PLAIN_CARD = MethodCard(
@@ -62,7 +61,7 @@ _PLAIN_CARD = MethodCard(
     input="RGB + metric depth + focal length",
     code="none; the operator in " + _CODE,
     results=(
-        PublishedResult("NYU Depth V2, 40", "conv2_5d_resnet101", 49.1),
+        PublishedResult("NYU Depth V2, 40", "conv2_5d_resnet101", 49.1, pixel_accuracy=75.9),
         PublishedResult("SUN RGB-D, 37", "conv2_5d_resnet101", 48.2),
     ),
     exact="the operator",
@@ -73,7 +72,7 @@ _PLAIN_CARD = MethodCard(
 
 
 def _conv_norm(in_channels: int, out_channels: int, *, transposed: bool = False) -> nn.Sequential:
-    """3x3 convolution with bias, normalisation and ReLU; the size stays."""
+    """3x3 convolution with bias, normalization and ReLU; the size stays."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     return nn.Sequential(
         kind(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
@@ -83,7 +82,9 @@ def _conv_norm(in_channels: int, out_channels: int, *, transposed: bool = False)
 class Merge(nn.Module):
     """The outputs of the first three stages and the decoder's feature, joined at the size of the latter.
 
-    stages: channels of the three.  channels: of the feature, of every branch and of the result.
+    Args:
+        stages: channels of the three.
+        channels: of the feature, of every branch and of the result.
     """
 
     def __init__(self, stages: tuple[int, ...], channels: int) -> None:
@@ -92,12 +93,11 @@ class Merge(nn.Module):
             self.add_module(f"conv{index + 1}", _conv_norm(in_channels, channels))
         self.conv4 = _conv_norm((len(stages) + 1) * channels, channels)
 
-    def forward(self, stages: list[Tensor], feature: Tensor) -> Tensor:
+    def forward(self, stages: Sequence[Tensor], feature: Tensor) -> Tensor:
         """Return (B, channels, h, w) for three stages of any size and a feature (B, channels, h, w)."""
         size = (feature.shape[-2], feature.shape[-1])
         branches = [
-            self.get_submodule(f"conv{index + 1}")(resize_bilinear(stage, size, align_corners=False))
-            for index, stage in enumerate(stages)
+            self.get_submodule(f"conv{index + 1}")(resize_half_pixel(stage, size)) for index, stage in enumerate(stages)
         ]
         merged: Tensor = self.conv4(torch.cat([*branches, feature], dim=1))
         return merged
@@ -119,10 +119,13 @@ class TaskModule(nn.Module):
         return refined
 
 
-class MalleableDecoder(nn.Module):
+class MalleableDecoder(Decoder):
     """The released decoder: merge at 1/8, task module, ASPP, and learned upsampling to 1/2.
 
-    stages: channels of the encoder's four stages.  channels: width of the decoder (512 as released).
+    Args:
+        stages: channels of the encoder's four stages.
+        num_classes: of the logits.
+        channels: width of the decoder (512 as released).
     """
 
     def __init__(self, stages: tuple[int, ...], num_classes: int, channels: int = 512) -> None:
@@ -137,35 +140,49 @@ class MalleableDecoder(nn.Module):
         self.seg_layer = nn.Conv2d(channels // 4, num_classes, 1)
         self.seg_layer_2 = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, stages: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, stages: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return logits (B, classes, size / 2) and the embedded feature (B, channels, size / 8) for the auxiliary head.
 
-        stages: outputs of the encoder at 1/4, 1/8, 1/16 and 1/16 of ``size`` (height, width).
+        Args:
+            stages: outputs of the encoder at 1/4, 1/8, 1/16 and 1/16 of ``size`` (height, width).
         """
         eighth, quarter = ((stages[i].shape[-2], stages[i].shape[-1]) for i in (1, 0))
         half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
-        feature = self.upsample_1(resize_bilinear(stages[-1], eighth, align_corners=False))
+        feature = self.upsample_1(resize_half_pixel(stages[-1], eighth))
         embedded = self.embed(self.task_module(self.merge_module(stages[:-1], feature)))
         feature = self.aspp(embedded)
-        feature = self.upsample_2(resize_bilinear(feature, quarter, align_corners=False))
-        feature = self.upsample_3(resize_bilinear(feature, half, align_corners=False))
+        feature = self.upsample_2(resize_half_pixel(feature, quarter))
+        feature = self.upsample_3(resize_half_pixel(feature, half))
         return self.seg_layer(feature), embedded
+
+
+_PREFIXES = {**ASPP_PREFIXES, "encoder.": "backbone.", "decoder.": ""}
+
+
+def _published_name(name: str) -> str:
+    """The decoder's parts lie beside the backbone."""
+    return replace_prefix(name, _PREFIXES)
 
 
 class Malleable(SegmentationModel):
     """An encoder with a 2.5D convolution in the first unit of each stage, and the released decoder.
 
-    num_classes: number of classes.  encoder: name of a staged encoder with four stages and ordinary 3x3 convolutions.
-    depth_kernels: kernels along depth, odd.  compat: rules of the published code or of the paper.
-    decoder_channels: width of the decoder.
-    fixed_focal_px: focal length to use for all images in place of the camera's; None: the camera's.
-    training_depth_scale: depth is multiplied by it in training.
-    norm_momentum: of all normalisation.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a staged encoder with four stages and ordinary 3x3 convolutions.
+        depth_kernels: kernels along depth, odd.
+        compat: rules of the published code or of the paper.
+        decoder_channels: width of the decoder.
+        fixed_focal_px: focal length to use for all images in place of the camera's; None: the camera's.
+        training_depth_scale: depth is multiplied by it in training.
+        norm_momentum: of all normalization.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "malleable"
     card = _CARD
+    layout: Layout | None = Layout(_published_name)
     backbone_prefixes = ("encoder.",)
     no_decay_names = ASSIGNMENT_PARAMETERS
     convolution: DepthConvolution = "malleable"
@@ -182,7 +199,7 @@ class Malleable(SegmentationModel):
         training_depth_scale: float = 1.0,
         norm_momentum: float = 0.1,
     ) -> None:
-        super().__init__(num_classes, InputSpec(geometry="metric_depth", needs_camera=True))
+        super().__init__(num_classes, InputSpec((rgb_stream(), metric_depth_stream()), needs_camera=True))
         check_widths(decoder_channels=decoder_channels)
         if fixed_focal_px is not None and not fixed_focal_px > 0:
             raise UsageError(f"fixed_focal_px is {fixed_focal_px}; expected a positive number of pixels, or None")
@@ -192,7 +209,7 @@ class Malleable(SegmentationModel):
             raise UsageError(f"norm_momentum is {norm_momentum}; expected a number above 0 and at most 1")
         self.fixed_focal_px = fixed_focal_px
         self.training_depth_scale = training_depth_scale
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, 16, (2, 4, 8))
+        self.encoder = create_encoder(encoder, output_stride=16, dilations=(2, 4, 8))
         self.guide = use_depth_convolutions(self.encoder, self.convolution, depth_kernels=depth_kernels, compat=compat)
         self.decoder = MalleableDecoder(self.encoder.channels, num_classes, decoder_channels)
         init_head(self.decoder)
@@ -204,14 +221,18 @@ class Malleable(SegmentationModel):
         """Return the output of every stage, finest first, for depth (B, 1, H, W) and focal length (B,) in pixels."""
         return self.guide.run(self.encoder, rgb, depth_m, focal_px)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
 
-        rgb (B, 3, H, W) normalised as ``input_spec`` says, geometry (B, 1, H, W) depth in metres with 0 = no reading,
-        camera (B, 4).  Raises UsageError when depth or camera is absent or does not fit, and for a single image in
-        training.
+        Args:
+            images: ``rgb`` (B, 3, H, W) normalized as ``input_spec`` says, and ``depth`` (B, 1, H, W) in meters with
+                0 = no reading.
+            camera: (B, 4) as fx, fy, cx, cy in pixels.
+
+        Raises:
+            UsageError: for an image or camera that is absent or does not fit, and for a single image in training.
         """
-        depth_m = self.check_geometry(rgb, geometry)
+        rgb, depth_m = self.check_images(images)
         focal_px = self.check_camera(rgb, camera)[:, 0]
         if self.fixed_focal_px is not None:
             focal_px = torch.full_like(focal_px, self.fixed_focal_px)
@@ -219,48 +240,39 @@ class Malleable(SegmentationModel):
             depth_m = depth_m * self.training_depth_scale
         size = (rgb.shape[-2], rgb.shape[-1])
         logits, embedded = self.decoder(self.encode(rgb, depth_m, focal_px), size)
-        # align_corners=True as released; needed for checkpoint parity.
-        logits = resize_logits(logits, size, align_corners=True)
+        logits = self.decoder.upsample(logits, size)
         if not self.training:
             return SegmentationOutput(logits)
-        auxiliary = resize_logits(self.decoder.seg_layer_2(embedded), size, align_corners=True)
+        auxiliary = self.decoder.upsample(self.decoder.seg_layer_2(embedded), size)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
 
 
 class Conv2_5dNet(Malleable):  # noqa: N801 - the name of its operator
     """The same with the plain 2.5D operator."""
 
-    family = "conv2_5d"
     card = _PLAIN_CARD
+    layout = None
     convolution = "plain"
 
 
-class MalleableOptions(TypedDict, total=False):
-    """Options of every model of this file: see `Malleable`."""
-
-    depth_kernels: int
-    compat: Compat
-    decoder_channels: int
-    fixed_focal_px: float | None
-    training_depth_scale: float
-    norm_momentum: float
-
-
-def malleable(num_classes: int, encoder: str = "resnet101s", **options: Unpack[MalleableOptions]) -> Malleable:
-    """The released network on any staged encoder of the ResNet family."""
-    return Malleable(num_classes, encoder, **options)
-
-
-def malleable_resnet101(num_classes: int, **options: Unpack[MalleableOptions]) -> Malleable:
-    """The released network with ResNet-101: 100,622,004 parameters with 40 classes."""
-    return Malleable(num_classes, "resnet101s", **options)
-
-
-def malleable_resnet50(num_classes: int, **options: Unpack[MalleableOptions]) -> Malleable:
-    """The released network with ResNet-50: 81,629,876 parameters with 40 classes."""
-    return Malleable(num_classes, "resnet50s", **options)
-
-
-def conv2_5d_resnet101(num_classes: int, **options: Unpack[MalleableOptions]) -> Conv2_5dNet:
-    """Plain 2.5D convolutions in the same network: 100,621,968 parameters with 40 classes."""
-    return Conv2_5dNet(num_classes, "resnet101s", **options)
+VARIANTS = {
+    "malleable": Variant(Malleable, {"encoder": "resnet101s"}, note="on any encoder of the ResNet family"),
+    "malleable_resnet101": Variant(
+        Malleable, {"encoder": "resnet101s"}, note="as released; 100,622,004 parameters with 40 classes"
+    ),
+    "malleable_resnet50": Variant(
+        Malleable, {"encoder": "resnet50s"}, note="as released; 81,629,876 parameters with 40 classes"
+    ),
+    "malleable_resnet18": Variant(
+        Malleable,
+        {"encoder": "resnet18", "decoder_channels": 64},
+        note="for CPUs: a narrow decoder",
+        small=True,
+        tiny={"encoder": "test_resnet", "decoder_channels": 16},
+    ),
+    "conv2_5d_resnet101": Variant(
+        Conv2_5dNet,
+        {"encoder": "resnet101s"},
+        note="plain 2.5D convolutions; 100,621,968 parameters with 40 classes",
+    ),
+}

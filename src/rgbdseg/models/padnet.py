@@ -1,17 +1,14 @@
 """PAD-Net: intermediate predictions of several tasks, distilled into the final segmentation and depth.
 
-Paper: Xu, Ouyang, Wang, Sebe, PAD-Net: Multi-Tasks Guided Prediction-and-Distillation Network for Simultaneous Depth
-Estimation and Scene Parsing, CVPR 2018, arXiv 1805.04409.
-Published code: none.  github.com/SimonVandenhende/Multi-Task-Learning-PyTorch (CC BY-NC 4.0) has a re-implementation
-that differs: gates from the source task, features instead of score maps, all tasks as targets, another backbone.
-Published on NYU Depth V2, 40 classes: 50.2 mIoU, 75.2 % pixel accuracy (ResNet-50).  Cityscapes, 19 classes: 80.3 mIoU
-on the test set (ResNet-101, fine annotations).
+Xu, Ouyang, Wang, Sebe, PAD-Net: Multi-Tasks Guided Prediction-and-Distillation Network for Simultaneous Depth
+Estimation and Scene Parsing, CVPR 2018.  Code, numbers and what is exact: `PADNet.card`.  The re-implementation named
+there differs: gates from the source task, features instead of score maps, all tasks as targets, another backbone.
 **The network sees RGB alone**: depth, normals and contours are training targets, and no geometry is read at test time.
 
 As in the paper: the four intermediate tasks, their branches at 1/4 of the image with 512 channels (depth, segmentation)
 and 256 (normals, contours), distillation modules A, B and C, and decoders of two transposed convolutions that halve
 the channels.  What the paper leaves open, and is ours: 3x3 convolutions to 256 channels per stage before aggregation
-and 512 after it, the lifting of predictions to 256 channels by a 3x3 convolution with normalisation and ReLU, weights
+and 512 after it, the lifting of predictions to 256 channels by a 3x3 convolution with normalization and ReLU, weights
 of their own for every pair of tasks, the ResNet with a stem of three convolutions.  `padnet_resnet18` is ours: a
 narrow network for CPUs.
 """
@@ -19,20 +16,22 @@ narrow network for CPUs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
+from rgbdseg.encoders import create_encoder, stride_options
 from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.input_spec import InputSpec, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import at_least_float32
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import cut_to, resize_bilinear, resize_logits
+from rgbdseg.nn.resize import cut_to, resize_half_pixel
+from rgbdseg.options import check_choice
 
 # B batch, C channels, H height, W width; h w at 1/4 of the image
 
@@ -52,8 +51,25 @@ FurtherTask = Literal["depth", "normals", "contours"]
 _AUXILIARY_TASKS: tuple[FurtherTask, ...] = ("depth", "normals", "contours")
 
 
+_CARD = MethodCard(
+    method="PAD-Net",
+    year=2018,
+    paper="CVPR 2018, arXiv 1805.04409",
+    input="RGB (depth supervision)",
+    code="none; re-implementation in github.com/SimonVandenhende/Multi-Task-Learning-PyTorch (CC BY-NC 4.0)",
+    results=(
+        PublishedResult("NYU Depth V2, 40", "padnet_resnet50", 50.2, pixel_accuracy=75.2),
+        PublishedResult("Cityscapes test, 19", "padnet_resnet101", 80.3, "fine annotations; scales and flip unknown"),
+        PublishedResult("Cityscapes validation, 19", "padnet_resnet50", 76.1, "as quoted by SA-Gate"),
+    ),
+    exact="tasks, branches, distillation modules A, B and C, decoders",
+    ours="widths and kernels the paper leaves open, training settings; `padnet-nyuv2` trains in one "
+    "phase unless it starts from `padnet-nyuv2-initial`",
+)
+
+
 def _up(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Transposed convolution to twice the size, normalisation and ReLU."""
+    """Transposed convolution to twice the size, normalization and ReLU."""
     return nn.Sequential(
         nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -68,7 +84,10 @@ class MultiModalDistillation(nn.Module):
     C with the target's gate: ``F_k + G . sum_t W_t * F_t`` with ``G = sigmoid(W_g * F_k)`` of full size.
     C with the source's gates: ``F_k + sum_t sigmoid(V_t * F_t) . (W_t * F_t)``, convolutions without bias.
 
-    target: k.  tasks: all tasks, k among them.  channels: of every feature.
+    Args:
+        target: k.
+        tasks: all tasks, k among them.
+        channels: of every feature.
     """
 
     def __init__(self, target: Task, tasks: Sequence[Task], channels: int, kind: Distillation, gate: Gate) -> None:
@@ -111,37 +130,28 @@ class MultiModalDistillation(nn.Module):
 class PADNet(SegmentationModel):
     """One RGB encoder, a branch per task, distillation, and decoders of segmentation and depth.
 
-    num_classes: number of classes.  encoder: name of a staged encoder whose first two features are at 1/4 and 1/8.
-    output_stride: of the encoder; deeper features are brought to 1/8 whatever it is.
-    tasks: intermediate tasks besides segmentation, a subset of depth, normals and contours; none of them makes the
-    single-task control.  The final depth is there when depth is among them.
-    distillation, gate, lift: see the types of these names; ``gate`` matters for C only.
-    phase: see `Phase`; a network of the initial phase gives its intermediate segmentation as logits, and has no part
-    of the whole one that would not be trained.
-    branch_channels: of the depth and segmentation branches and of the shared feature.  small_branch_channels: of the
-    normals and contours branches.  channels: of aggregated stages and of distilled features, a multiple of 4.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a staged encoder whose first two features are at 1/4 and 1/8.
+        output_stride: of the encoder; deeper features are brought to 1/8 whatever it is.
+        tasks: intermediate tasks besides segmentation, a subset of depth, normals and contours; none of them makes the
+            single-task control.  The final depth is there when depth is among them.
+        distillation: see `Distillation`.
+        gate: see `Gate`; matters for C only.
+        lift: see `Lift`.
+        phase: see `Phase`; a network of the initial phase gives its intermediate segmentation as logits, and has no
+            part of the whole one that would not be trained.
+        branch_channels: of the depth and segmentation branches and of the shared feature.
+        small_branch_channels: of the normals and contours branches.
+        channels: of aggregated stages and of distilled features, a multiple of 4.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "padnet"
+    card = _CARD
     backbone_prefixes = ("encoder.",)
-    card = MethodCard(
-        method="PAD-Net",
-        year=2018,
-        paper="CVPR 2018, arXiv 1805.04409",
-        input="RGB (depth supervision)",
-        code="none; re-implementation in github.com/SimonVandenhende/Multi-Task-Learning-PyTorch (CC BY-NC 4.0)",
-        results=(
-            PublishedResult("NYU Depth V2, 40", "padnet_resnet50", 50.2),
-            PublishedResult(
-                "Cityscapes test, 19", "padnet_resnet101", 80.3, "fine annotations; scales and flip unknown"
-            ),
-            PublishedResult("Cityscapes validation, 19", "padnet_resnet50", 76.1, "as quoted by SA-Gate"),
-        ),
-        exact="tasks, branches, distillation modules A, B and C, decoders",
-        ours="widths and kernels the paper leaves open, training settings; `padnet-nyuv2` trains in one "
-        "phase unless it starts from `padnet-nyuv2-initial`",
-    )
 
     def __init__(
         self,
@@ -157,8 +167,9 @@ class PADNet(SegmentationModel):
         branch_channels: int = 512,
         small_branch_channels: int = 256,
         channels: int = 256,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, InputSpec(geometry="none"))
+        super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(branch_channels=branch_channels, small_branch_channels=small_branch_channels, channels=channels)
         _check_choices(tasks, distillation, gate, lift, phase)
         if channels % 4:
@@ -166,7 +177,7 @@ class PADNet(SegmentationModel):
         self.auxiliary_tasks: tuple[Task, ...] = tuple(task for task in _AUXILIARY_TASKS if task in tasks)
         self.lift = lift
         self.phase = phase
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
+        self.encoder = create_encoder(encoder, **{**stride_options(output_stride), **(encoder_options or {})})
         self.reduce = nn.ModuleList(conv_norm_relu(c, channels) for c in self.encoder.channels)
         self.aggregate = conv_norm_relu(channels * len(self.encoder.channels), branch_channels)
         all_tasks: tuple[Task, ...] = ("segmentation", *self.auxiliary_tasks)
@@ -194,18 +205,23 @@ class PADNet(SegmentationModel):
     def shared_feature(self, features: Sequence[Tensor]) -> Tensor:
         """Return the feature that all branches start from (B, branch_channels, H / 8, W / 8)."""
         size = (features[1].shape[-2], features[1].shape[-1])
-        at_eighth = [f if f.shape[-2:] == size else resize_bilinear(f, size, align_corners=False) for f in features]
+        at_eighth = [f if f.shape[-2:] == size else resize_half_pixel(f, size) for f in features]
         reduced = [reduce(feature) for reduce, feature in zip(self.reduce, at_eighth, strict=True)]
         shared: Tensor = self.aggregate(torch.cat(reduced, dim=1))
         return shared
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W); in training also ``aux``.
 
         ``aux`` holds ``initial_segmentation`` and ``initial_TASK`` of every further task at 1/4 of the image, and the
-        final ``depth`` (B, 1, H, W).  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are not looked at.
-        In the initial phase the logits are ``initial_segmentation``, enlarged, and ``aux`` holds the further tasks.
+        final ``depth`` (B, 1, H, W).  In the initial phase the logits are ``initial_segmentation``, enlarged, and
+        ``aux`` holds the further tasks.
+
+        Args:
+            images: ``rgb`` (B, 3, H, W), normalized as ``input_spec`` says.
+            camera: not used.
         """
+        (rgb,) = self.check_images(images)
         size = (rgb.shape[-2], rgb.shape[-1])
         features = self.encoder(rgb)
         quarter = (features[0].shape[-2], features[0].shape[-1])
@@ -230,7 +246,7 @@ class PADNet(SegmentationModel):
     def _initial_output(self, shared: Tensor, quarter: tuple[int, int], size: tuple[int, int]) -> SegmentationOutput:
         tasks = self._all_tasks() if self.training else self._all_tasks()[:1]
         initial = {task: cut_to(self.heads[task](self.branches[task](shared)), quarter) for task in tasks}
-        logits = resize_logits(initial.pop("segmentation"), size, align_corners=False)
+        logits = resize_half_pixel(at_least_float32(initial.pop("segmentation")), size)
         aux = tuple(AuxiliaryOutput(f"initial_{task}", task, value) for task, value in initial.items())
         return SegmentationOutput(logits, aux)
 
@@ -245,46 +261,40 @@ def _check_choices(tasks: Sequence[FurtherTask], distillation: str, gate: str, l
     for task in tasks:
         if task not in _AUXILIARY_TASKS:
             raise unknown_name("PAD-Net task", task, _AUXILIARY_TASKS)
-    for option, value, known in (
-        ("distillation", distillation, get_args(Distillation)),
-        ("gate", gate, get_args(Gate)),
-        ("lift", lift, get_args(Lift)),
-        ("phase", phase, get_args(Phase)),
-    ):
-        if value not in known:
-            raise unknown_name(f"PAD-Net {option}", value, known)
+    check_choice("PAD-Net distillation", distillation, Distillation)
+    check_choice("PAD-Net gate", gate, Gate)
+    check_choice("PAD-Net lift", lift, Lift)
+    check_choice("PAD-Net phase", phase, Phase)
 
 
-class PADNetOptions(TypedDict, total=False):
-    """Options of every PAD-Net: see `PADNet`."""
-
-    output_stride: int
-    tasks: Sequence[FurtherTask]
-    distillation: Distillation
-    gate: Gate
-    lift: Lift
-    phase: Phase
-    branch_channels: int
-    small_branch_channels: int
-    channels: int
-
-
-def padnet_resnet101(num_classes: int, **options: Unpack[PADNetOptions]) -> PADNet:
-    """PAD-Net with the encoder of the published Cityscapes test result: 74,881,004 parameters with 19 classes."""
-    return PADNet(num_classes, "resnet101s", **options)
-
-
-def padnet_resnet50(num_classes: int, **options: Unpack[PADNetOptions]) -> PADNet:
-    """PAD-Net with the encoder of the published NYU Depth V2 result: 55,949,398 parameters with 40 classes."""
-    return PADNet(num_classes, "resnet50s", **options)
-
-
-def padnet_resnet18(num_classes: int, **options: Unpack[PADNetOptions]) -> PADNet:
-    """A small network for CPUs: ResNet-18 at output stride 32 and narrow branches."""
-    small: PADNetOptions = {
-        "output_stride": 32,
-        "branch_channels": 64,
-        "small_branch_channels": 32,
-        "channels": 32,
-    }
-    return PADNet(num_classes, "resnet18", **(small | options))
+VARIANTS = {
+    "padnet_resnet101": Variant(
+        PADNet,
+        {"encoder": "resnet101s"},
+        note="encoder of the published Cityscapes test result; 74,881,004 parameters with 19 classes",
+    ),
+    "padnet_resnet50": Variant(
+        PADNet,
+        {"encoder": "resnet50s"},
+        note="encoder of the published NYU Depth V2 result; 55,949,398 parameters with 40 classes",
+    ),
+    "padnet_resnet18": Variant(
+        PADNet,
+        {
+            "encoder": "resnet18",
+            "output_stride": 32,
+            "branch_channels": 64,
+            "small_branch_channels": 32,
+            "channels": 32,
+        },
+        note="for CPUs: output stride 32 and narrow branches",
+        small=True,
+        tiny={
+            "encoder": "test_resnet",
+            "output_stride": 16,
+            "branch_channels": 16,
+            "small_branch_channels": 8,
+            "channels": 16,
+        },
+    ),
+}

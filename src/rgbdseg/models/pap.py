@@ -1,12 +1,8 @@
 """PAP: pattern-affinitive propagation across depth, surface normals and segmentation.
 
-Paper: Zhang, Cui, Xu, Yan, Sebe, Yang, Pattern-Affinitive Propagation across Depth, Surface Normal and Semantic
-Segmentation, CVPR 2019, arXiv 1906.03525.
-Published code: none.  github.com/Armanfard-Lab/EMA-Net (its headers say CC BY-NC; no licence file) and
-github.com/VITA-Group/M3ViT have simplified re-implementations.  The former walks with restart, which is the same for
-one step, and its affinities do not sum to one per row.
-Published on NYU Depth V2, 40 classes: 50.4 mIoU, 76.2 % pixel accuracy (ResNet-50).  SUN RGB-D, 37 classes: 50.5 mIoU,
-83.8 % pixel accuracy.
+Zhang, Cui, Xu, Yan, Sebe, Yang, Pattern-Affinitive Propagation across Depth, Surface Normal and Semantic Segmentation,
+CVPR 2019.  Code, numbers and what is exact: `PAP.card`.  Of the re-implementations named there, the former walks with
+restart, which is the same for one step, and its affinities do not sum to one per row.
 **The network sees RGB alone**: depth and normals are training targets, and no geometry is read at test time.
 
 As in the paper: three task decoders with initial predictions, an affinity matrix over positions per task, a learned
@@ -25,22 +21,24 @@ s = 4; for 1024x2048 it is 1.6 GB at s = 16 and 101 MB at s = 32.  The losses on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypedDict, Unpack, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders import AnyEncoder, create_encoder
-from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.encoders import create_encoder, stride_options
+from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import InputSpec, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, Task, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import at_least_float32, without_autocast
 from rgbdseg.nn.conv_norm import conv_norm_relu
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import cut_to, resize_bilinear
+from rgbdseg.nn.resize import cut_to, resize_half_pixel
+from rgbdseg.options import check_choice
 
 # B batch, C channels, H height, W width, N positions of the working grid
 
@@ -53,6 +51,23 @@ _AFFINITY_TASKS: tuple[Task, ...] = ("affinity_segmentation", "affinity_depth", 
 """In the order of `_TASKS`."""
 _FEATURE_STRIDE = 4
 _STRIDES = (4, 8, 16, 32)
+
+
+_CARD = MethodCard(
+    method="PAP",
+    year=2019,
+    paper="CVPR 2019, arXiv 1906.03525",
+    input="RGB (depth supervision)",
+    code="none; simplified re-implementations in github.com/Armanfard-Lab/EMA-Net (headers: CC BY-NC, no license file) "
+    "and github.com/VITA-Group/M3ViT",
+    results=(
+        PublishedResult("NYU Depth V2, 40", "pap_resnet50", 50.4, pixel_accuracy=76.2),
+        PublishedResult("SUN RGB-D, 37", "pap_resnet50", 50.5, pixel_accuracy=83.8),
+    ),
+    exact="tasks, affinities with rows that sum to one, cross-task combination, diffusion",
+    ours="decoders, form and resolution of the affinities, steps and share, form of the loss on the affinities "
+    "themselves, which the recipes leave out",
+)
 
 
 def affinity_matrix(x_BNC: Tensor, form: AffinityForm) -> Tensor:
@@ -87,7 +102,9 @@ def diffuse(h_BNC: Tensor, affinity_BNN: Tensor, iterations: int, beta: float) -
 class TaskDecoder(nn.Module):
     """Upsampling blocks of one task, from the last encoder feature to 1/4 of the image.
 
-    encoder_channels: of all encoder features, finest first.  channels: of the result.
+    Args:
+        encoder_channels: of all encoder features, finest first.
+        channels: of the result.
     """
 
     def __init__(self, encoder_channels: Sequence[int], channels: int) -> None:
@@ -101,7 +118,7 @@ class TaskDecoder(nn.Module):
         x: Tensor = self.top(features[-1])
         for lateral, block, skip in zip(self.laterals, self.blocks, (features[1], features[0]), strict=True):
             size = (skip.shape[-2], skip.shape[-1])
-            x = block(resize_bilinear(x, size, align_corners=False) + lateral(skip))
+            x = block(resize_half_pixel(x, size) + lateral(skip))
         return x
 
 
@@ -117,8 +134,8 @@ class Reconstruction(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Return (B, outputs, H, W) in float32; size: (H, W)."""
         half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
-        x = self.at_half(resize_bilinear(x, half, align_corners=False))
-        x = self.at_full(resize_bilinear(x, size, align_corners=False))
+        x = self.at_half(resize_half_pixel(x, half))
+        x = self.at_full(resize_half_pixel(x, size))
         prediction: Tensor = self.predict(x)
         return at_least_float32(prediction)
 
@@ -126,33 +143,26 @@ class Reconstruction(nn.Module):
 class PAP(SegmentationModel):
     """One RGB encoder, three task decoders, cross-task affinities and diffusion.
 
-    num_classes: number of classes.  encoder: name of a staged encoder whose first two features are at 1/4 and 1/8.
-    output_stride: of the encoder.  channels: of the decoders, a multiple of 4.
-    affinity: form of the affinities, see `AffinityForm`.  iterations: steps of the diffusion.
-    beta: share of the diffused feature, from 0 (no diffusion) to 1.
-    affinity_stride: image size divided by that of the grid of affinities and diffusion: 4, 8, 16 or 32.  Memory grows
-    with the fourth power of the resolution, see above.
-    affinity_outputs: also return the affinities while training, to be compared with the ground truth.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a staged encoder whose first two features are at 1/4 and 1/8.
+        output_stride: of the encoder.
+        channels: of the decoders, a multiple of 4.
+        affinity: form of the affinities, see `AffinityForm`.
+        iterations: steps of the diffusion.
+        beta: share of the diffused feature, from 0 (no diffusion) to 1.
+        affinity_stride: image size divided by that of the grid of affinities and diffusion: 4, 8, 16 or 32.  Memory
+            grows with the fourth power of the resolution, see above.
+        affinity_outputs: also return the affinities while training, to be compared with the ground truth.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "pap"
+    card = _CARD
     backbone_prefixes = ("encoder.",)
     no_decay_names = ("alpha_logits",)
-    card = MethodCard(
-        method="PAP",
-        year=2019,
-        paper="CVPR 2019, arXiv 1906.03525",
-        input="RGB (depth supervision)",
-        code="none; simplified re-implementations exist",
-        results=(
-            PublishedResult("NYU Depth V2, 40", "pap_resnet50", 50.4),
-            PublishedResult("SUN RGB-D, 37", "pap_resnet50", 50.5),
-        ),
-        exact="tasks, affinities with rows that sum to one, cross-task combination, diffusion",
-        ours="decoders, form and resolution of the affinities, steps and share, form of the loss on the affinities "
-        "themselves, which the recipes leave out",
-    )
 
     def __init__(
         self,
@@ -166,8 +176,9 @@ class PAP(SegmentationModel):
         beta: float = 0.05,
         affinity_stride: int = 16,
         affinity_outputs: bool = False,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, InputSpec(geometry="none"))
+        super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels)
         _check_options(channels, affinity, iterations, beta, affinity_stride)
         self.affinity: AffinityForm = affinity
@@ -176,7 +187,7 @@ class PAP(SegmentationModel):
         self.pool = affinity_stride // _FEATURE_STRIDE
         self.affinity_tasks: tuple[Task, ...] = _AFFINITY_TASKS if affinity_outputs else ()
         self.auxiliary_tasks = (*_TASKS[1:], *self.affinity_tasks)
-        self.encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, None)
+        self.encoder = create_encoder(encoder, **{**stride_options(output_stride), **(encoder_options or {})})
         outputs = {"segmentation": num_classes, "depth": 1, "normals": 3}
         self.decoders = nn.ModuleDict({task: TaskDecoder(self.encoder.channels, channels) for task in _TASKS})
         self.heads = nn.ModuleDict({task: nn.Conv2d(channels, outputs[task], 1) for task in _TASKS})
@@ -203,13 +214,18 @@ class PAP(SegmentationModel):
             combined = combined + share * affinity_BNN
         return combined
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W); in training also ``aux``.
 
         ``aux`` holds ``initial_segmentation``, ``initial_depth`` and ``initial_normals`` at 1/4 of the image, and the
         final ``depth`` and ``normals`` at its size; with ``affinity_outputs`` also ``affinity_TASK`` of every task on
-        the working grid.  rgb (B, 3, H, W) as ``input_spec`` says; geometry and camera are not looked at.
+        the working grid.
+
+        Args:
+            images: ``rgb`` (B, 3, H, W), normalized as ``input_spec`` says.
+            camera: not used.
         """
+        (rgb,) = self.check_images(images)
         size = (rgb.shape[-2], rgb.shape[-1])
         encoded = self.encoder(rgb)
         features: dict[Task, Tensor] = {task: self.decoders[task](encoded) for task in _TASKS}
@@ -241,7 +257,7 @@ class PAP(SegmentationModel):
         if self.pool == 1:
             return change
         whole_cells = (change.shape[-2] * self.pool, change.shape[-1] * self.pool)
-        return cut_to(resize_bilinear(change, whole_cells, align_corners=False), size)
+        return cut_to(resize_half_pixel(change, whole_cells), size)
 
     def _change(self, task: Task, working: Tensor, affinities: Sequence[Tensor]) -> Tensor:
         """Return what diffusion adds to the feature (B, C, h, w) on the working grid."""
@@ -255,8 +271,7 @@ class PAP(SegmentationModel):
 def _check_options(channels: int, affinity: str, iterations: int, beta: float, affinity_stride: int) -> None:
     if channels % 4:
         raise UsageError(f"model option channels is {channels}; expected a multiple of 4")
-    if affinity not in get_args(AffinityForm):
-        raise unknown_name("PAP affinity", affinity, get_args(AffinityForm))
+    check_choice("PAP affinity", affinity, AffinityForm)
     if iterations < 1:
         raise UsageError(f"model option iterations is {iterations}; expected 1 or more; beta 0 switches diffusion off")
     if not 0 <= beta <= 1:
@@ -265,23 +280,15 @@ def _check_options(channels: int, affinity: str, iterations: int, beta: float, a
         raise UsageError(f"model option affinity_stride is {affinity_stride}; expected one of {_STRIDES}")
 
 
-class PAPOptions(TypedDict, total=False):
-    """Options of every PAP: see `PAP`."""
-
-    output_stride: int
-    channels: int
-    affinity: AffinityForm
-    iterations: int
-    beta: float
-    affinity_stride: int
-    affinity_outputs: bool
-
-
-def pap_resnet50(num_classes: int, **options: Unpack[PAPOptions]) -> PAP:
-    """PAP with the encoder of the published results: 43,142,433 parameters with 40 classes."""
-    return PAP(num_classes, "resnet50s", **options)
-
-
-def pap_resnet18(num_classes: int, **options: Unpack[PAPOptions]) -> PAP:
-    """PAP with the encoder of the paper's ablations."""
-    return PAP(num_classes, "resnet18", **options)
+VARIANTS = {
+    "pap_resnet50": Variant(
+        PAP, {"encoder": "resnet50s"}, note="encoder of the published results; 43,142,433 parameters with 40 classes"
+    ),
+    "pap_resnet18": Variant(
+        PAP,
+        {"encoder": "resnet18"},
+        note="encoder of the paper's ablations",
+        small=True,
+        tiny={"encoder": "test_resnet", "channels": 16, "affinity_stride": 8},
+    ),
+}

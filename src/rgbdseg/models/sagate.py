@@ -1,20 +1,16 @@
 """SA-Gate: separation-and-aggregation gates between an RGB and an HHA stream.
 
-Paper: Chen, Lin, Wang, Wu, Qian, Li, Zeng, Bi-directional Cross-Modality Feature Propagation with
-Separation-and-Aggregation Gate for RGB-D Semantic Segmentation, ECCV 2020, arXiv 2007.09183.
-Published code: github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT); trained weights were never published.
-Published on NYU Depth V2, 40 classes: ResNet-101 about 51.4 mIoU single-scale, 52.4 mIoU and 77.9 % pixel accuracy with
-scales 0.75, 1, 1.25 and mirroring (the best of several checkpoints); ResNet-50 50.4 single-scale.
-Published on SUN RGB-D, 37 classes: ResNet-101 49.4 mIoU, 82.5 % pixel accuracy.
+Chen, Lin, Wang, Wu, Qian, Li, Zeng, Bi-directional Cross-Modality Feature Propagation with Separation-and-Aggregation
+Gate for RGB-D Semantic Segmentation, ECCV 2020.  Code, numbers and what is exact: `SAGate.card`.
 
 `sagate_resnet50` and `sagate_resnet101` are the released network, which has two traits that the paper does not mention:
 
 * the shortcut projections in the first block of each stage are the same modules in both streams.  In training their
-  normalisation runs on the RGB stream and then on the geometry stream, each with its own batch statistics, and its
+  normalization runs on the RGB stream and then on the second stream, each with its own batch statistics, and its
   running statistics are updated twice per step;
 * a ReLU follows each propagated feature; it changes nothing after encoders whose features are not negative.
 
-Deliberate deviations: none in the network.  Untrained encoders start from timm's initialisation; the released code
+Deliberate deviations: none in the network.  Untrained encoders start from timm's initialization; the released code
 always starts from ImageNet weights.  Ours, published nowhere:
 
 * `sagate_resnet18`, small enough to train on a CPU;
@@ -23,37 +19,62 @@ always starts from ImageNet weights.  Ours, published nowhere:
 * `sagate_hrnet_w18` and `sagate_hrnet_w48`: a gate for each branch after layer 1 and after stages 2, 3 and 4, the head
   of HRNet on the fused branches, and a 1x1 auxiliary classifier on the coarsest fused branch of stage 3.  The released
   code names HRNet as future work;
-* the controls ``fusion="sum"`` and ``geometry="noise"``.
+* the controls ``fusion="sum"`` and ``second_stream="noise"``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypedDict, Unpack, get_args
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbdseg.encoders import AnyEncoder, create_encoder, released_strides
-from rgbdseg.errors import unknown_name
+from rgbdseg.encoders import StagedEncoder, State, create_encoder, deeplab_options, run_in_lockstep
+from rgbdseg.input_spec import InputSpec, hha_stream, noise_stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
-from rgbdseg.models._inputs import GeometryImage, check_geometry_image, image_input_spec
-from rgbdseg.nn.decoders._registry import create_decoder
+from rgbdseg.models._layout import ASPP_PREFIXES, Layout, replace_prefix
+from rgbdseg.models._registry import Variant
+from rgbdseg.nn.decoders import create_decoder
 from rgbdseg.nn.decoders.deeplab import AuxiliaryHead
 from rgbdseg.nn.init import init_head
-from rgbdseg.nn.resize import resize_logits
+from rgbdseg.options import check_choice
 
 # B batch, C channels, H height, W width
 
 Fusion = Literal["gate", "sum"]
+SecondStream = Literal["hha", "noise"]
+
+_CARD = MethodCard(
+    method="SA-Gate",
+    year=2020,
+    paper="ECCV 2020, arXiv 2007.09183",
+    input="RGB + HHA",
+    code="github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT); no trained weights",
+    results=(
+        PublishedResult(
+            "NYU Depth V2, 40", "sagate_resnet101", 52.4, "3 scales, flip, best of several checkpoints", 77.9
+        ),
+        PublishedResult(
+            "NYU Depth V2, 40", "sagate_resnet101", 51.4, "single scale, about, best of several checkpoints"
+        ),
+        PublishedResult("NYU Depth V2, 40", "sagate_resnet50", 50.4, "single scale"),
+        PublishedResult("SUN RGB-D, 37", "sagate_resnet101", 49.4, pixel_accuracy=82.5),
+    ),
+    exact="network, initialization, training settings and evaluation rule of the released code, with ResNet-50 and 101",
+    ours="ResNet-18, HRNet and all other encoders, other decoders, summed and noise controls",
+)
 
 
 class FeatureSeparation(nn.Module):
     """Recalibrate one stream by what the other stream knows (section 3.2 of the paper, "feature separation").
 
-    channels: C of both streams.  width: of the bottleneck.
+    Args:
+        channels: C of both streams.
+        width: of the bottleneck.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -71,8 +92,11 @@ class FeatureSeparation(nn.Module):
 class SeparationAggregationGate(nn.Module):
     """The exchange after one stage: separation, aggregation and bi-directional propagation.
 
-    channels: C of both streams.  reduction: C divided by the width of the separation's bottleneck, which is at least
-    ``min_width``.  rectify: a ReLU after propagation, as released; without it, as in the paper, signed features pass.
+    Args:
+        channels: C of both streams.
+        reduction: C divided by the width of the separation's bottleneck, which is at least ``min_width``.
+        min_width: see there.
+        rectify: a ReLU after propagation, as released; without it, as in the paper, signed features pass.
     """
 
     def __init__(self, channels: int, reduction: int = 16, *, min_width: int = 1, rectify: bool = True) -> None:
@@ -84,70 +108,78 @@ class SeparationAggregationGate(nn.Module):
         self.score_geometry = nn.Conv2d(2 * channels, 1, 1)
         self.rectify = rectify
 
-    def forward(self, rgb: Tensor, geometry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (fused, propagated rgb, propagated geometry), each (B, C, H, W) like the inputs.
+    def forward(self, rgb: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (fused, propagated rgb, propagated second), each (B, C, H, W) like the inputs.
 
         At every position the fused feature is a convex combination of the two inputs as they came in, not as they were
         recalibrated; the recalibrated ones only decide its weights.
         """
-        recalibrated = torch.cat([self.separate_rgb(rgb, geometry), self.separate_geometry(geometry, rgb)], dim=1)
+        recalibrated = torch.cat([self.separate_rgb(rgb, second), self.separate_geometry(second, rgb)], dim=1)
         scores = torch.cat([self.score_rgb(recalibrated), self.score_geometry(recalibrated)], dim=1)
         share_B2HW = scores.softmax(dim=1)
-        fused = rgb * share_B2HW[:, :1] + geometry * share_B2HW[:, 1:]
-        propagated_rgb, propagated_geometry = (rgb + fused) / 2, (geometry + fused) / 2
+        fused = rgb * share_B2HW[:, :1] + second * share_B2HW[:, 1:]
+        propagated_rgb, propagated_second = (rgb + fused) / 2, (second + fused) / 2
         if self.rectify:
-            propagated_rgb, propagated_geometry = functional.relu(propagated_rgb), functional.relu(propagated_geometry)
-        return fused, propagated_rgb, propagated_geometry
+            propagated_rgb, propagated_second = functional.relu(propagated_rgb), functional.relu(propagated_second)
+        return fused, propagated_rgb, propagated_second
 
 
-class BranchGates(nn.ModuleList):
-    """One gate per branch, for encoders that keep several resolutions side by side."""
+_GATE_PREFIXES = {
+    "separate_rgb.squeeze.": "fsp_rgb.filter.fc.0.",
+    "separate_rgb.excite.": "fsp_rgb.filter.fc.2.",
+    "separate_geometry.squeeze.": "fsp_hha.filter.fc.0.",
+    "separate_geometry.excite.": "fsp_hha.filter.fc.2.",
+    "score_rgb.": "gate_rgb.",
+    "score_geometry.": "gate_hha.",
+}
+_HEAD_PREFIXES = {
+    **{ours: f"head.{theirs}" for ours, theirs in ASPP_PREFIXES.items()},
+    "decoder.low_level.": "head.reduce.",
+    "decoder.fuse.": "head.last_conv.",
+    "decoder.classifier.": "head.classify.",
+    "auxiliary_head.": "head.auxlayer.block.",
+}
 
-    def forward(
-        self, rgb: tuple[Tensor, ...], geometry: tuple[Tensor, ...]
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return (fused, propagated rgb, propagated geometry), each with one map per branch."""
-        outputs = [gate(r, g) for gate, r, g in zip(self, rgb, geometry, strict=True)]
-        fused, propagated_rgb, propagated_geometry = zip(*outputs, strict=True)
-        return fused, propagated_rgb, propagated_geometry
 
-
-_CARD = MethodCard(
-    method="SA-Gate",
-    year=2020,
-    paper="ECCV 2020, arXiv 2007.09183",
-    input="RGB + HHA",
-    code="github.com/charlesCXK/RGBD_Semantic_Segmentation_PyTorch (MIT); no trained weights",
-    results=(
-        PublishedResult("NYU Depth V2, 40", "sagate_resnet101", 52.4, "3 scales, flip, best of several checkpoints"),
-        PublishedResult(
-            "NYU Depth V2, 40", "sagate_resnet101", 51.4, "single scale, about, best of several checkpoints"
-        ),
-        PublishedResult("NYU Depth V2, 40", "sagate_resnet50", 50.4, "single scale"),
-        PublishedResult("SUN RGB-D, 37", "sagate_resnet101", 49.4),
-    ),
-    exact="network, initialisation, training settings and evaluation rule of the released code, with ResNet-50 and 101",
-    ours="ResNet-18, HRNet and all other encoders, other decoders, summed and noise controls",
-)
+def _published_name(name: str) -> str:
+    """Both streams in one backbone, modules of HHA prefixed ``hha_``."""
+    part, _, rest = name.partition(".")
+    if part == "rgb_encoder":
+        return "backbone." + rest
+    if part == "geometry_encoder":
+        return "backbone." + re.sub(r"^(layer\d+\.\d+\.)?", r"\1hha_", rest, count=1)
+    if part == "gates":
+        index, _, leaf = rest.partition(".")
+        return f"backbone.sagates.{index}." + replace_prefix(leaf, _GATE_PREFIXES)
+    return replace_prefix(name, _HEAD_PREFIXES)
 
 
 class SAGate(SegmentationModel):
     """Two encoders in lock-step with a gate after every stage, and a decoder on the fused features.
 
-    num_classes: number of classes.  encoder: name of a staged encoder; one with several branches gets a gate for each.
-    geometry: ``hha``, or ``noise`` for the control whose second stream sees nothing.
-    fusion: ``gate``, or ``sum`` for the control without exchange, which adds the features of both streams.
-    decoder: a name of `rgbdseg.nn.decoders._registry`.
-    output_stride: 8, 16 or 32, as the encoder allows.  dilations: of the last stage's blocks; without meaning at
-    output stride 32, None: one dilation as ``output_stride`` has it.
-    decoder_channels, reduced_channels, auxiliary_channels: widths of the decoder, of its low-level feature and of the
-    auxiliary head.  min_gate_width: least width of the bottleneck in the gates, otherwise channels / 16 as released.
-    share_projections: use the same shortcut projections in both streams, as released, where the encoder has any.
-    Raises UsageError for values outside these ranges.
+    Args:
+        num_classes: number of classes.
+        encoder: name of a staged encoder; one with several branches gets a gate for each.
+        second_stream: ``hha``, or ``noise`` for the control whose second stream sees nothing.
+        fusion: ``gate``, or ``sum`` for the control without exchange, which adds the features of both streams.
+        decoder: a name of `rgbdseg.nn.decoders.list_decoders`; None: ``hrnet`` for encoders with several branches,
+            otherwise ``deeplabv3plus``.
+        output_stride: 8, 16 or 32, as the encoder allows; None: see `rgbdseg.encoders.deeplab_options`.
+        dilations: of the last stage's blocks, see there.
+        decoder_channels: width of the decoder; None: its own default.
+        reduced_channels: of the decoder's low-level feature; None: its own default.
+        auxiliary_channels: width of the auxiliary head.
+        min_gate_width: least width of the bottleneck in the gates, otherwise channels / 16 as released.
+        share_projections: use the same shortcut projections in both streams, as released, where the encoder has any.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
+        decoder_options: further options of the decoder.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
-    family = "sagate"
     card = _CARD
+    layout = Layout(_published_name)
     backbone_prefixes = ("rgb_encoder.", "geometry_encoder.", "gates.")
 
     def __init__(
@@ -155,43 +187,47 @@ class SAGate(SegmentationModel):
         num_classes: int,
         encoder: str,
         *,
-        geometry: GeometryImage = "hha",
+        second_stream: SecondStream = "hha",
         fusion: Fusion = "gate",
-        decoder: str = "deeplabv3plus",
-        output_stride: int = 16,
-        dilations: Sequence[int] | None = (2, 4, 8),
-        decoder_channels: int = 256,
-        reduced_channels: int = 48,
+        decoder: str | None = None,
+        output_stride: int | None = None,
+        dilations: Sequence[int] | Literal["published"] | None = "published",
+        decoder_channels: int | None = None,
+        reduced_channels: int | None = None,
         auxiliary_channels: int = 512,
         min_gate_width: int = 1,
         share_projections: bool = True,
+        encoder_options: Mapping[str, Any] | None = None,
+        decoder_options: Mapping[str, Any] | None = None,
     ) -> None:
-        check_geometry_image(geometry)
-        if fusion not in get_args(Fusion):
-            raise unknown_name("fusion", fusion, get_args(Fusion))
+        check_choice("second_stream", second_stream, SecondStream)
+        check_choice("fusion", fusion, Fusion)
         check_widths(
             decoder_channels=decoder_channels,
             reduced_channels=reduced_channels,
             auxiliary_channels=auxiliary_channels,
             min_gate_width=min_gate_width,
         )
-        if output_stride == 32:
-            dilations = None  # every stage keeps its stride
-        rgb_encoder = create_encoder(encoder, 3, output_stride, dilations)
-        super().__init__(num_classes, image_input_spec(rgb_encoder, geometry))
-        self.rgb_encoder: AnyEncoder = rgb_encoder
-        self.geometry_encoder: AnyEncoder = create_encoder(encoder, 3, output_stride, dilations)
+        built_as = {**deeplab_options(encoder, output_stride, dilations), **(encoder_options or {})}
+        rgb_encoder = create_encoder(encoder, 3, **built_as)
+        second = hha_stream if second_stream == "hha" else noise_stream
+        statistics = (rgb_encoder.mean, rgb_encoder.std)  # HHA has those of the ImageNet weights, too, as released
+        streams = (rgb_stream(*statistics), second(*statistics))
+        super().__init__(num_classes, InputSpec(streams, size_divisor=rgb_encoder.size_divisor))
+        self.rgb_encoder = rgb_encoder
+        self.geometry_encoder = create_encoder(encoder, 3, **built_as)
         if share_projections:
             self.geometry_encoder.share_projections(self.rgb_encoder)
         self.fusion: Fusion = fusion
         self.gates = _make_gates(rgb_encoder, min_gate_width) if fusion == "gate" else nn.ModuleList()
+        widths = {"channels": decoder_channels, "reduced_channels": reduced_channels}
         self.decoder = create_decoder(
-            decoder,
-            rgb_encoder.channels,
-            rgb_encoder.reductions,
+            decoder
+            or ("hrnet" if len(rgb_encoder.state_channels(rgb_encoder.num_stages - 1)) > 1 else "deeplabv3plus"),
+            rgb_encoder.feature_info,
             num_classes,
-            width=decoder_channels,
-            reduced_width=reduced_channels,
+            **{name: width for name, width in widths.items() if width is not None},
+            **(decoder_options or {}),
         )
         self.auxiliary_head = _make_auxiliary_head(rgb_encoder, num_classes, auxiliary_channels)
         init_head(self.decoder)
@@ -199,58 +235,62 @@ class SAGate(SegmentationModel):
 
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield both encoders."""
-        yield "rgb", self.rgb_encoder
-        yield "geometry", self.geometry_encoder
+        yield from zip(self.input_spec.names, (self.rgb_encoder, self.geometry_encoder), strict=True)
 
-    def encode(self, rgb: Tensor, geometry: Tensor) -> list[Tensor]:
+    def encode(self, rgb: Tensor, second: Tensor) -> list[Tensor]:
         """Return the fused features, finest first: (B, C_i, H_i, W_i)."""
-        return self.rgb_encoder.collect(self._fuse(rgb, geometry))
+        return self.rgb_encoder.collect(self._fuse(rgb, second))
 
-    def _fuse(self, rgb: Tensor, geometry: Tensor) -> list[Any]:
+    def _fuse(self, rgb: Tensor, second: Tensor) -> list[State]:
         """Return the fused state after every stage."""
-        fused: list[Any] = []
         # The RGB stream goes first: the order of the two updates of the shared running statistics is as released.
-        rgb_state, geometry_state = self.rgb_encoder.stem(rgb), self.geometry_encoder.stem(geometry)
-        for index in range(self.rgb_encoder.num_stages):
-            rgb_state = self.rgb_encoder.stage(index, rgb_state)
-            geometry_state = self.geometry_encoder.stage(index, geometry_state)
-            if self.fusion == "sum":
-                fused.append(_added(rgb_state, geometry_state))
-            else:
-                merged, rgb_state, geometry_state = self.gates[index](rgb_state, geometry_state)
-                fused.append(merged)
-        return fused
+        return run_in_lockstep((self.rgb_encoder, self.geometry_encoder), (rgb, second), self._exchange)
 
-    def forward(self, rgb: Tensor, geometry: Tensor | None = None, camera: Tensor | None = None) -> SegmentationOutput:
+    def _exchange(self, index: int, states: tuple[State, ...]) -> tuple[tuple[State, ...], State]:
+        pairs = zip(*states, strict=True)
+        if self.fusion == "sum":
+            return states, tuple(rgb + second for rgb, second in pairs)
+        stage = self.gates[index]
+        gates = stage if isinstance(stage, nn.ModuleList) else (stage,)
+        outputs = [gate(rgb, second) for gate, (rgb, second) in zip(gates, pairs, strict=True)]
+        fused, propagated_rgb, propagated_second = zip(*outputs, strict=True)
+        return (propagated_rgb, propagated_second), fused
+
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W), in training also ``aux`` of the same size.
 
-        rgb and geometry (B, 3, H, W), normalised as ``input_spec`` says; camera is not used.
-        Raises UsageError when geometry is absent or does not fit, and for a single image in training.
+        Args:
+            images: ``rgb`` and ``hha`` (or ``noise``), each (B, 3, H, W), normalized as ``input_spec`` says.
+            camera: not used.
+
+        Raises:
+            UsageError: for an image that is absent or does not fit, and for a single image in training.
         """
-        geometry = self.check_geometry(rgb, geometry)
+        rgb, second = self.check_images(images)
         size = (rgb.shape[-2], rgb.shape[-1])
-        states = self._fuse(rgb, geometry)
+        states = self._fuse(rgb, second)
         features = self.rgb_encoder.collect(states)
-        # align_corners=True as released; needed for checkpoint parity.
-        logits = resize_logits(self.decoder(features), size, align_corners=True)
+        logits = self.decoder.upsample(self.decoder(features), size)
         if not self.training:
             return SegmentationOutput(logits)
-        source = states[-2][-1] if isinstance(states[-2], tuple) else features[-1]
-        auxiliary = resize_logits(self.auxiliary_head(source), size, align_corners=True)
+        source = states[-2][-1] if len(states[-2]) > 1 else features[-1]
+        auxiliary = self.decoder.upsample(self.auxiliary_head(source), size)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
 
 
-def _make_gates(encoder: AnyEncoder, min_width: int) -> nn.ModuleList:
+def _make_gates(encoder: StagedEncoder, min_width: int) -> nn.ModuleList:
+    """Return for each stage a gate, or a list of gates where the state has several branches."""
+
     def gate(channels: int) -> SeparationAggregationGate:
         return SeparationAggregationGate(channels, min_width=min_width, rectify=encoder.rectified)
 
     widths = [encoder.state_channels(index) for index in range(encoder.num_stages)]
     if all(len(branches) == 1 for branches in widths):
         return nn.ModuleList(gate(channels) for (channels,) in widths)
-    return nn.ModuleList(BranchGates(gate(channels) for channels in branches) for branches in widths)
+    return nn.ModuleList(nn.ModuleList(gate(channels) for channels in branches) for branches in widths)
 
 
-def _make_auxiliary_head(encoder: AnyEncoder, num_classes: int, width: int) -> nn.Module:
+def _make_auxiliary_head(encoder: StagedEncoder, num_classes: int, width: int) -> nn.Module:
     """Return the released head on the last feature, or with several branches a classifier on the last but one stage."""
     before_last = encoder.state_channels(encoder.num_stages - 2)
     if len(before_last) > 1:
@@ -258,69 +298,32 @@ def _make_auxiliary_head(encoder: AnyEncoder, num_classes: int, width: int) -> n
     return AuxiliaryHead(encoder.channels[-1], num_classes, width)
 
 
-def _added(first: Any, second: Any) -> Any:
-    if isinstance(first, tuple):
-        return tuple(a + b for a, b in zip(first, second, strict=True))
-    return first + second
-
-
-class SAGateOptions(TypedDict, total=False):
-    """Options of every SA-Gate model: see `SAGate`."""
-
-    geometry: GeometryImage
-    fusion: Fusion
-    decoder: str
-    output_stride: int
-    dilations: Sequence[int] | None
-    decoder_channels: int
-    reduced_channels: int
-    auxiliary_channels: int
-    min_gate_width: int
-    share_projections: bool
-
-
-def sagate(num_classes: int, encoder: str = "resnet101s", **options: Unpack[SAGateOptions]) -> SAGate:
-    """SA-Gate on any staged encoder, with the released stride and dilations where the encoder allows them.
-
-    The bottlenecks of the gates are at least 8 wide, unless told otherwise: encoders of other families have stages with
-    few channels.  HRNets get the decoder ``hrnet``.
-    """
-    stride, dilations = released_strides(encoder)
-    suited: SAGateOptions = {"output_stride": stride, "dilations": dilations, "min_gate_width": 8}
-    if encoder.startswith("hrnet"):
-        suited["decoder"] = "hrnet"
-    return SAGate(num_classes, encoder, **(suited | options))
-
-
-def sagate_resnet101(num_classes: int, **options: Unpack[SAGateOptions]) -> SAGate:
-    """The released network with ResNet-101: 110,875,160 parameters with 40 classes."""
-    return SAGate(num_classes, "resnet101s", **options)
-
-
-def sagate_resnet50(num_classes: int, **options: Unpack[SAGateOptions]) -> SAGate:
-    """The released network with ResNet-50: 72,890,904 parameters with 40 classes."""
-    return SAGate(num_classes, "resnet50s", **options)
-
-
-def sagate_resnet18(num_classes: int, **options: Unpack[SAGateOptions]) -> SAGate:
-    """A small network for CPUs: ResNet-18 at output stride 32 and a narrow decoder."""
-    small: SAGateOptions = {
-        "output_stride": 32,
-        "decoder_channels": 64,
-        "reduced_channels": 32,
-        "auxiliary_channels": 64,
-    }
-    return SAGate(num_classes, "resnet18", **(small | options))
-
-
-def sagate_hrnet_w48(num_classes: int, **options: Unpack[SAGateOptions]) -> SAGate:
-    """Two HRNet-W48 with gates between their branches: 131,312,162 parameters with 40 classes in evaluation."""
-    return SAGate(num_classes, "hrnet_w48", **(_HRNET | options))
-
-
-def sagate_hrnet_w18(num_classes: int, **options: Unpack[SAGateOptions]) -> SAGate:
-    """Two HRNet-W18 with gates between their branches: 19,233,942 parameters with 40 classes in evaluation."""
-    return SAGate(num_classes, "hrnet_w18", **(_HRNET | options))
-
-
-_HRNET: SAGateOptions = {"decoder": "hrnet", "output_stride": 32, "dilations": None}
+VARIANTS = {
+    # Encoders of other families have stages with few channels, for which channels / 16 would be too narrow.
+    "sagate": Variant(SAGate, {"encoder": "resnet101s", "min_gate_width": 8}, note="on any staged encoder"),
+    "sagate_resnet101": Variant(
+        SAGate, {"encoder": "resnet101s"}, note="as released; 110,875,160 parameters with 40 classes"
+    ),
+    "sagate_resnet50": Variant(
+        SAGate, {"encoder": "resnet50s"}, note="as released; 72,890,904 parameters with 40 classes"
+    ),
+    "sagate_resnet18": Variant(
+        SAGate,
+        {
+            "encoder": "resnet18",
+            "output_stride": 32,
+            "decoder_channels": 64,
+            "reduced_channels": 32,
+            "auxiliary_channels": 64,
+        },
+        note="for CPUs: output stride 32 and a narrow decoder",
+        small=True,
+        tiny={"encoder": "test_resnet", "output_stride": 16, "decoder_channels": 16, "auxiliary_channels": 16},
+    ),
+    "sagate_hrnet_w48": Variant(
+        SAGate, {"encoder": "hrnet_w48"}, note="gates between branches; 131,312,162 parameters with 40 classes"
+    ),
+    "sagate_hrnet_w18": Variant(
+        SAGate, {"encoder": "hrnet_w18"}, note="gates between branches; 19,233,942 parameters with 40 classes"
+    ),
+}

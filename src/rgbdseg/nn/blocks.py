@@ -17,6 +17,29 @@ def dropout_classifier(channels: int, num_classes: int, probability: float = 0.1
     return nn.Sequential(nn.Dropout2d(probability), nn.Conv2d(channels, num_classes, 1))
 
 
+class DropPath(nn.Module):
+    """Leave out what a block adds, for whole images by chance (Huang et al., Stochastic Depth, ECCV 2016).
+
+    In training an image keeps the addend with the chance ``1 - drop_prob``, and then divided by it; in evaluation the
+    addend passes as it is.
+
+    Args:
+        drop_prob: from 0 to below 1.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, addend: Tensor) -> Tensor:
+        """Return (B, ...) like the input."""
+        if not self.training or self.drop_prob == 0.0:
+            return addend
+        kept = 1 - self.drop_prob
+        shape = (addend.shape[0], *(1 for _ in addend.shape[1:]))
+        return addend * (addend.new_empty(shape).bernoulli_(kept) / kept)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x``, in float32 when it comes in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -30,9 +53,10 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def check_pooled_batch(norm: nn.Module, x_BCHW: Tensor) -> None:
-    """Raise UsageError when ``norm`` would normalise one value per channel: a single image after global pooling."""
+    """Raise UsageError when ``norm`` would normalize one value per channel: a single image after global pooling."""
     if norm.training and type(norm) is nn.BatchNorm2d and x_BCHW.shape[0] == 1:
         raise UsageError(
-            "training on one image per step is not possible: the image-level normalisation needs at least two; "
-            "use a batch of 2 or more, or synchronised normalisation over several devices"
+            "training on one image per pass is not possible: the image-level normalization needs at least two; raise "
+            "loader.batch_size or lower hardware.accumulate, or take statistics over several devices "
+            "(hardware.sync_batch_norm)"
         )

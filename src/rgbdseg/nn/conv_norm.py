@@ -10,7 +10,7 @@ from torch import nn
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1, bias: bool = False
 ) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU: (B, in_channels, H, W) to (B, out_channels, H, W)."""
+    """Convolution, batch normalization, ReLU: (B, in_channels, H, W) to (B, out_channels, H, W)."""
     padding = dilation * (kernel_size // 2)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias),

@@ -11,21 +11,22 @@ from torch.nn import functional
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.nn.blocks import at_least_float32
 
-# B batch, C channels, N = h*w nodes, K neighbours of a node
+# B batch, C channels, N = h*w nodes, K neighbors of a node
 
 Update = Literal["rnn", "lstm"]
 """How a node takes in its message."""
 
 
-def mean_over_neighbours(values_BNC: Tensor, neighbours_BNK: Tensor) -> Tensor:
-    """Return the mean of every node's neighbours: (B, N, C), in float32 when values come in half precision.
+def mean_over_neighbors(values_BNC: Tensor, neighbors_BNK: Tensor) -> Tensor:
+    """Return the mean of every node's neighbors: (B, N, C), in float32 when values come in half precision.
 
-    neighbours_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
+    Args:
+        neighbors_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
     """
     batch, number, channels = values_BNC.shape
     values_BNC = at_least_float32(values_BNC)
-    first_of_image = torch.arange(batch, device=neighbours_BNK.device)[:, None, None] * number
-    bags = (neighbours_BNK + first_of_image).flatten(0, 1)
+    first_of_image = torch.arange(batch, device=neighbors_BNK.device)[:, None, None] * number
+    bags = (neighbors_BNK + first_of_image).flatten(0, 1)
     means = functional.embedding_bag(bags, values_BNC.reshape(-1, channels), mode="mean")
     return means.view(batch, number, channels)
 
@@ -33,15 +34,19 @@ def mean_over_neighbours(values_BNC: Tensor, neighbours_BNK: Tensor) -> Tensor:
 class RecurrentGraph(nn.Module):
     """The 3D graph neural network of Qi et al., ICCV 2017: the same two layers in every step.
 
-    The message to node v is the mean of ReLU(W_g h_u + b_g) over its neighbours u; it depends on u only, so it is
+    The message to node v is the mean of ReLU(W_g h_u + b_g) over its neighbors u; it depends on u only, so it is
     computed once for every node and gathered.  With a message m_v the state becomes
 
     * ``rnn``: h_v <- ReLU(W_q [h_v, m_v] + b_q);
     * ``lstm``: gates i, f, o and candidate g, in this order, = W [h_v, m_v] + b;
       c_v <- sigmoid(f) c_v + sigmoid(i) tanh(g), from 0; h_v <- sigmoid(o) tanh(c_v).
 
-    channels: C of the features and of the state.  steps: number of updates, at least 1.
-    Raises UsageError for values outside these ranges.
+    Args:
+        channels: C of the features and of the state.
+        steps: number of updates, at least 1.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
     def __init__(self, channels: int, steps: int = 3, update: Update = "rnn") -> None:
@@ -58,16 +63,18 @@ class RecurrentGraph(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
-    def forward(self, feature_BChw: Tensor, neighbours_BNK: Tensor) -> Tensor:
+    def forward(self, feature_BChw: Tensor, neighbors_BNK: Tensor) -> Tensor:
         """Return the states after the last step (B, C, h, w).
 
-        feature_BChw: the first states.  neighbours_BNK: int64, for node row * w + column its neighbours among the N =
-        h * w nodes; a node receives from its own neighbours, also where it is not one of theirs.
+        Args:
+            feature_BChw: the first states.
+            neighbors_BNK: int64, for node row * w + column its neighbors among the N = h * w nodes; a node receives
+                from its own neighbors, also where it is not one of theirs.
         """
         state = feature_BChw.flatten(2).transpose(1, 2)
         cell: Tensor | None = None
         for _ in range(self.steps):
-            message = mean_over_neighbours(functional.relu(self.message(state)), neighbours_BNK)
+            message = mean_over_neighbors(functional.relu(self.message(state)), neighbors_BNK)
             joined = self.update(torch.cat([state, message.to(state.dtype)], dim=-1))
             if self.kind == "rnn":
                 state = functional.relu(joined)

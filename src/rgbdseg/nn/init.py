@@ -1,4 +1,4 @@
-"""Initialisation shared by decoders."""
+"""Initialization shared by decoders."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def init_head(module: nn.Module) -> None:
-    """Initialise a decoder as segmentation code usually does.
+    """Initialize a decoder as segmentation code usually does.
 
-    Weights of convolutions: Kaiming normal over the fan-in for ReLU (He et al. 2015, eq. 10).  Normalisation: weight 1,
+    Weights of convolutions: Kaiming normal over the fan-in for ReLU (He et al. 2015, eq. 10).  Normalization: weight 1,
     bias 0.  Biases of convolutions keep PyTorch's default.
     """
     for child in module.modules():

@@ -1,6 +1,8 @@
-"""Bilinear resizing of feature maps and logits."""
+"""Resizing of feature maps and logits."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +12,18 @@ from rgbdseg.nn.blocks import at_least_float32
 
 # B batch, C channels, H height, W width
 
+Resize = Literal["bicubic", "bilinear", "bilinear_aligned"]
+"""Half-pixel centers, or with the centers of the corner pixels on each other."""
+
 
 def resize_bilinear(x_BCHW: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Resize to ``size`` (height, width); aligned corners map the centres of the corner pixels onto each other."""
+    """Resize to ``size`` (height, width); aligned corners map the centers of the corner pixels onto each other."""
     return functional.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def resize_half_pixel(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize to ``size`` (height, width) as if pixels were squares: the corners of the corner pixels coincide."""
+    return resize_bilinear(x_BCHW, size, align_corners=False)
 
 
 def resize_logits(logits_BCHW: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -23,6 +33,12 @@ def resize_logits(logits_BCHW: Tensor, size: tuple[int, int], align_corners: boo
     takes less memory.
     """
     return resize_bilinear(at_least_float32(logits_BCHW), size, align_corners)
+
+
+def resize_by_rule(x_BCHW: Tensor, size: tuple[int, int], rule: Resize) -> Tensor:
+    """Resize to ``size`` (height, width) by a rule that is told by name; bicubic is PyTorch's, a = -0.75."""
+    mode = "bicubic" if rule == "bicubic" else "bilinear"
+    return functional.interpolate(x_BCHW, size=size, mode=mode, align_corners=rule == "bilinear_aligned")
 
 
 def cut_to(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:

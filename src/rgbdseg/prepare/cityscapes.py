@@ -1,4 +1,4 @@
-"""Cityscapes from its official packages: left images, fine labels, disparity and the camera of each image.
+"""Cityscapes, from leftImg8bit, gtFine, disparity and camera.
 
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016.  Folder names, the meaning
 of the disparity files and the numbers of the labels are those of the official scripts and their documentation.
@@ -6,6 +6,7 @@ of the disparity files and the numbers of the labels are those of the official s
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,27 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.description import DatasetDescription, DepthUnit
+from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import image_size, read_depth_values, read_label_values
 from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.data.tree import natural_key
-from rgbdseg.datasets.facts import OFFICIAL_SPLITS
+from rgbdseg.datasets.cityscapes import CITYSCAPES19, FACTS
+from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError, UsageError, unknown_name
 from rgbdseg.geometry.hha import OUTDOOR, HHAParameters
-from rgbdseg.labels import CITYSCAPES19
 from rgbdseg.parallel import parallel_map
+from rgbdseg.prepare._report import report
+from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.cityscapes_hha import fit_outdoor_parameters
-from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, Progress, write_prepared_tree
+from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
 
-OFFICIAL_FRAMES = OFFICIAL_SPLITS["cityscapes"]
+OFFICIAL_FRAMES = FACTS["cityscapes"].splits
 VOID = 255
 DEPTH_UNIT = DepthUnit(metres_per_unit=1 / 256)
 """3.9 mm up to 256 m: finer than the stereo noise everywhere, and beyond the range where stereo says anything."""
 
-TRAIN_ID_OF_LABEL_ID: tuple[int, ...] = (
-    VOID, VOID, VOID, VOID, VOID, VOID, VOID, 0, 1, VOID, VOID, 2, 3, 4, VOID, VOID, VOID, 5, VOID, 6, 7, 8, 9, 10,
-    11, 12, 13, 14, 15, VOID, VOID, 16, 17, 18,
-)  # fmt: skip
+TRAIN_ID_OF_LABEL_ID: tuple[int, ...] = tuple(
+    CITYSCAPES19.official_ids.index(label_id) if label_id in CITYSCAPES19.official_ids else VOID
+    for label_id in range(34)
+)
 """The official training class of the label ids 0..33; the others (unlabelled, ego vehicle, parking, ...) are void."""
 
 _PACKAGES = {
@@ -64,6 +67,41 @@ class _Frame:
     disparity: str
     label: str | None
     stereo: StereoCamera
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this source takes on the command line."""
+    parser.add_argument("source", help="folder with leftImg8bit, gtFine, disparity and camera, unpacked")
+    parser.add_argument(
+        "--splits", nargs="+", default=list(OFFICIAL_FRAMES), metavar="SPLIT", help="of train, val and test"
+    )
+    parser.add_argument("--partial", action="store_true", help="take a source that lacks frames of the official splits")
+    parser.add_argument("--fit-hha", action="store_true", help="fit the HHA constants to the training frames")
+
+
+def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write the tree that the arguments ask for; return lines for the user."""
+    result = prepare_cityscapes(
+        options.source,
+        options.destination,
+        splits=options.splits,
+        partial=options.partial,
+        fit_hha=options.fit_hha,
+        workers=options.workers,
+        progress=progress,
+    )
+    hha = result.description.hha
+    notes = [
+        "images are copied byte by byte; disparities below 1.9 pixels (beyond 256 m) count as no reading",
+        f"HHA: nearest depth {hha.min_depth_cm / 100:g} m, heights up to {255 / hha.height_scale / 100:g} m; these "
+        "constants are ours, since none were published",
+    ]
+    if "test" in result.counts:
+        notes.append("the labels of the test split are not public; its frames have none")
+    return report(result, notes)
+
+
+SOURCES = {"cityscapes": Source(add_arguments, prepare)}
 
 
 def prepare_cityscapes(

@@ -1,98 +1,122 @@
-"""Own recordings as a prepared tree: folders of images, depth maps and, where there are any, labels."""
+"""Your own recording: images, depth maps and, if any, labels."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Literal
-
-import numpy as np
+from pathlib import Path
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.description import DatasetDescription, DepthUnit
-from rgbdseg.data.images import image_size, read_depth_values, read_label_values
-from rgbdseg.data.tree import natural_key
+from rgbdseg.data.description import DatasetDescription
+from rgbdseg.data.images import image_size
+from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.labels import LABEL_SETS, LabelSet, generic_palette
-from rgbdseg.prepare.intrinsics import Intrinsics, read_intrinsics
-from rgbdseg.prepare.pairing import (
-    Pair,
-    frame_files,
-    pair_by_name,
-    pair_by_time,
-    read_associations,
-    read_stamps,
-    stamps_from_names,
+from rgbdseg.prepare._report import report
+from rgbdseg.prepare._sources import Progress, Source
+from rgbdseg.prepare.recording import (
+    RecordingOptions,
+    copy_frame,
+    find_labels,
+    find_pairs,
+    frame_job,
+    listed_split,
+    random_split,
+    read_class_names,
+    record_of_options,
+    stated_intrinsics,
+    stated_unit,
 )
-from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, Progress, write_prepared_tree
-
-Pairing = Literal["auto", "name", "time"]
-
-COMMON_UNITS = "0.001 (RealSense, Kinect, Azure Kinect: millimetres), 0.0002 (TUM RGB-D: 1/5000 m), 1 (metres)"
-_RGB_FOLDERS = ("rgb", "RGB", "color", "colour", "image", "images")
-_DEPTH_FOLDERS = ("depth", "Depth")
-_LABEL_FOLDERS = ("label", "labels", "Label")
+from rgbdseg.prepare.writer import PrepareResult, write_prepared_tree
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordingOptions:
-    """How to read a recording.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this source takes on the command line."""
+    parser.add_argument("source", help="folder of the recording")
+    parser.add_argument("--name", help="of the dataset; by default the folder's")
+    parser.add_argument("--rgb", metavar="FOLDER", help="of the images, inside the recording")
+    parser.add_argument("--depth", metavar="FOLDER", help="of the depth maps")
+    parser.add_argument(
+        "--pair",
+        choices=("auto", "name", "time"),
+        default="auto",
+        help="images with depth maps; auto: by time where rgb.txt and depth.txt or associations.txt are, else by name",
+    )
+    parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
+    parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
+    parser.add_argument(
+        "--metres-per-unit", type=float, metavar="M", help="of depth: 0.001 for millimetres, 1 for metres"
+    )
+    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="intrinsics in pixels, pixel centres counted from 0")
+    parser.add_argument(
+        "--intrinsics", metavar="FILE", help="JSON of Open3D, RealSense or Azure Kinect, or a ROS camera_info YAML"
+    )
+    parser.add_argument("--rectified", action="store_true", help="take P instead of K of a camera_info")
+    parser.add_argument("--labels", metavar="NAMES", help="file of class names, one per line, or a built-in set")
+    parser.add_argument("--label", metavar="FOLDER", help="of the label maps")
+    parser.add_argument("--first-label", type=int, default=0, metavar="VALUE", help="stored value of the first class")
+    parser.add_argument(
+        "--void-label", default="255", metavar="VALUES", help="not labelled: values with commas, or none"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="keep every n-th frame")
+    parser.add_argument("--test-share", type=float, default=0.0, help="random split; 0 makes none")
+    parser.add_argument("--seed", type=int, default=0, help="of the random split")
+    parser.add_argument("--train", metavar="FILE", help="names of the training frames instead, one per line")
+    parser.add_argument("--test", metavar="FILE", help="names of the test frames, one per line")
 
-    rgb_folder, depth_folder, label_folder: inside the recording; None looks for the usual names.
-    pairing: by "name", by "time", or "auto": by time where association files lie in the recording, else by name.
-    associations: a file of lines "time path time path" instead.  max_difference_s: between an image and its depth map.
-    metres_per_unit: of the depth files; None takes what the intrinsics file states.
-    camera: the intrinsics; or intrinsics: a file, see `read_intrinsics`.  rectified: take P of a ROS camera_info.
-    label_set: classes, None for a recording without labels.  first_label, void_labels: stored values.
-    every: keep every n-th frame only.
-    test_share, seed: a random split with this share of the frames for testing; 0 makes no split.
-    lists: split name -> file of frame names, one per line, instead of a random split.
-    """
 
-    rgb_folder: str | None = None
-    depth_folder: str | None = None
-    label_folder: str | None = None
-    pairing: Pairing = "auto"
-    associations: Path | None = None
-    max_difference_s: float = 0.02
-    metres_per_unit: float | None = None
-    camera: PinholeCamera | None = None
-    intrinsics: Path | None = None
-    rectified: bool = False
-    label_set: LabelSet | None = None
-    first_label: int = 0
-    void_labels: tuple[int, ...] = (255,)
-    every: int = 1
-    test_share: float = 0.0
-    seed: int = 0
-    lists: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write the tree that the arguments ask for; return lines for the user."""
+    recording = RecordingOptions(
+        rgb_folder=options.rgb,
+        depth_folder=options.depth,
+        label_folder=options.label,
+        pairing=options.pair,
+        associations=options.associations and Path(options.associations),
+        max_difference_s=options.max_difference,
+        metres_per_unit=options.metres_per_unit,
+        camera=options.camera and PinholeCamera.from_string(options.camera),
+        intrinsics=options.intrinsics and Path(options.intrinsics),
+        rectified=options.rectified,
+        label_set=options.labels and read_class_names(options.labels),
+        first_label=options.first_label,
+        void_labels=_void_labels(options.void_label),
+        every=options.every,
+        test_share=options.test_share,
+        seed=options.seed,
+        lists={name: Path(path) for name, path in (("train", options.train), ("test", options.test)) if path},
+    )
+    prepared = prepare_folder(
+        options.source,
+        options.destination,
+        recording,
+        name=options.name,
+        workers=options.workers,
+        progress=progress,
+    )
+    notes = []
+    if prepared.without_depth:
+        notes.append(f"{prepared.without_depth} images have no depth map within {options.max_difference} s: left out")
+    if prepared.without_label:
+        notes.append(f"{prepared.without_label} frames have no label: left out")
+    if prepared.distorted:
+        notes.append("note: the intrinsics state lens distortion, which a pinhole camera does not have; rectify")
+    if prepared.result.description.camera is None:
+        notes.append("note: without a camera no HHA can be computed; give --camera or --intrinsics")
+    if recording.test_share:
+        notes.append("note: neighbouring frames of one recording look alike; a random split overrates a model")
+    return report(prepared.result, notes)
 
-    def __post_init__(self) -> None:
-        if self.camera is not None and self.intrinsics is not None:
-            raise UsageError("camera and intrinsics are both given; expected one of them")
-        if self.metres_per_unit is not None and not 0 < self.metres_per_unit < 1000:
-            raise UsageError(f"depth unit {self.metres_per_unit}: expected metres per unit, e.g. {COMMON_UNITS}")
-        if self.every < 1 or not 0 <= self.test_share < 1 or self.max_difference_s < 0 or self.seed < 0:
-            raise UsageError(
-                f"every {self.every}, test share {self.test_share}, maximal difference {self.max_difference_s} s, "
-                f"seed {self.seed}: expected 1 or more, 0 to below 1, and 0 or more"
-            )
-        if self.lists and self.test_share:
-            raise UsageError("lists and a test share are both given; expected one way of splitting")
-        if self.label_set is None and self.label_folder is not None:
-            raise UsageError(f"label folder {self.label_folder} without class names; expected them as well")
-        if self.label_set is not None:
-            last = self.first_label + len(self.label_set) - 1
-            clash = [value for value in self.void_labels if self.first_label <= value <= last]
-            if clash or self.first_label < 0:
-                raise UsageError(
-                    f"void label {clash}, first label {self.first_label}: the {len(self.label_set)} classes take the "
-                    f"values {self.first_label}..{last}, expected void values outside"
-                )
+
+SOURCES = {"folder": Source(add_arguments, prepare)}
+
+
+def _void_labels(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise UsageError(f"void label '{text}' is not understood; expected e.g. 255, or 0,255, or none") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,28 +150,28 @@ def prepare_folder(
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{root} does not exist; expected the folder of a recording")
-    pairs, image_count = _find_pairs(root, options)
+    pairs, image_count = find_pairs(root, options)
     paired = len(pairs)
-    labels = _find_labels(root, options, pairs)
+    labels = find_labels(root, options, pairs)
     if labels is not None:
         pairs = [pair for pair in pairs if pair.sample_id in labels]
     without_label = paired - len(pairs)
     pairs = pairs[:: options.every]
     size = image_size(root / pairs[0].rgb)
-    intrinsics = _intrinsics(options, size)
+    intrinsics = stated_intrinsics(options, size)
     description = DatasetDescription(
         name=name or root.resolve().name,
         source="own recording",
         label_set=options.label_set,
         first_label=options.first_label if options.label_set is not None else 0,
         void_labels=options.void_labels if options.label_set is not None else (),
-        depth=DepthUnit(_metres_per_unit(options, intrinsics)),
+        depth=DepthUnit(stated_unit(options, intrinsics)),
         camera=intrinsics.camera if intrinsics is not None else None,
         size=size,
     )
-    jobs = [_job(pair, None if labels is None else labels[pair.sample_id]) for pair in pairs]
+    jobs = [frame_job(pair, None if labels is None else labels[pair.sample_id]) for pair in pairs]
     ids = [pair.sample_id for pair in pairs]
-    splits = _listed_split(options.lists, ids) if options.lists else _random_split(ids, options)
+    splits = listed_split(options.lists, ids) if options.lists else random_split(ids, options)
     result = write_prepared_tree(
         destination,
         description,
@@ -155,192 +179,9 @@ def prepare_folder(
         copy_frame,
         (root, size),
         splits=splits,
-        parameters=_parameters(root, options, jobs),
+        parameters=record_of_options(root, options, jobs),
         workers=workers,
         progress=progress,
     )
     distorted = intrinsics is not None and intrinsics.distorted
     return PreparedRecording(result, image_count - paired, without_label, distorted)
-
-
-def read_class_names(text_or_path: str | Path) -> LabelSet:
-    """Return a built-in label set by name, or the classes of a text file, one per line in the order of their values.
-
-    Empty lines and lines that begin with # are left out.
-    """
-    if str(text_or_path) in LABEL_SETS:
-        return LABEL_SETS[str(text_or_path)]
-    path = Path(text_or_path)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; expected a file of class names, or one of {', '.join(LABEL_SETS)}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    names = [line for line in lines if line and not line.startswith("#")]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if not names or twice:
-        what = f"names '{twice[0]}' twice" if twice else "holds no class names"
-        raise DataError(f"{path} {what}; expected one class per line")
-    try:
-        return LabelSet(path.stem, tuple(names), generic_palette(len(names)))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def copy_frame(context: tuple[Path, tuple[int, int]], job: FrameJob) -> dict[str, Content]:
-    """Return the bytes of a frame's files, once it is sure that they can be read and fit each other."""
-    root, size = context
-    files: Mapping[str, str] = job.data
-    for raster, path in files.items():
-        if raster == "rgb":
-            found = image_size(root / path)
-        elif raster == "label":
-            found = read_label_values(root / path).shape[:2]
-        else:
-            found = read_depth_values(root / path).shape[:2]
-        if tuple(found) != size:
-            remedy = {"depth_m": "; align depth to colour when recording", "label": "", "rgb": ""}[raster]
-            raise DataError(
-                f"{root / path} is {found[0]}x{found[1]}, expected {size[0]}x{size[1]} as the first image{remedy}"
-            )
-    return {raster: (root / path).read_bytes() for raster, path in files.items()}
-
-
-def _find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
-    """Return the pairs and the number of images that they were chosen from."""
-    if options.associations is not None:
-        pairs = read_associations(options.associations, root)
-        _require_files(root, pairs, options.associations)
-        return pairs, len(pairs)
-    stamped = [root / "rgb.txt", root / "depth.txt"]
-    listed = all(path.exists() for path in stamped)
-    if options.pairing == "auto" and not listed and (root / "associations.txt").exists():
-        pairs = read_associations(root / "associations.txt", root)
-        _require_files(root, pairs, root / "associations.txt")
-        return pairs, len(pairs)
-    if options.pairing == "name" or (options.pairing == "auto" and not listed):
-        rgb, depth = _image_folders(root, options)
-        return pair_by_name(rgb, depth), len(rgb)
-    if listed:
-        rgb_stamps, depth_stamps = (read_stamps(path) for path in stamped)
-    else:
-        rgb_stamps, depth_stamps = (stamps_from_names(files) for files in _image_folders(root, options))
-    pairs = pair_by_time(rgb_stamps, depth_stamps, options.max_difference_s)
-    if not pairs:
-        raise DataError(
-            f"{root}: no depth map lies within {options.max_difference_s} s of an image; expected time stamps in "
-            "seconds of one clock, or a larger maximal difference"
-        )
-    _require_files(root, pairs, stamped[0] if listed else root)
-    return pairs, len(rgb_stamps)
-
-
-def _image_folders(root: Path, options: RecordingOptions) -> tuple[dict[str, str], dict[str, str]]:
-    return (
-        frame_files(root, _folder(root, options.rgb_folder, _RGB_FOLDERS, "images"), "rgb"),
-        frame_files(root, _folder(root, options.depth_folder, _DEPTH_FOLDERS, "depth maps"), "depth_m"),
-    )
-
-
-def _folder(root: Path, named: str | None, usual: Sequence[str], what: str) -> str:
-    if named is not None:
-        return named
-    # compared with the names in the folder: where case does not matter, "rgb" and "RGB" are one folder
-    present = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name in usual)
-    if len(present) != 1:
-        found = f"several folders of {what}: {', '.join(present)}" if present else f"no folder of {what}"
-        raise DataError(f"{root} has {found}; expected one of {', '.join(usual)}, or its name as an option")
-    return present[0]
-
-
-def _find_labels(root: Path, options: RecordingOptions, pairs: Sequence[Pair]) -> dict[str, str] | None:
-    """Return frame -> label file; raises DataError for labels without images, and when there are none."""
-    if options.label_set is None:
-        return None
-    folder = _folder(root, options.label_folder, _LABEL_FOLDERS, "labels")
-    labels = frame_files(root, folder, "label")
-    known = {pair.sample_id for pair in pairs}
-    orphans = sorted(labels.keys() - known, key=natural_key)
-    if orphans:
-        more = f" (and {len(orphans) - 1} more)" if len(orphans) > 1 else ""
-        raise DataError(f"{root / labels[orphans[0]]} has no image with depth of the same name{more}")
-    return labels
-
-
-def _require_files(root: Path, pairs: Sequence[Pair], origin: Path) -> None:
-    for path in (path for pair in pairs for path in (pair.rgb, pair.depth)):
-        if not (root / path).exists():
-            raise DataError(f"{root / path} does not exist; {origin} lists it")
-
-
-def _intrinsics(options: RecordingOptions, size: tuple[int, int]) -> Intrinsics | None:
-    if options.intrinsics is not None:
-        return read_intrinsics(options.intrinsics, size, rectified=options.rectified)
-    return None if options.camera is None else Intrinsics(options.camera)
-
-
-def _metres_per_unit(options: RecordingOptions, intrinsics: Intrinsics | None) -> float:
-    stated = intrinsics.metres_per_unit if intrinsics is not None else None
-    found = options.metres_per_unit if options.metres_per_unit is not None else stated
-    if found is None:
-        raise UsageError(f"the depth unit is not known; state it in metres per unit, e.g. {COMMON_UNITS}")
-    return found
-
-
-def _job(pair: Pair, label: str | None) -> FrameJob:
-    files = {"rgb": pair.rgb, "depth_m": pair.depth} | ({} if label is None else {"label": label})
-    return FrameJob(pair.sample_id, {k: PurePosixPath(v).suffix for k, v in files.items()}, files)
-
-
-def _parameters(root: Path, options: RecordingOptions, jobs: Sequence[FrameJob]) -> dict[str, object]:
-    """Return what tells this tree apart from one made of other files, or with other options."""
-    rows = [(job.sample_id, *((path, (root / path).stat().st_size) for path in job.data.values())) for job in jobs]
-    parameters: dict[str, object] = {"files": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
-    if options.every > 1:
-        parameters["every"] = options.every
-    if options.test_share and not options.lists:
-        parameters |= {"test share": options.test_share, "seed": options.seed}
-    return parameters
-
-
-def _random_split(ids: Sequence[str], options: RecordingOptions) -> dict[str, list[str]]:
-    if not options.test_share:
-        return {}
-    count = min(max(1, round(len(ids) * options.test_share)), len(ids) - 1)
-    if count < 1:
-        raise UsageError("one frame cannot be split into training and test frames; expected at least two")
-    chosen = set(np.random.default_rng(options.seed).permutation(len(ids))[:count].tolist())
-    return {
-        "train": [sample_id for k, sample_id in enumerate(ids) if k not in chosen],
-        "test": [sample_id for k, sample_id in enumerate(ids) if k in chosen],
-    }
-
-
-def _listed_split(lists: Mapping[str, Path], ids: Sequence[str]) -> dict[str, list[str]]:
-    known = set(ids)
-    origin: dict[str, str] = {}
-    splits: dict[str, list[str]] = {}
-    for name, path in lists.items():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the list {path}: {error}") from None
-        splits[name] = []
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            entry = PurePosixPath(line.split()[0])
-            candidates = (str(entry), str(entry.with_suffix("")), entry.name, entry.stem)
-            found = next((candidate for candidate in candidates if candidate in known), None)
-            if found is None:
-                raise DataError(f"{path} line {number}: there is no frame '{entry}'; expected e.g. '{ids[0]}'")
-            if found in origin:
-                raise DataError(f"{path} line {number}: frame '{found}' is in {origin[found]} already")
-            origin[found] = f"{path.name} line {number}"
-            splits[name].append(found)
-        if not splits[name]:
-            raise DataError(f"{path} lists no frames; expected names of frames, one per line")
-    return splits

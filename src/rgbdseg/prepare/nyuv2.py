@@ -1,4 +1,4 @@
-"""NYU Depth V2, labelled set: from the official ``nyu_depth_v2_labeled.mat`` to a prepared tree.
+"""NYU Depth V2, labelled set, from nyu_depth_v2_labeled.mat.
 
 Silberman, Hoiem, Kohli, Fergus: Indoor segmentation and support inference from RGBD images, ECCV 2012.  1449 frames of
 640x480 from a Kinect v1, depth projected into the colour camera: once as measured, once with its holes filled in.
@@ -11,6 +11,7 @@ texts) and more.  Frames are numbered from 1 there; the ids of the tree are thes
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib.resources
@@ -22,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.data.foreign import MILLIMETRES, NYU_CAMERA, NYU_SIZE
-from rgbdseg.datasets.facts import OFFICIAL_SPLITS
+from rgbdseg.datasets.nyuv2 import CAMERA, FACTS, NYU13_OF_NYU40, SIZE
+from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.labels import LABEL_SETS
+from rgbdseg.prepare._report import report
+from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import MatFile, close_mats, load_old_mat, open_mat
 from rgbdseg.prepare.writer import (
     Content,
     FrameJob,
     PrepareResult,
-    Progress,
     encode_jpeg,
     metres_to_millimetres,
     write_prepared_tree,
@@ -42,7 +43,7 @@ from rgbdseg.prepare.writer import (
 CLASS_COUNTS = (40, 13, 894)
 RGB_FORMATS = ("png", "jpg")
 FRAME_VARIABLES = ("images", "depths", "rawDepths", "labels")
-OFFICIAL_FRAMES = OFFICIAL_SPLITS["nyuv2"]
+OFFICIAL_FRAMES = FACTS["nyuv2"].splits
 
 _MAX_DEPTH_M = 20.0
 """A Kinect v1 reports up to 10 m."""
@@ -72,6 +73,39 @@ class _Context:
     class_count: int
     rgb_format: str
     jpeg_quality: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this source takes on the command line."""
+    parser.add_argument("mat", help="the official nyu_depth_v2_labeled.mat (2.8 GB)")
+    parser.add_argument("--splits", metavar="MAT", help="splits.mat; by default the same split, which comes along")
+    parser.add_argument("--classes", type=int, default=40, choices=CLASS_COUNTS, help="set of classes")
+    parser.add_argument("--rgb", default="png", choices=("png", "jpg"), help="format of the images; png is lossless")
+    parser.add_argument("--quality", type=int, default=95, help="of the images with --rgb jpg, 1..100")
+
+
+def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write the tree that the arguments ask for; return lines for the user."""
+    result = prepare_nyuv2(
+        options.mat,
+        options.destination,
+        splits=options.splits,
+        classes=options.classes,
+        rgb_format=options.rgb,
+        jpeg_quality=options.quality,
+        workers=options.workers,
+        progress=progress,
+    )
+    notes = ["ids count from 0: the official frame number minus 1"]
+    if options.classes == 894:
+        notes.append("Label/  the official numbers as 16-bit PNG, 0 = not labelled; classes.txt names them")
+        notes.append("training takes at most 255 classes: to train, prepare another folder with --classes 40 or 13")
+    if dict(result.counts) != OFFICIAL_FRAMES:
+        notes.append("note: the official split has 795 training and 654 test frames; this one has others")
+    return report(result, notes)
+
+
+SOURCES = {"nyuv2": Source(add_arguments, prepare)}
 
 
 def prepare_nyuv2(
@@ -104,7 +138,7 @@ def prepare_nyuv2(
         names = file.texts("names")
         split_numbers = official_split() if splits is None else read_splits(Path(splits))
         _check_split(split_numbers, count, "the official split" if splits is None else str(splits))
-        label_set = LABEL_SETS.get(f"nyu{classes}")
+        label_set = next((one for one in FACTS["nyuv2"].label_sets if len(one) == classes), None)
         if label_set is not None:
             _check_names(names, path)
         description = DatasetDescription(
@@ -113,10 +147,10 @@ def prepare_nyuv2(
             label_set=label_set,
             first_label=1 if label_set else 0,
             void_labels=(0,) if label_set else (),
-            depth=MILLIMETRES,
-            raw_depth=MILLIMETRES,
-            camera=NYU_CAMERA,
-            size=NYU_SIZE,
+            depth=MILLIMETERS,
+            raw_depth=MILLIMETERS,
+            camera=CAMERA,
+            size=SIZE,
         )
         suffixes = {"rgb": f".{rgb_format}", "depth_m": ".png", "raw_depth_m": ".png", "label": ".png"}
         return write_prepared_tree(
@@ -163,11 +197,9 @@ def class_table() -> ClassTable:
     """Read the table of the 894 classes that comes with this library."""
     rows = [line.split("\t") for line in _table_lines("nyuv2_classes.txt")]
     assert [int(row[0]) for row in rows] == list(range(1, 895))
-    return ClassTable(
-        names=tuple(row[3] for row in rows),
-        to_40=np.array([0, *(int(row[1]) for row in rows)], dtype=np.uint8),
-        to_13=np.array([0, *(int(row[2]) for row in rows)], dtype=np.uint8),
-    )
+    to_40 = np.array([0, *(int(row[1]) for row in rows)], dtype=np.uint8)
+    to_13 = np.array([0, *NYU13_OF_NYU40], dtype=np.uint8)[to_40]
+    return ClassTable(tuple(row[2] for row in rows), to_40, to_13)
 
 
 def official_split() -> dict[str, tuple[int, ...]]:
@@ -203,7 +235,7 @@ def _check_options(classes: int, rgb_format: str, jpeg_quality: int) -> None:
 
 def _check_frames(file: MatFile) -> int:
     """Return the number of frames; raises DataError when the variables are not those of the official file."""
-    height, width = NYU_SIZE
+    height, width = SIZE
     images = file.variable("images")
     if images.ndim != 4 or images.shape[1:] != (3, width, height) or images.dtype != np.uint8:
         raise DataError(

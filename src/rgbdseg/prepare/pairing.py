@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from rgbdseg.data.images import SUFFIXES
 from rgbdseg.data.tree import index_folder, natural_key
 from rgbdseg.errors import DataError, RGBDSegError
+from rgbdseg.sample import RASTERS
 
 _KIND_IN_NAME = re.compile(r"[-_.](rgb|color|colour|image|depth|label|labels|mask)$", re.IGNORECASE)
 
@@ -43,11 +43,11 @@ def frame_files(root: Path, folder: str, raster: str) -> dict[str, str]:
     """
     if not (root / folder).is_dir():
         raise DataError(f"{root} has no folder {folder}; name the folder of the {raster} files")
-    index = index_folder(root, folder, SUFFIXES[raster])
+    index = index_folder(root, folder, RASTERS[raster].suffixes)
     if index.duplicates:
         raise DataError(f"{root} has several files of one frame: {', '.join(next(iter(index.duplicates.values())))}")
     if not index.files:
-        raise DataError(f"{root / folder} holds no files; expected {', '.join(SUFFIXES[raster])}")
+        raise DataError(f"{root / folder} holds no files; expected {', '.join(RASTERS[raster].suffixes)}")
     files: dict[str, str] = {}
     for stem, path in index.files.items():
         name = _KIND_IN_NAME.sub("", stem)

@@ -1,4 +1,4 @@
-"""SUN RGB-D: from the official ``SUNRGBD`` and ``SUNRGBDtoolbox`` folders to a prepared tree.
+"""SUN RGB-D, from SUNRGBD and SUNRGBDtoolbox.
 
 Song, Lichtenberg, Xiao: SUN RGB-D: a RGB-D scene understanding benchmark suite, CVPR 2015.  10335 frames of four
 sensors and many sizes, 5285 for training and 5050 for testing, 37 classes.
@@ -15,7 +15,9 @@ NYU frames are the published ones minus the crop that the images show (40 column
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,19 +27,21 @@ import numpy.typing as npt
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.data.foreign import MILLIMETRES
 from rgbdseg.data.images import read_depth_values
-from rgbdseg.datasets.facts import OFFICIAL_SPLITS
+from rgbdseg.data.tree import open_tree
+from rgbdseg.datasets.sunrgbd import FACTS, SUN37
+from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import DataError
-from rgbdseg.labels import SUN37
+from rgbdseg.prepare._report import report
+from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import close_mats, load_old_mat, open_mat
-from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, Progress, write_prepared_tree
+from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
 
 # H height, W width
 
 SENSORS = {"kv1": "kinect_v1", "kv2": "kinect_v2", "realsense": "realsense", "xtion": "xtion"}
 """First folder of a frame's path -> the name of its sensor."""
-OFFICIAL_FRAMES = OFFICIAL_SPLITS["sunrgbd"]
+OFFICIAL_FRAMES = FACTS["sunrgbd"].splits
 LABELS = "SUNRGBD2Dseg/seglabel"
 
 _META_FILES = ("Metadata/SUNRGBDMeta.mat", "Metadata/SUNRGBDMeta3DBB_v2.mat")
@@ -55,6 +59,27 @@ class SourceFrame:
     raw_depth: Path
     camera: PinholeCamera
     label_index: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this source takes on the command line."""
+    parser.add_argument("source", help="folder that holds SUNRGBD and SUNRGBDtoolbox")
+    parser.add_argument("--toolbox", metavar="DIR", help="SUNRGBDtoolbox, where it lies elsewhere")
+
+
+def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write the tree that the arguments ask for; return lines for the user."""
+    result = prepare_sunrgbd(
+        options.source, options.destination, toolbox=options.toolbox, workers=options.workers, progress=progress
+    )
+    sensors = Counter(open_tree(result.root).sensors.values())
+    notes = ["sensors: " + ", ".join(f"{count} {sensor}" for sensor, count in sorted(sensors.items()))]
+    if dict(result.counts) != OFFICIAL_FRAMES:
+        notes.append("note: the official split has 5285 training and 5050 test frames; this one has others")
+    return report(result, notes)
+
+
+SOURCES = {"sunrgbd": Source(add_arguments, prepare)}
 
 
 def prepare_sunrgbd(
@@ -91,8 +116,8 @@ def prepare_sunrgbd(
                 label_set=SUN37,
                 first_label=1,
                 void_labels=(0,),
-                depth=MILLIMETRES,
-                raw_depth=MILLIMETRES,
+                depth=MILLIMETERS,
+                raw_depth=MILLIMETERS,
             ),
             [
                 FrameJob(

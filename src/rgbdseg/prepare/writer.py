@@ -20,22 +20,19 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.images import read_label_values
+from rgbdseg.data.output_folder import begin_writing, finish_writing
 from rgbdseg.data.tree import PreparedTree
 from rgbdseg.errors import DataError
 from rgbdseg.files import atomic_path, write_text
 from rgbdseg.parallel import parallel_map
-from rgbdseg.prepare.output_folder import claim, release
+from rgbdseg.prepare._sources import CONVERTING, VERIFYING, Progress
 
 CAMERAS_FILE = "cameras.json"
 SENSORS_FILE = "sensors.json"
-CONVERTING = "converting"
-VERIFYING = "verifying"
 
 Context = TypeVar("Context")
 Content = bytes | npt.NDArray[Any]
 """What one file holds: pixels, written as PNG, or the file's own bytes."""
-Progress = Callable[[str, int, int], None]
-"""Called with (`CONVERTING` or `VERIFYING`, frames done, frames in all)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ def write_prepared_tree(
     folders = sorted({description.folder(raster) for frame in frames for raster in frame.files})
     values = json.loads(json.dumps(description.to_dict()))  # as it will be read back
     counts = {name: len(ids) for name, ids in splits.items()}
-    if claim(root, values, {**values, "text_files": digest}, folders):
+    if begin_writing(root, values, {**values, "text_files": digest}, folders):
         _require_texts(root, texts)
         return PrepareResult(root, description, counts, len(frames), 0, 0.0, 0.0, _size(root), already_complete=True)
     start = time.monotonic()
@@ -138,7 +135,7 @@ def write_prepared_tree(
     _verify_all(root, description, frames, workers, progress)
     verify_seconds = time.monotonic() - start
     description.write(root)
-    release(root, description.name)
+    finish_writing(root, description.name)
     return PrepareResult(
         root, description, counts, len(frames), converted, convert_seconds, verify_seconds, _size(root)
     )

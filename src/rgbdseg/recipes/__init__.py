@@ -11,6 +11,13 @@ from rgbdseg.recipes.acnet import acnet_nyuv2
 from rgbdseg.recipes.danet import danet_cityscapes
 from rgbdseg.recipes.demo import demo, demo_depth_only, demo_rgb_only
 from rgbdseg.recipes.gald import gald_cityscapes
+from rgbdseg.recipes.geminifusion import (
+    diffpixelformer_nyuv2,
+    geminifusion_nyuv2,
+    geminifusion_nyuv2_mit_b5,
+    geminifusion_nyuv2_swin_large,
+    geminifusion_nyuv2_swin_tiny,
+)
 from rgbdseg.recipes.gnn3d import gnn3d_nyuv2, gnn3d_nyuv2_unary, gnn3d_nyuv2_vgg16
 from rgbdseg.recipes.malleable import conv2_5d_nyuv2, malleable_nyuv2
 from rgbdseg.recipes.nyuv2_lite import (
@@ -52,6 +59,11 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "padnet-cityscapes": padnet_cityscapes,
     "pap-nyuv2": pap_nyuv2,
     "pap-nyuv2-480": pap_nyuv2_480,
+    "geminifusion-nyuv2": geminifusion_nyuv2,
+    "geminifusion-nyuv2-mit-b5": geminifusion_nyuv2_mit_b5,
+    "geminifusion-nyuv2-swin-tiny": geminifusion_nyuv2_swin_tiny,
+    "geminifusion-nyuv2-swin-large": geminifusion_nyuv2_swin_large,
+    "diffpixelformer-nyuv2": diffpixelformer_nyuv2,
     "danet-cityscapes": danet_cityscapes,
     "gald-cityscapes": gald_cityscapes,
     "acfnet-cityscapes": acfnet_cityscapes,

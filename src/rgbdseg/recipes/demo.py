@@ -41,10 +41,10 @@ def demo_rgb_only() -> TrainConfig:
 
 
 def demo_depth_only() -> TrainConfig:
-    """The demo's schedule with HHA alone: the control that shows what colour adds."""
-    return _control("demo-depth-only", "geometry")
+    """The demo's schedule with HHA alone: the control that shows what color adds."""
+    return _control("demo-depth-only", "hha")
 
 
-def _control(recipe: str, modality: str) -> TrainConfig:
-    model = ModelConfig(name="deeplabv3plus_resnet18", options={"modality": modality})
+def _control(recipe: str, stream: str) -> TrainConfig:
+    model = ModelConfig(name="deeplabv3plus_resnet18", options={"inputs": [stream]})
     return dataclasses.replace(demo(), recipe=recipe, model=model)

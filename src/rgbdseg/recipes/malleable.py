@@ -14,12 +14,13 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
+from rgbdseg.datasets import nyuv2
 
 PROCESSES = 8
 """Of the released run; its trainer divided the gradient by their number once too often: see `LossConfig`."""
 
 RELEASED_TRAITS = {
-    "fixed_focal_px": 518.8579011745019,  # of the colour camera, also for resized crops
+    "fixed_focal_px": nyuv2.CAMERA.fx,  # of the color camera, also for resized crops
     "training_depth_scale": 1 / 255,
     "norm_momentum": 0.01,
 }

@@ -63,22 +63,22 @@ def nyuv2_lite0_half_sum() -> TrainConfig:
 
 def nyuv2_lite0_half_noise() -> TrainConfig:
     """The same with noise in place of HHA: shows what a second stream adds by itself."""
-    return _control("nyuv2-lite0-half-noise", "sagate", geometry="noise")
+    return _control("nyuv2-lite0-half-noise", "sagate", second_stream="noise")
 
 
 def nyuv2_lite0_half_stacked() -> TrainConfig:
     """The same schedule with one stream on RGB and HHA as one image of six channels."""
-    return _control("nyuv2-lite0-half-stacked", "deeplabv3plus", modality="stacked")
+    return _control("nyuv2-lite0-half-stacked", "deeplabv3plus", inputs=["rgb", "hha"])
 
 
 def nyuv2_lite0_half_rgb() -> TrainConfig:
     """The same schedule with RGB alone."""
-    return _control("nyuv2-lite0-half-rgb", "deeplabv3plus", modality="rgb")
+    return _control("nyuv2-lite0-half-rgb", "deeplabv3plus", inputs=["rgb"])
 
 
 def nyuv2_lite0_half_hha() -> TrainConfig:
     """The same schedule with HHA alone."""
-    return _control("nyuv2-lite0-half-hha", "deeplabv3plus", modality="geometry")
+    return _control("nyuv2-lite0-half-hha", "deeplabv3plus", inputs=["hha"])
 
 
 def _control(recipe: str, model: str, **options: Any) -> TrainConfig:

@@ -14,6 +14,7 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
+from rgbdseg.datasets import cityscapes, nyuv2
 
 TASK_WEIGHTS = {
     "initial_segmentation": 1.0,
@@ -23,8 +24,6 @@ TASK_WEIGHTS = {
     "depth": 1.0,
 }
 """As published: 0.8 for the auxiliary tasks, 1 for all others."""
-
-NYU_FOCAL_PX = 518.8579011745019
 
 
 def padnet_nyuv2() -> TrainConfig:
@@ -51,7 +50,7 @@ def padnet_nyuv2() -> TrainConfig:
         ),
         loss=LossConfig(
             auxiliary_weights=dict(TASK_WEIGHTS),
-            dense=DenseLossConfig(depth_loss="l2", normals_loss="l2", depth_focal_px=NYU_FOCAL_PX),
+            dense=DenseLossConfig(depth_loss="l2", normals_loss="l2", depth_focal_px=nyuv2.CAMERA.fx),
         ),
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="whole"),
@@ -104,7 +103,7 @@ def padnet_cityscapes() -> TrainConfig:
                 depth_target="inverse",
                 nearest_depth_m=4.0,
                 farthest_depth_m=80.0,
-                depth_focal_px=2262.52,
+                depth_focal_px=cityscapes.FOCAL_PX,
                 normals_loss="l2",
             ),
         ),

@@ -14,8 +14,7 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
-
-NYU_FOCAL_PX = 518.8579011745019
+from rgbdseg.datasets import nyuv2
 
 
 def pap_nyuv2() -> TrainConfig:
@@ -50,7 +49,7 @@ def pap_nyuv2() -> TrainConfig:
         loss=LossConfig(
             main_weight=1 / 3,
             auxiliary_weight=1 / 3,
-            dense=DenseLossConfig(depth_loss="berhu", normals_loss="cosine", depth_focal_px=NYU_FOCAL_PX / 2),
+            dense=DenseLossConfig(depth_loss="berhu", normals_loss="cosine", depth_focal_px=nyuv2.CAMERA.fx / 2),
         ),
         validation=EvaluationProtocol(mode="whole", scales=(0.5,)),
         evaluation=EvaluationProtocol(mode="whole", scales=(0.5,)),
@@ -64,7 +63,7 @@ def pap_nyuv2_480() -> TrainConfig:
         base,
         recipe="pap-nyuv2-480",
         augmentation=dataclasses.replace(base.augmentation, crop_size=(480, 480), scales=(1.0, 1.2, 1.5)),
-        loss=dataclasses.replace(base.loss, dense=dataclasses.replace(base.loss.dense, depth_focal_px=NYU_FOCAL_PX)),
+        loss=dataclasses.replace(base.loss, dense=dataclasses.replace(base.loss.dense, depth_focal_px=nyuv2.CAMERA.fx)),
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="whole"),
     )

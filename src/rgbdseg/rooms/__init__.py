@@ -1,6 +1,6 @@
 """Generated furnished rooms seen by a moving, tilted RGB-D camera: data that needs no download.
 
-The classes (`rgbdseg.labels.ROOMS`) are made so that neither colour nor depth alone is enough:
+The classes (`rgbdseg.datasets.rooms.ROOMS`) are made so that neither colour nor depth alone is enough:
 
 * Told apart by shape only, because their looks come from one distribution whatever the class:
   table, chair, cabinet and bookshelf (`materials.wood_finish`); bed, sofa, box and cushion (`materials.fabric_finish`);

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from rgbdseg.labels import ROOMS
+from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.rooms.materials import (
     Material,
     book_spines,

@@ -27,7 +27,8 @@ class RoomFrame:
     """One rendered frame as NumPy arrays.
 
     rgb_3HW: uint8.  raw_depth_HW: float32 metres, 0 = no reading.  depth_HW: the same with holes filled.
-    true_depth_HW: float32 metres, exact.  label_HW: uint8 class index of `rgbdseg.labels.ROOMS`; there is no void.
+    true_depth_HW: float32 metres, exact.
+    label_HW: uint8 class index of `rgbdseg.datasets.rooms.ROOMS`; there is no void.
     """
 
     rgb_3HW: npt.NDArray[np.uint8]

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from rgbdseg.labels import ROOMS
+from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.rooms import furniture
 from rgbdseg.rooms.materials import (
     Material,

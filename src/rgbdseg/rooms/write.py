@@ -12,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rgbdseg.data.output_folder import begin_writing, finish_writing
+from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.errors import UsageError
 from rgbdseg.files import atomic_path, write_text
-from rgbdseg.labels import ROOMS
 from rgbdseg.parallel import parallel_map
-from rgbdseg.prepare.output_folder import claim, record_name, release
 from rgbdseg.rooms.generator import RoomFrame, render_frame
 from rgbdseg.rooms.parameters import GENERATOR_VERSION, RoomsParameters, check_size
 
 FRAMES_PER_ROOM = 4
-PROGRESS_FILE = record_name(ROOMS.name)
 MILLIMETRE_M = 0.001
 
 _FOLDERS = ("RGB", "Depth", "RawDepth", "Label")
@@ -76,7 +75,7 @@ def write_rooms(
     parameters = parameters or RoomsParameters()
     description = _describe(train, test, size, seed, parameters)
     total = train + test
-    if claim(root, description, description, _FOLDERS):
+    if begin_writing(root, description, description, _FOLDERS):
         if progress:
             progress(total, total)
         return root
@@ -91,7 +90,7 @@ def write_rooms(
     write_text(root / "train.txt", _list_file(range(train)))
     write_text(root / "test.txt", _list_file(range(train, total)))
     write_text(root / "dataset.json", json.dumps(description, indent=2) + "\n")
-    release(root, ROOMS.name)
+    finish_writing(root, ROOMS.name)
     return root
 
 

@@ -15,7 +15,6 @@ from rgbdseg.sample import RASTERS, RGBDSample
 from rgbdseg.transforms.hsv import change_hsv
 from rgbdseg.transforms.spatial import (
     crop,
-    cut_margin,
     flip_horizontal,
     resize,
     resize_raster,
@@ -32,7 +31,7 @@ class Moves:
 
     rotation_degrees: counter-clockwise, or None.  flip: mirror left and right.  scaled: (height, width) after scaling.
     top, left, height, width: the window cut from the scaled sample.
-    colour: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
+    color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
     hsv: factors of hue and saturation and the shift of value in grey levels, see `change_hsv`; None as above.
     """
 
@@ -43,20 +42,20 @@ class Moves:
     left: int
     height: int
     width: int
-    colour: tuple[float | None, float | None, float | None, float | None]
+    color: tuple[float | None, float | None, float | None, float | None]
     hsv: tuple[float | None, float | None, float | None]
 
     @property
-    def changes_colours(self) -> bool:
+    def changes_colors(self) -> bool:
         """Whether RGB becomes another than the pixels that were moved."""
-        return any(amount is not None for amount in (*self.colour, *self.hsv))
+        return any(amount is not None for amount in (*self.color, *self.hsv))
 
 
 def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> Moves:
     """Draw the moves of a sample whose margin is already cut off.
 
     An option that is off draws no number, so that the moves of a run do not depend on options it does not use.
-    Raises DataError for a sample without labels when crops are centred on classes.
+    Raises DataError for a sample without labels when crops are centered on classes.
     """
     flip = _uniform(generator) < config.flip_probability
     scaled = scaled_size(sample.size, _draw_scale(config, generator))
@@ -72,7 +71,7 @@ def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.
         left,
         height,
         width,
-        colour=(
+        color=(
             _draw_factor(config.brightness, generator),
             _draw_factor(config.contrast, generator),
             _draw_factor(config.saturation, generator),
@@ -100,26 +99,20 @@ def draw_class_pixel(label: Tensor, generator: torch.Generator) -> tuple[int, in
     return row, column
 
 
-def augment(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> RGBDSample:
-    """Cut off the margin, draw moves and apply them."""
-    sample = cut_margin(sample, config.margin)
-    return apply_moves(sample, draw_moves(sample, config, generator))
-
-
 def apply_moves(sample: RGBDSample, moves: Moves) -> RGBDSample:
-    """Rotate, mirror, scale, crop and, where asked for, change colours."""
+    """Rotate, mirror, scale, crop and, where asked for, change colors."""
     if moves.rotation_degrees is not None:
         sample = rotate(sample, moves.rotation_degrees)
     if moves.flip:
         sample = flip_horizontal(sample)
     sample = crop(resize(sample, moves.scaled), moves.top, moves.left, moves.height, moves.width)
-    return sample.replace(rgb=change_colours(sample.rgb, moves)) if moves.changes_colours else sample
+    return sample.replace(rgb=change_colors(sample.rgb, moves)) if moves.changes_colors else sample
 
 
-def change_colours(rgb: Tensor, moves: Moves) -> Tensor:
-    """Change the colours of an RGB image, uint8 (3, H, W); geometry stays as measured."""
+def change_colors(rgb: Tensor, moves: Moves) -> Tensor:
+    """Change the colors of an RGB image, uint8 (3, H, W); geometry stays as measured."""
     adjustments = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue)
-    for amount, adjust in zip(moves.colour, adjustments, strict=True):
+    for amount, adjust in zip(moves.color, adjustments, strict=True):
         if amount is not None:
             rgb = adjust(rgb, amount)
     return rgb if moves.hsv == (None, None, None) else change_hsv(rgb, *moves.hsv)
@@ -130,7 +123,7 @@ def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled:
     label = sample.label
     if label is None:
         raise DataError(
-            f"sample '{sample.sample_id}' has no label, on whose classes crops are centred "
+            f"sample '{sample.sample_id}' has no label, on whose classes crops are centered "
             "(augmentation.crop_position class); load labels, or use the position 'anywhere'"
         )
     if rotation is not None:

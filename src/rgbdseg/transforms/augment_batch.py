@@ -7,7 +7,7 @@ each side by side; `augment_frames` gathers, from each frame, just the pixels th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from torch.nn import functional
 from rgbdseg.errors import DataError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample, move_tensors
-from rgbdseg.transforms.augment import Moves, change_colours
-from rgbdseg.transforms.pack import check_size, missing_camera, missing_raster, normalise_geometry, normalise_rgb
-from rgbdseg.transforms.spatial import centred_margins, fixed_point_taps
+from rgbdseg.transforms.augment import Moves, change_colors
+from rgbdseg.transforms.pack import missing_camera, missing_raster, normalize
+from rgbdseg.transforms.placement import Placement
+from rgbdseg.transforms.spatial import fixed_point_taps, linear_taps
 
 # B batch, C channels, H W size of the frames, h w size of the result
 
@@ -28,6 +29,7 @@ class Taps:
     """Where each row (or column) of the result comes from.
 
     low, high: int64 (B, n), the two source positions.  weight_low, weight_high: int32 (B, n), 11-bit weights.
+    fraction: float32 (B, n), the weight of ``high``, for rasters that are not of whole numbers.
     nearest: int64 (B, n), the source of rasters that are not interpolated.  inside: bool (B, n), False in the border.
     """
 
@@ -35,6 +37,7 @@ class Taps:
     high: Tensor
     weight_low: Tensor
     weight_high: Tensor
+    fraction: Tensor
     nearest: Tensor
     inside: Tensor
 
@@ -44,36 +47,31 @@ class FrameBatch:
     """Whole physical frames and what is to happen to them.
 
     rasters: each (B, C, H, W) by name; smaller frames are filled up below and on the right, which is never read.
-    rows, columns: see `Taps`.  camera: float32 (B, 4) of the result, or None.  moves: one per sample.
+    rows, columns: see `Taps`.  camera: float32 (B, 4) of the result, or None.
+    reading_ranges: by raster, float32 (B, 2), see `RGBDSample`.
+    moves, placements: one per sample; the placement is that of the scaled frame in the result.
     """
 
     rasters: dict[str, Tensor]
     rows: Taps
     columns: Taps
     camera: Tensor | None
+    reading_ranges: dict[str, Tensor]
     moves: tuple[Moves, ...]
+    placements: tuple[Placement, ...]
     sample_ids: tuple[str, ...]
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> FrameBatch:
         """Return the batch on ``device``."""
-        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return move_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> FrameBatch:
         """Return the batch in page-locked memory."""
-        return self._moved(Tensor.pin_memory)
-
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> FrameBatch:
-        return dataclasses.replace(
-            self,
-            rasters={name: move(raster) for name, raster in self.rasters.items()},
-            rows=move_tensors(self.rows, move),
-            columns=move_tensors(self.columns, move),
-            camera=None if self.camera is None else move(self.camera),
-        )
+        return move_tensors(self, Tensor.pin_memory)
 
 
 def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, int], needs_camera: bool) -> FrameBatch:
-    """Stack whole frames, less their margin, with their moves.  size: (height, width) that every crop is centred in.
+    """Stack whole frames, less their margin, with their moves.  size: (height, width) that every crop is centered in.
 
     Raises DataError for samples that do not hold the same rasters, or lack a camera that is needed.
     """
@@ -84,65 +82,69 @@ def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, i
             raise DataError(f"sample '{sample.sample_id}' does not hold the rasters of the others: {', '.join(names)}")
         if needs_camera and sample.camera is None:
             raise missing_camera(sample.sample_id)
-    assert all(m.rotation_degrees is None for m in moves), "refused by check_augmentation"
-    tallest, widest = max(s.size[0] for s in samples), max(s.size[1] for s in samples)
-    rasters = {name: torch.stack([_fill_up(getattr(s, name), tallest, widest) for s in samples]) for name in names}
-    margins = [centred_margins((m.height, m.width), size) for m in moves]
-    cameras = [_camera(s, m, top, left) for s, m, (top, left, _, _) in zip(samples, moves, margins, strict=True)]
+    assert all(m.rotation_degrees is None for m in moves), "refused by AugmentationConfig"
+    placements = tuple(Placement.centered((m.height, m.width), size, m.top, m.left) for m in moves)
+    cameras = [_camera(s, m, place) for s, m, place in zip(samples, moves, placements, strict=True)]
     return FrameBatch(
-        rasters=rasters,
+        rasters={name: _stack_rasters(samples, name) for name in names},
         rows=_stack(
-            _taps(s.size[0], m.scaled[0], m.top, m.height, target=size[0], margin=margin[0], mirrored=False)
-            for s, m, margin in zip(samples, moves, margins, strict=True)
+            _taps(s.size[0], m.scaled[0], place, axis=0, mirrored=False)
+            for s, m, place in zip(samples, moves, placements, strict=True)
         ),
         columns=_stack(
-            _taps(s.size[1], m.scaled[1], m.left, m.width, target=size[1], margin=margin[1], mirrored=m.flip)
-            for s, m, margin in zip(samples, moves, margins, strict=True)
+            _taps(s.size[1], m.scaled[1], place, axis=1, mirrored=m.flip)
+            for s, m, place in zip(samples, moves, placements, strict=True)
         ),
         camera=torch.tensor(cameras, dtype=torch.float32) if all(c is not None for c in cameras) else None,
+        reading_ranges={
+            name: torch.tensor([sample.reading_ranges[name] for sample in samples])
+            for name in samples[0].reading_ranges
+        },
         moves=moves,
+        placements=placements,
         sample_ids=tuple(s.sample_id for s in samples),
     )
 
 
 def augment_frames(frames: FrameBatch, spec: InputSpec, with_depth: bool = False) -> RGBDBatch:
-    """Return the augmented, normalised batch: what `augment` and `pack` make of each sample, up to rounding of floats.
+    """Return the augmented, normalized batch: what `apply_moves` and `pack` make of each, up to rounding of floats.
 
     with_depth: also carry depth_m, as a training target.
     Raises DataError when a raster is missing that the model needs, or the size does not suit it.
     """
     rows, columns = frames.rows, frames.columns
     height, width = rows.low.shape[1], columns.low.shape[1]
-    check_size((height, width), spec)
+    spec.check_size((height, width))
     inside = (rows.inside[:, None, :, None] & columns.inside[:, None, None, :]).expand(-1, -1, height, width)
-    rgb = _colours(_interpolate(_raster(frames, "rgb"), rows, columns), frames.moves, (height, width))
-    geometry = None
-    if spec.geometry_raster is not None:
-        move = _interpolate if RASTERS[spec.geometry_raster].interpolation == "bilinear" else _pick
-        moved = move(_raster(frames, spec.geometry_raster), rows, columns)
-        geometry = normalise_geometry(moved, spec) * inside
+    moved = {name: _move(frames, name) for name in spec.rasters}
     label = None
     if "label" in frames.rasters:
-        picked = _pick(frames.rasters["label"], rows, columns).long()
-        label = picked.masked_fill(~inside, RASTERS["label"].fill)[:, 0]
-    depth_m = _pick(_raster(frames, "depth_m"), rows, columns) * inside if with_depth else None
+        label = _move(frames, "label").long().masked_fill(~inside, RASTERS["label"].fill)[:, 0]
     return RGBDBatch(
-        rgb=normalise_rgb(rgb, spec) * inside,
-        geometry=geometry,
+        images={
+            stream.name: normalize(moved[stream.raster], stream, frames.reading_ranges.get(stream.raster)) * inside
+            for stream in spec.streams
+        },
         camera=frames.camera,
         label=label,
-        depth_m=depth_m,
+        depth_m=_move(frames, "depth_m") * inside if with_depth else None,
         sample_ids=frames.sample_ids,
     )
 
 
-def _raster(frames: FrameBatch, name: str) -> Tensor:
+def _move(frames: FrameBatch, name: str) -> Tensor:
+    """Return a raster (B, C, h, w) resized and cropped by its rule and, if it is RGB, with its colors changed."""
     if name not in frames.rasters:
         raise missing_raster(frames.sample_ids[0], name)
-    return frames.rasters[name]
+    raster, rule = frames.rasters[name], RASTERS[name]
+    if rule.interpolation == "nearest":
+        return _gather(_gather(raster, frames.rows.nearest, -2), frames.columns.nearest, -1)
+    interpolate = _interpolate_uint8 if rule.dtype == torch.uint8 else _interpolate_float
+    moved = interpolate(raster, frames.rows, frames.columns)
+    return _change_colors(moved, frames) if name == "rgb" else moved
 
 
-def _interpolate(raster: Tensor, rows: Taps, columns: Taps) -> Tensor:
+def _interpolate_uint8(raster: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Resize and crop uint8 (B, C, H, W) to (B, C, h, w) with the arithmetic of `resize_raster`."""
     weight_low, weight_high = columns.weight_low[:, None, None, :], columns.weight_high[:, None, None, :]
 
@@ -158,8 +160,11 @@ def _interpolate(raster: Tensor, rows: Taps, columns: Taps) -> Tensor:
     return upper.add_(lower).add_(2).bitwise_right_shift_(2).to(torch.uint8)
 
 
-def _pick(raster: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    return _gather(_gather(raster, rows.nearest, -2), columns.nearest, -1)
+def _interpolate_float(raster: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Resize and crop float (B, C, H, W) to (B, C, h, w), bilinearly."""
+    down, across = rows.fraction[:, None, :, None], columns.fraction[:, None, None, :]
+    lines = _gather(raster, rows.low, -2).lerp_(_gather(raster, rows.high, -2), down)
+    return _gather(lines, columns.low, -1).lerp_(_gather(lines, columns.high, -1), across)
 
 
 def _gather(raster: Tensor, position: Tensor, dim: int) -> Tensor:
@@ -171,31 +176,33 @@ def _gather(raster: Tensor, position: Tensor, dim: int) -> Tensor:
     return raster.gather(dim, index)
 
 
-def _colours(rgb: Tensor, moves: Sequence[Moves], size: tuple[int, int]) -> Tensor:
-    for image, move in zip(rgb, moves, strict=True):
-        if move.changes_colours:
+def _change_colors(rgb: Tensor, frames: FrameBatch) -> Tensor:
+    for image, moves, placement in zip(rgb, frames.moves, frames.placements, strict=True):
+        if moves.changes_colors:
             # The border must not count in the mean grey level that contrast turns on.
-            top, left, _, _ = centred_margins((move.height, move.width), size)
-            window = image[:, top : top + move.height, left : left + move.width]
-            window.copy_(change_colours(window.clone(), move))
+            window = placement.uncover(image)
+            window.copy_(change_colors(window.clone(), moves))
     return rgb
 
 
-def _taps(source: int, scaled: int, start: int, count: int, *, target: int, margin: int, mirrored: bool) -> Taps:
-    """Return the taps (1, target) of one axis: scaled to ``scaled``, ``count`` positions from ``start`` on, centred."""
+def _taps(source: int, scaled: int, placement: Placement, *, axis: int, mirrored: bool) -> Taps:
+    """Return the taps (1, n) of one axis of a frame, scaled from ``source`` to ``scaled`` pixels and then placed."""
     cpu = torch.device("cpu")
     if scaled == source:
         low = high = nearest = torch.arange(source)
         weight_low = torch.full((source,), 2048, dtype=torch.int32)
         weight_high = torch.zeros(source, dtype=torch.int32)
+        fraction = torch.zeros(source)
     else:
         low, high, weight_low, weight_high = fixed_point_taps(source, scaled, cpu)
+        fraction = linear_taps(source, scaled, cpu)[2]
         nearest = torch.arange(scaled) * source // scaled
     if mirrored:
         low, high, nearest = (source - 1 - position for position in (low, high, nearest))
-    parts = [low, high, weight_low, weight_high, nearest, torch.ones(scaled, dtype=torch.bool)]
-    border = (margin, target - count - margin)
-    return Taps(*(functional.pad(part[start : start + count], border)[None] for part in parts))
+    parts = [low, high, weight_low, weight_high, fraction, nearest, torch.ones(scaled, dtype=torch.bool)]
+    shown, inside = placement.shown[axis], placement.inside[axis]
+    border = (inside.start, placement.input_size[axis] - inside.stop)
+    return Taps(*(functional.pad(part[shown], border)[None] for part in parts))
 
 
 def _stack(taps: Iterable[Taps]) -> Taps:
@@ -203,14 +210,17 @@ def _stack(taps: Iterable[Taps]) -> Taps:
     return Taps(*(torch.cat(column) for column in columns))
 
 
-def _camera(sample: RGBDSample, moves: Moves, top: int, left: int) -> tuple[float, float, float, float] | None:
+def _camera(sample: RGBDSample, moves: Moves, placement: Placement) -> tuple[float, float, float, float] | None:
     camera = sample.camera
     if camera is None:
         return None
     if moves.flip:
         camera = camera.flipped(sample.size[1])
-    return camera.resized(sample.size, moves.scaled).cropped(moves.top - top, moves.left - left).as_tuple()
+    return placement.camera(camera.resized(sample.size, moves.scaled)).as_tuple()
 
 
-def _fill_up(raster: Tensor, height: int, width: int) -> Tensor:
-    return functional.pad(raster, (0, width - raster.shape[-1], 0, height - raster.shape[-2]))
+def _stack_rasters(samples: Sequence[RGBDSample], name: str) -> Tensor:
+    """Stack a raster of all samples, filled up to the tallest and the widest of them."""
+    rasters = [raster for sample in samples if (raster := sample.raster(name)) is not None]
+    height, width = max(r.shape[-2] for r in rasters), max(r.shape[-1] for r in rasters)
+    return torch.stack([functional.pad(r, (0, width - r.shape[-1], 0, height - r.shape[-2])) for r in rasters])

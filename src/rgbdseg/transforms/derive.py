@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch import Tensor
 
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters, encode_hha
+from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RGBDSample
 
 
@@ -45,3 +47,29 @@ def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> 
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     noise = torch.randint(256, (3, *sample.size), dtype=torch.uint8, generator=generator)
     return sample.replace(noise=noise)
+
+
+def with_derived(sample: RGBDSample, spec: InputSpec, generator: torch.Generator | None = None) -> RGBDSample:
+    """Return a whole frame with what a model's streams need that its files do not hold: noise, ranges of readings.
+
+    generator: see `with_noise`.
+    """
+    if "noise" in spec.rasters and sample.noise is None:
+        sample = with_noise(sample, generator)
+    return with_reading_ranges(sample, spec)
+
+
+def with_reading_ranges(sample: RGBDSample, spec: InputSpec) -> RGBDSample:
+    """Return a whole frame with the range of readings of every raster that a stream stretches.
+
+    The whole frame is needed: stretched between the readings of a crop, one distance would look different in each.
+    """
+    stretched = {stream.raster for stream in spec.streams if stream.stretch == "image"} - sample.reading_ranges.keys()
+    ranges = {name: reading_range(raster) for name, raster in sample.rasters() if name in stretched}
+    return sample.replace(reading_ranges={**sample.reading_ranges, **ranges}) if ranges else sample
+
+
+def reading_range(raster: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest reading of a raster (C, H, W); 0 is none.  (0, 0) without any."""
+    readings = raster[raster > 0]
+    return (float(readings.min()), float(readings.max())) if readings.numel() else (0.0, 0.0)

@@ -7,47 +7,113 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rgbdseg.errors import DataError
-from rgbdseg.input_spec import InputSpec
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.input_spec import InputSpec, Stream
 from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.sample import RGBDBatch, RGBDSample
-from rgbdseg.transforms.spatial import centred_margins
+from rgbdseg.transforms.placement import Placement
 
 # B batch, C channels, H height, W width
 
+Placed = tuple[RGBDSample, Placement]
 
 _REMEDIES = {
     "hha": "compute it from depth first",
     "depth_m": "give a depth map",
     "noise": "add it with rgbdseg.transforms.derive.with_noise",
 }
-"""What to do about a sample without the raster that a geometry input is made from."""
+"""What to do about a sample without the raster that a stream is made from."""
 
 
-def normalise_rgb(rgb: Tensor, spec: InputSpec) -> Tensor:
-    """Turn RGB (..., 3, H, W) in 0..255 into model input: /255, minus mean, over std, in the spec's channel order."""
-    if spec.channel_order == "bgr":
-        rgb = rgb.flip(-3)
-    return _standardise(rgb.float() / 255, spec.rgb_mean, spec.rgb_std)
+def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = None) -> Tensor:
+    """Turn a physical raster into what the network sees, (stored / divide_by - mean) / std, as ``stream`` says.
 
+    Args:
+        raster: (..., C, H, W).
+        stream: how; one channel is repeated where the stream has more.
+        reading_range: (..., 2), smallest and largest reading of the whole frames, for streams that are stretched.
 
-def geometry_raster(sample: RGBDSample, spec: InputSpec) -> Tensor | None:
-    """Return the physical raster that the spec's geometry is made from, or None for an RGB-only model.
-
-    Raises DataError when the sample lacks it.
+    Raises:
+        UsageError: for a raster of another number of channels.
     """
-    name = spec.geometry_raster
-    if name is None:
-        return None
-    raster: Tensor | None = getattr(sample, name)
+    values = raster.float()
+    missing = raster <= 0 if stream.missing is not None else None
+    if missing is not None and isinstance(stream.missing, int | float):
+        values = values.masked_fill(missing, stream.missing)
+    if stream.stretch == "image":
+        values = _stretched(values, reading_range)
+    if stream.channel_order == "reversed":
+        values = values.flip(-3)
+    if stream.divide_by != 1:
+        values = values / stream.divide_by
+    if values.shape[-3] not in (1, stream.channels):
+        raise UsageError(
+            f"stream '{stream.name}' has {stream.channels} channels, but its raster {stream.raster} has "
+            f"{values.shape[-3]}; expected as many, or 1"
+        )
+    shape = (stream.channels, 1, 1)
+    mean = torch.tensor(stream.mean, dtype=values.dtype, device=values.device).view(shape)
+    std = torch.tensor(stream.std, dtype=values.dtype, device=values.device).view(shape)
+    values = (values - mean) / std
+    if missing is not None and stream.missing == "mean":
+        values = values * ~(missing.flip(-3) if stream.channel_order == "reversed" else missing)
+    return values
+
+
+def pack(
+    samples: Sequence[RGBDSample], spec: InputSpec, size: tuple[int, int] | None = None, with_depth: bool = False
+) -> RGBDBatch:
+    """Normalize, pad and stack samples.
+
+    Args:
+        samples: one or more.
+        spec: of the model.
+        size: (height, width) that every sample is centered in; None keeps the samples' own size, which must be common.
+        with_depth: also carry depth_m, as a training target.
+
+    Raises:
+        DataError: for mixed sizes, samples larger than ``size``, sizes the model cannot take, and what is missing.
+    """
+    target = size or samples[0].size
+    spec.check_size(target)
+    for sample in samples:
+        if sample.size[0] > target[0] or sample.size[1] > target[1] or (size is None and sample.size != target):
+            raise DataError(
+                f"sample '{sample.sample_id}' is {_text(sample.size)}, which does not go into a batch of "
+                f"{_text(target)}; crop or resize it first"
+            )
+    return pack_placed([(sample, Placement.centered(sample.size, target)) for sample in samples], spec, with_depth)
+
+
+def pack_placed(placed: Sequence[Placed], spec: InputSpec, with_depth: bool = False) -> RGBDBatch:
+    """Normalize, pad and stack parts of samples, each where its placement says; the border is 0, label 255.
+
+    Raises:
+        DataError: for samples that lack what the model needs.
+    """
+    labels = [_placed_raster("label", one, IGNORE_INDEX) for one in placed]
+    depths = [_placed_raster("depth_m", one, 0) for one in placed] if with_depth else []
+    return RGBDBatch(
+        images={stream.name: torch.stack([_placed_image(stream, *one) for one in placed]) for stream in spec.streams},
+        camera=_cameras(placed, spec.needs_camera),
+        label=None if (stacked := _stacked(labels)) is None else stacked[:, 0].long(),
+        depth_m=_stacked(depths),
+        sample_ids=tuple(sample.sample_id for sample, _ in placed),
+    )
+
+
+def required_raster(sample: RGBDSample, name: str) -> Tensor:
+    """Return a raster that a stream is made from; raises DataError when the sample lacks it."""
+    raster = sample.raster(name)
     if raster is None:
         raise missing_raster(sample.sample_id, name)
     return raster
 
 
 def missing_raster(sample_id: str, name: str) -> DataError:
-    """Return the error for a sample without the raster that the model's geometry input is made from."""
-    return DataError(f"sample '{sample_id}' has no {name}, which this model needs; {_REMEDIES[name]}")
+    """Return the error for a sample without the raster that a stream is made from."""
+    remedy = _REMEDIES.get(name, f"give the frame's {name}")
+    return DataError(f"sample '{sample_id}' has no {name}, which this model needs; {remedy}")
 
 
 def missing_camera(sample_id: str) -> DataError:
@@ -55,97 +121,49 @@ def missing_camera(sample_id: str) -> DataError:
     return DataError(f"sample '{sample_id}' has no camera, which this model needs; pass fx,fy,cx,cy")
 
 
-def normalise_geometry(raster: Tensor, spec: InputSpec) -> Tensor:
-    """Turn the physical raster (..., C, H, W) of `geometry_raster` into model input, as the spec's kind says."""
-    if spec.geometry in ("hha", "noise"):
-        return _standardise(raster.float() / 255, spec.geometry_mean, spec.geometry_std)
-    if spec.geometry == "depth":
-        if spec.missing_depth_m is None:
-            return _standardise(raster, spec.geometry_mean, spec.geometry_std) * (raster > 0)
-        filled = raster.masked_fill(raster <= 0, spec.missing_depth_m)
-        return _standardise(filled, spec.geometry_mean, spec.geometry_std)
-    return raster
+def _stretched(values: Tensor, reading_range: Tensor | None) -> Tensor:
+    """Map the smallest reading of each frame to 0 and the largest to 255."""
+    if reading_range is None:
+        raise UsageError("a stream with stretch='image' needs the range of readings of the whole frame")
+    lowest, highest = reading_range[..., 0, None, None, None], reading_range[..., 1, None, None, None]
+    span = (highest - lowest).clamp_min(torch.finfo(torch.float32).tiny)
+    return ((values - lowest) / span).clamp(0, 1) * 255
 
 
-def pack(
-    samples: Sequence[RGBDSample], spec: InputSpec, size: tuple[int, int] | None = None, with_depth: bool = False
-) -> RGBDBatch:
-    """Normalise, pad and stack samples.
-
-    size: (height, width) that every sample is centred in; the border is 0 after normalisation, label 255.  None keeps
-    the samples' own size, which must then be common.  with_depth: also carry depth_m, as a training target.
-    Raises DataError for mixed sizes, samples larger than ``size``, and sizes the model cannot take.
-    """
-    target = size or samples[0].size
-    check_size(target, spec)
-    for sample in samples:
-        if sample.size[0] > target[0] or sample.size[1] > target[1] or (size is None and sample.size != target):
-            raise DataError(
-                f"sample '{sample.sample_id}' is {_text(sample.size)}, which does not go into a batch of "
-                f"{_text(target)}; crop or resize it first"
+def _placed_image(stream: Stream, sample: RGBDSample, placement: Placement) -> Tensor:
+    part = placement.take(required_raster(sample, stream.raster))
+    reading_range = None
+    if stream.stretch == "image":
+        if stream.raster not in sample.reading_ranges:
+            raise UsageError(
+                f"sample '{sample.sample_id}' does not say the range of its {stream.raster}; add it to the whole frame "
+                "with rgbdseg.transforms.derive.with_derived"
             )
-    geometry = [geometry_raster(sample, spec) for sample in samples]
-    depths = [sample.depth_m for sample in samples] if with_depth else []
-    return RGBDBatch(
-        rgb=torch.stack([_centre(normalise_rgb(s.rgb, spec), target, 0) for s in samples]),
-        geometry=None
-        if spec.geometry == "none"
-        else torch.stack([_centre(normalise_geometry(g, spec), target, 0) for g in geometry if g is not None]),
-        camera=_cameras(samples, target, spec.needs_camera),
-        label=torch.stack([_centre(_label(s), target, IGNORE_INDEX) for s in samples])
-        if all(s.label is not None for s in samples)
-        else None,
-        depth_m=torch.stack([_centre(d, target, 0) for d in depths if d is not None]) if _complete(depths) else None,
-        sample_ids=tuple(s.sample_id for s in samples),
-    )
+        reading_range = torch.tensor(sample.reading_ranges[stream.raster], device=part.device)
+    return placement.surround(normalize(part, stream, reading_range), 0)
 
 
-def check_size(size: tuple[int, int], spec: InputSpec) -> None:
-    """Raise DataError unless the model can take this (height, width)."""
-    divisor = spec.size_divisor
-    if size[0] % divisor or size[1] % divisor:
-        padded = padded_size(size, divisor)
-        raise DataError(f"size {_text(size)} is not divisible by {divisor}; pad to {_text(padded)}")
+def _placed_raster(name: str, placed: Placed, fill: int) -> Tensor | None:
+    sample, placement = placed
+    raster = sample.raster(name)
+    return None if raster is None else placement.surround(placement.take(raster), fill)
 
 
-def padded_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
-    """Return the smallest (height, width) of multiples of ``divisor`` that holds ``size``."""
-    return (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
+def _stacked(rasters: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack rasters that all samples have."""
+    present = [raster for raster in rasters if raster is not None]
+    return torch.stack(present) if present and len(present) == len(rasters) else None
 
 
-def _cameras(samples: Sequence[RGBDSample], target: tuple[int, int], needed: bool) -> Tensor | None:
+def _cameras(placed: Sequence[Placed], needed: bool) -> Tensor | None:
     rows = []
-    for sample in samples:
+    for sample, placement in placed:
         if sample.camera is None:
             if needed:
                 raise missing_camera(sample.sample_id)
             return None
-        top, left, _, _ = centred_margins(sample.size, target)
-        rows.append(sample.camera.cropped(-top, -left).as_tuple())
+        rows.append(placement.camera(sample.camera).as_tuple())
     return torch.tensor(rows, dtype=torch.float32)
-
-
-def _complete(rasters: Sequence[Tensor | None]) -> bool:
-    return bool(rasters) and all(raster is not None for raster in rasters)
-
-
-def _label(sample: RGBDSample) -> Tensor:
-    assert sample.label is not None
-    return sample.label[0].long()
-
-
-def _centre(raster: Tensor, target: tuple[int, int], value: float) -> Tensor:
-    top, left, bottom, right = centred_margins((raster.shape[-2], raster.shape[-1]), target)
-    if not (top or left or bottom or right):
-        return raster
-    return torch.nn.functional.pad(raster, (left, right, top, bottom), value=value)
-
-
-def _standardise(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    shape = (len(mean), 1, 1)
-    offset = torch.tensor(mean, dtype=values.dtype, device=values.device).view(shape)
-    scale = torch.tensor(std, dtype=values.dtype, device=values.device).view(shape)
-    return (values - offset) / scale
 
 
 def _text(size: tuple[int, int]) -> str:

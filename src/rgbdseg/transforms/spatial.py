@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
+from rgbdseg.transforms.placement import Placement
 
 
 def resize_raster(raster: Tensor, size: tuple[int, int], interpolation: Literal["bilinear", "nearest"]) -> Tensor:
@@ -86,11 +87,6 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
 
 
-def rescale(sample: RGBDSample, scale: float) -> RGBDSample:
-    """Resize to `scaled_size`."""
-    return resize(sample, scaled_size(sample.size, scale))
-
-
 def flip_horizontal(sample: RGBDSample) -> RGBDSample:
     """Mirror left and right.
 
@@ -135,14 +131,14 @@ def rotate_raster(raster: Tensor, name: str, degrees: float, centre: tuple[float
 
 def flip_batch(batch: RGBDBatch) -> RGBDBatch:
     """Mirror a packed batch left and right, its border included; the cameras follow."""
+    images = {name: image.flip(-1) for name, image in batch.images.items()}
     camera = batch.camera
     if camera is not None:
         camera = camera.clone()
-        camera[:, 2] = batch.rgb.shape[-1] - 1 - camera[:, 2]
+        camera[:, 2] = next(iter(images.values())).shape[-1] - 1 - camera[:, 2]
     return dataclasses.replace(
         batch,
-        rgb=batch.rgb.flip(-1),
-        geometry=None if batch.geometry is None else batch.geometry.flip(-1),
+        images=images,
         camera=camera,
         label=None if batch.label is None else batch.label.flip(-1),
         depth_m=None if batch.depth_m is None else batch.depth_m.flip(-1),
@@ -154,12 +150,7 @@ def crop(sample: RGBDSample, top: int, left: int, height: int, width: int) -> RG
     rows, columns = sample.size
     assert 0 <= top <= top + height <= rows, (top, height, rows)
     assert 0 <= left <= left + width <= columns, (left, width, columns)
-    changes: dict[str, object] = {
-        name: raster[..., top : top + height, left : left + width] for name, raster in sample.rasters()
-    }
-    if sample.camera is not None:
-        changes["camera"] = sample.camera.cropped(top, left)
-    return sample.replace(**changes)
+    return place(sample, Placement.centered((height, width), (height, width), top, left))
 
 
 def cut_margin(sample: RGBDSample, margin: int) -> RGBDSample:
@@ -175,20 +166,11 @@ def cut_margin(sample: RGBDSample, margin: int) -> RGBDSample:
     return crop(sample, margin, margin, height - 2 * margin, width - 2 * margin)
 
 
-def pad(sample: RGBDSample, top: int, left: int, bottom: int, right: int) -> RGBDSample:
-    """Add a border with each raster's own fill value (RGB, HHA and depth 0, label 255)."""
-    if not (top or left or bottom or right):
-        return sample
+def place(sample: RGBDSample, placement: Placement) -> RGBDSample:
+    """Return what an input shows of a sample, with a border of each raster's own fill value."""
     changes: dict[str, object] = {
-        name: torch.nn.functional.pad(raster, (left, right, top, bottom), value=RASTERS[name].fill)
-        for name, raster in sample.rasters()
+        name: placement.surround(placement.take(raster), RASTERS[name].fill) for name, raster in sample.rasters()
     }
     if sample.camera is not None:
-        changes["camera"] = sample.camera.cropped(-top, -left)
+        changes["camera"] = placement.camera(sample.camera)
     return sample.replace(**changes)
-
-
-def centred_margins(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return (top, left, bottom, right) that centre ``size`` in ``target``; the odd pixel goes below and right."""
-    rows, columns = max(0, target[0] - size[0]), max(0, target[1] - size[1])
-    return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2

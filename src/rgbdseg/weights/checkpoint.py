@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
+from rgbdseg.weights.building import without_first_values
+from rgbdseg.weights.compare import compare_weights
+from rgbdseg.weights.earlier_options import current_options
 from rgbdseg.weights.files import load_safetensors_file, load_torch_file
 
 FACTS_KEY = "rgbdseg"
-FACTS_FORMAT = 1
+FACTS_FORMAT = 2
 STATE_PREFIX = "model."
 
 
@@ -30,8 +34,14 @@ STATE_PREFIX = "model."
 class ModelFacts:
     """Everything beside the weights that prediction, evaluation and resuming need.
 
-    dataset: name of the dataset it was trained on.  hha: parameters of the HHA encoding of its input, or None.
-    config: the resolved training config as plain values, or None for converted checkpoints.
+    Args:
+        model_name: a name that `create_model` takes.
+        model_options: its options.
+        input_spec: what the model was fed in training.
+        label_set: names and colors of the classes.
+        dataset: name of the dataset it was trained on.
+        hha: parameters of the HHA encoding of its input, or None.
+        config: the resolved training config as plain values, or None for converted checkpoints.
     """
 
     model_name: str
@@ -57,16 +67,17 @@ class ModelFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelFacts:
-        """Rebuild from `to_dict`; raises CheckpointError for another format."""
-        if values.get("format") != FACTS_FORMAT:
+        """Rebuild from `to_dict`, of this version or of 0.1; raises CheckpointError for another format."""
+        if values.get("format") not in (1, FACTS_FORMAT):
             raise CheckpointError(
-                f"checkpoint facts have format {values.get('format')!r}; this version reads {FACTS_FORMAT}; "
+                f"checkpoint facts have format {values.get('format')!r}; this version reads up to {FACTS_FORMAT}; "
                 "upgrade rgbdseg"
             )
         try:
+            name, options = str(values["model_name"]), dict(values["model_options"])
             return cls(
-                model_name=str(values["model_name"]),
-                model_options=dict(values["model_options"]),
+                model_name=name,
+                model_options=current_options(name, options) if values["format"] == 1 else options,
                 input_spec=InputSpec.from_dict(values["input_spec"]),
                 label_set=LabelSet.from_dict(values["label_set"]),
                 dataset=str(values.get("dataset", "")),
@@ -81,7 +92,12 @@ class ModelFacts:
 class ModelBundle:
     """A model in evaluation mode with its facts, as read from a checkpoint.
 
-    epoch and iteration: completed epochs and optimiser steps, or None when the file does not say.
+    Args:
+        model: with the weights.
+        facts: beside them.
+        path: of the file.
+        epoch: completed epochs, or None when the file does not say.
+        iteration: completed optimizer steps, or None when the file does not say.
     """
 
     model: SegmentationModel
@@ -95,8 +111,12 @@ class ModelBundle:
 class StoredModel:
     """What a checkpoint holds, before a model is built from it.
 
-    state: the weights that are evaluated, by the model's names: the average where the run kept one.
-    epoch and iteration: as in `ModelBundle`.
+    Args:
+        facts: beside the weights.
+        state: the weights that are evaluated, by the model's names: the average where the run kept one.
+        path: of the file.
+        epoch: as in `ModelBundle`.
+        iteration: as in `ModelBundle`.
     """
 
     facts: ModelFacts
@@ -111,8 +131,12 @@ def save_torch(values: dict[str, Any], path: Path) -> None:
     with atomic_path(path) as temporary:
         try:
             torch.save(values, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise WriteError(f"cannot write {path}: {error}; the previous file, if any, is unchanged") from error
+        except RuntimeError as error:  # torch's zip writer says in which of its lines the disk refused
+            free_mib = shutil.disk_usage(temporary.parent).free / 2**20
+            raise WriteError(
+                f"cannot write {path}: the disk is full or refuses to take more ({free_mib:.0f} MiB are free); the "
+                "previous file, if any, is unchanged"
+            ) from error
 
 
 def load_torch(path: Path) -> dict[str, Any]:
@@ -127,23 +151,33 @@ def load_torch(path: Path) -> dict[str, Any]:
 def load_bundle(path: str | Path) -> ModelBundle:
     """Read a checkpoint (.ckpt of a run, or .safetensors of `convert`) and build its model.
 
-    Raises CheckpointError for unreadable files, files of other programs, and missing, unexpected or misshapen keys.
+    Raises:
+        CheckpointError: for unreadable files, files of other programs, and weights that do not fit the model or are
+            not finite.
     """
     stored = read_stored_model(path)
     facts = stored.facts
-    model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
+    with without_first_values():
+        model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
     load_exactly(model, stored.state, stored.path)
     # The stored spec wins over the code's own, so a later change of a family's defaults cannot change old checkpoints.
-    model.input_spec = facts.input_spec
+    model.input_spec = _stored_spec(model.input_spec, facts.input_spec, stored.path)
+    facts = dataclasses.replace(facts, input_spec=model.input_spec)
     return ModelBundle(model.eval(), facts, stored.path, stored.epoch, stored.iteration)
 
 
 def read_stored_model(path: str | Path) -> StoredModel:
     """Read a checkpoint as `load_bundle` does, without building its model.
 
-    Raises CheckpointError for unreadable files and files of other programs.
+    Raises:
+        CheckpointError: for unreadable files and files of other programs.
     """
     file = Path(path)
+    if file.suffix == ".onnx":
+        raise CheckpointError(
+            f"{file} is an exported graph, without the model that this needs; give the checkpoint that it was made "
+            "from (rgbdseg.load labels frames with the graph as it is)"
+        )
     read = _read_safetensors if file.suffix == ".safetensors" else _read_lightning
     raw_facts, state, progress = read(file)
     return StoredModel(ModelFacts.from_dict(raw_facts), state, file, progress.get("epoch"), progress.get("iteration"))
@@ -162,23 +196,20 @@ def save_bundle(bundle_facts: ModelFacts, state: Mapping[str, Tensor], path: str
 
 
 def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load ``state`` into ``model``; raises CheckpointError naming missing, unexpected and misshapen keys."""
-    own = model.state_dict()
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own]
-    misshapen = [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    problems = [
-        f"{len(keys)} {kind} (first: {keys[0]})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if keys
-    ]
+    """Copy ``state`` into ``model``; raises CheckpointError for weights that do not fit or are not finite."""
+    problems = compare_weights(model.state_dict(keep_vars=True), state).problems()
     if problems:
-        raise CheckpointError(f"{path} does not fit the model: {', '.join(problems)}")
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(problems)}")
     model.load_state_dict(state)
+
+
+def _stored_spec(own: InputSpec, stored: InputSpec, path: Path) -> InputSpec:
+    """Return the stored spec with the streams that the model takes today: version 0.1 fed some that it did not use."""
+    if absent := [name for name in own.names if name not in stored.names]:
+        raise CheckpointError(
+            f"{path} was trained on the streams {', '.join(stored.names)}; the model also takes {', '.join(absent)}"
+        )
+    return dataclasses.replace(stored, streams=tuple(stored.stream(name) for name in own.names))
 
 
 def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], dict[str, int]]:
@@ -186,7 +217,7 @@ def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]
     if FACTS_KEY not in values or "state_dict" not in values:
         raise CheckpointError(
             f"{path} is not a checkpoint of rgbdseg (it has {', '.join(sorted(map(str, values))[:5]) or 'no keys'}); "
-            "convert a published file first: rgbdseg convert MODEL FILE OUT.safetensors"
+            "a published file must be converted first: rgbdseg convert, or load_published and save_bundle"
         )
     state = {
         name.removeprefix(STATE_PREFIX): tensor
@@ -204,8 +235,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tenso
         metadata = file.metadata() or {}
     if FACTS_KEY not in metadata:
         raise CheckpointError(
-            f"{path} has weights but does not say of which model; write it with "
-            "rgbdseg convert MODEL FILE OUT.safetensors"
+            f"{path} has weights but does not say of which model; write it with save_bundle or rgbdseg convert"
         )
     try:
         return json.loads(metadata[FACTS_KEY]), state, {}

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import _codecs
+import functools
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rgbdseg.errors import CheckpointError
 
-WRAPPERS = ("model", "state_dict")
+WRAPPERS = ("model", "state_dict", "segmenter")
 """Keys under which training code stores the weights beside optimiser and counters."""
 
 
 def read_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     """Return name -> tensor from a ``.safetensors`` file, a file of ``torch.save``, or a mapping already in memory.
 
-    The weights may lie under ``model`` or ``state_dict``; the prefix ``module.`` of distributed wrappers is removed.
-    Raises CheckpointError for a file that is absent, unreadable, truncated, no checkpoint, or that would have to run
-    code to be read.
+    The weights may lie under one of `WRAPPERS`; the prefix ``module.`` of distributed wrappers is removed.
+
+    Raises:
+        CheckpointError: for a file that is absent, unreadable, truncated, no checkpoint, or that would have to run code
+            to be read.
     """
     if isinstance(source, Mapping):
         return _unwrap(source, "the given mapping")
@@ -49,7 +55,8 @@ def load_safetensors_file(path: Path) -> Mapping[str, Any]:
 def load_torch_file(path: Path) -> Any:
     """Return what ``torch.save`` wrote, on the CPU, without running code from it; raises CheckpointError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = _unsafe_global(str(error))
         if reason:
@@ -63,6 +70,13 @@ def load_torch_file(path: Path) -> Any:
         raise CheckpointError(
             f"cannot read {path}: {first_line}; it is truncated or not a PyTorch checkpoint"
         ) from None
+
+
+@functools.cache
+def _numpy_scalars() -> list[Any]:
+    """Return what rebuilds a NumPy number, such as a best score stored beside the weights: none of it runs code."""
+    kinds = (np.float32, np.float64, np.int32, np.int64, np.bool_)
+    return [multiarray.scalar, np.dtype, *(type(np.dtype(kind)) for kind in kinds), _codecs.encode]
 
 
 def _unsafe_global(message: str) -> str:

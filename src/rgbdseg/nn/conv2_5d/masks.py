@@ -19,8 +19,8 @@ from rgbdseg.nn.conv2_5d.tiles import Window
 Compat = Literal["released", "paper"]
 """``released``: as the published code computes; ``paper``: as the paper says, where the code differs."""
 
-# The unit of the published code's epsilons: it measures depth in centimetres.
-_CENTIMETRES = 100.0
+# The unit of the published code's epsilons: it measures depth in centimeters.
+_CENTIMETERS = 100.0
 _EPSILON = 1e-5
 # Beyond any anchor by far; keeps squares finite for readings that no sensor gives.
 _MOST_CELLS = 1e4
@@ -36,19 +36,26 @@ def clean_depth(depth: Tensor) -> Tensor:
 def slab_masks(
     depth_B1HW: Tensor, focal_px: Tensor, window: Window, *, kernels: int, pixel_size: float, compat: Compat
 ) -> Tensor:
-    """Hard slabs of one cell's thickness around the centre's depth (Xing et al., ICIP 2019).
+    """Hard slabs of one cell's thickness around the center's depth (Xing et al., ICIP 2019).
 
-    Kernel 0 is the farthest.  A pixel without a reading belongs to the middle kernel.  ``released``: where the centre
+    Kernel 0 is the farthest.  A pixel without a reading belongs to the middle kernel.  ``released``: where the center
     has no reading, all pixels belong to all kernels; ``paper``: to the middle kernel alone.
-    depth_B1HW: 0 = no reading.  focal_px (B,): in pixels of the image that pixel_size counts, in the same pixels.
+
+    Args:
+        depth_B1HW: in meters, 0 = no reading.
+        focal_px: (B,) in pixels of the image that ``pixel_size`` counts.
+        window: of the convolution.
+        kernels: K, odd.
+        pixel_size: spacing of the feature map in pixels of the image.
+        compat: see above.
     """
-    near, centre, valid = _windows(depth_B1HW, window)
+    near, center, valid = _windows(depth_B1HW, window)
     near = torch.where(valid, near, 0)
-    cell = pixel_size * window.dilation * centre / focal_px.view(-1, 1, 1, 1)
+    cell = pixel_size * window.dilation * center / focal_px.view(-1, 1, 1, 1)
     masks = []
     for kernel in range(kernels):
         steps = kernels // 2 - kernel
-        inside = (near - (centre + steps * cell)).abs() <= cell / 2
+        inside = (near - (center + steps * cell)).abs() <= cell / 2
         if steps == 0:
             inside = inside | ~valid
         elif compat == "paper":
@@ -70,16 +77,25 @@ def soft_masks(
 ) -> Tensor:
     """Softmax over learned anchors along depth (Xing et al., ECCV 2020, eq. 3-5).
 
-    The relative depth u counts cells, the metric size of a pixel at the centre's depth.  The first and the last anchor
+    The relative depth u counts cells, the metric size of a pixel at the center's depth.  The first and the last anchor
     have no kernel: they take what lies out of range.  Kernel 0 is the nearest.  A pixel without a reading, or of a
-    window whose centre has none, is shared alike over all A anchors.
-    anchors_A: in cells, rising.  fix_center: the middle anchor is 0 whatever its parameter.
+    window whose center has none, is shared alike over all A anchors.
     ``released``: out of range means a difference in the unit of depth beyond an anchor; ``paper``: in cells.
+
+    Args:
+        depth_B1HW: in meters, 0 = no reading.
+        focal_px: (B,) in pixels of the image that ``pixel_size`` counts.
+        window: of the convolution.
+        anchors_A: in cells, rising.
+        temperature: of the softmax.
+        pixel_size: spacing of the feature map in pixels of the image.
+        fix_center: the middle anchor is 0 whatever its parameter.
+        compat: see above.
     """
-    near, centre, valid = _windows(depth_B1HW, window)
-    difference = near - centre
-    cell = pixel_size * window.dilation * centre / focal_px.view(-1, 1, 1, 1)
-    u = _CENTIMETRES * difference / (_EPSILON + _CENTIMETRES * cell)
+    near, center, valid = _windows(depth_B1HW, window)
+    difference = near - center
+    cell = pixel_size * window.dilation * center / focal_px.view(-1, 1, 1, 1)
+    u = _CENTIMETERS * difference / (_EPSILON + _CENTIMETERS * cell)
     u = torch.where(valid, u, 0).clamp(-_MOST_CELLS, _MOST_CELLS)
     beyond = difference if compat == "released" else u
     anchors_A = anchors_A.to(u.dtype)
@@ -98,10 +114,10 @@ def soft_masks(
 
 
 def _windows(depth: Tensor, window: Window) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the depths (B, T, h, w) in the windows, at their centres (B, 1, h, w), and where both have a reading."""
+    """Return the depths (B, T, h, w) in the windows, at their centers (B, 1, h, w), and where both have a reading."""
     padded = functional.pad(depth, (window.padding,) * 4)
     size = window.output_size(depth.shape[-2], depth.shape[-1])
     near = torch.cat(list(window.taps(padded, size)), dim=1)
     middle = window.kernel**2 // 2
-    centre = near[:, middle : middle + 1]
-    return near, centre, (near != 0) & (centre != 0)
+    center = near[:, middle : middle + 1]
+    return near, center, (near != 0) & (center != 0)

@@ -61,10 +61,15 @@ class DepthGuide:
 class DepthConv2d(nn.Module):
     """Base of the 2.5D convolutions; arguments as `nn.Conv2d`, sides as one integer.
 
-    kernel_size: odd.  depth_kernels: kernels along depth, odd.  pixel_size: spacing of the feature map in pixels of the
-    image that the focal length belongs to; with the dilation and the depth it gives the metric size of a cell.
-    guide: where `forward` takes depth and focal length from when they are not passed.
-    Raises UsageError for values outside these ranges.
+    Args:
+        kernel_size: odd.
+        depth_kernels: kernels along depth, odd.
+        pixel_size: spacing of the feature map in pixels of the image that the focal length belongs to; with the
+            dilation and the depth it gives the metric size of a cell.
+        guide: where `forward` takes depth and focal length from when they are not passed.
+
+    Raises:
+        UsageError: for values outside these ranges.
     """
 
     def __init__(  # noqa: PLR0917 - as nn.Conv2d
@@ -108,7 +113,7 @@ class DepthConv2d(nn.Module):
         return [getattr(self, f"weight_{index}") for index in range(self.depth_kernels)]
 
     def reset_parameters(self) -> None:
-        """Initialise as `nn.Conv2d` does, every kernel by itself."""
+        """Initialize as `nn.Conv2d` does, every kernel by itself."""
         for weight in self.weights:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -142,7 +147,7 @@ class DepthConv2d(nn.Module):
     def forward(self, x: Tensor, depth: Tensor | None = None, focal_px: Tensor | None = None) -> Tensor:
         """Return (B, out_channels, h, w) for x (B, in_channels, H, W).
 
-        depth (B, 1, H, W): on the grid of x, metres, 0 = no reading.  focal_px (B,): horizontal focal length in the
+        depth (B, 1, H, W): on the grid of x, meters, 0 = no reading.  focal_px (B,): horizontal focal length in the
         pixels that pixel_size counts.  Without them, those of the guide.
         """
         if depth is None or focal_px is None:
@@ -195,7 +200,10 @@ class MalleableConv2_5d(DepthConv2d):  # noqa: N801 - the published name
 
     weight_0 is the nearest kernel.  depth_anchor (1, depth_kernels + 2, 1, 1): positions in cells, the outermost two
     without a kernel.  temperature (1): of the softmax.  kernel_weight (depth_kernels): their softmax, times their
-    number, weights the kernels' responses.  fix_center: the middle anchor is 0 and not learned.
+    number, weights the kernels' responses.
+
+    Args:
+        fix_center: the middle anchor is 0 and not learned.
     """
 
     def __init__(  # noqa: PLR0917 - as nn.Conv2d

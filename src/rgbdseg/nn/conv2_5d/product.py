@@ -40,10 +40,13 @@ _LEAST_CHANNELS = 8
 
 
 def masked_product(x_BCHW: Tensor, weights: Sequence[Tensor], masks_BKThw: Tensor, window: Window) -> Tensor:
-    """Return y (B, O, h, w), in the dtype of x.
+    """Return y (B, O, h, w), in the dtype of x; it has first derivatives with respect to all tensors, no second ones.
 
-    weights: K kernels (O, C, k, k) in the dtype of x.  masks_BKThw: share of each kernel at each window position.
-    First derivatives with respect to x, weights and masks; no second ones.
+    Args:
+        x_BCHW: the feature.
+        weights: K kernels (O, C, k, k) in the dtype of x.
+        masks_BKThw: share of each kernel at each window position.
+        window: of the convolution.
     """
     if torch.compiler.is_exporting():
         return _by_taps(x_BCHW, weights, masks_BKThw, window)

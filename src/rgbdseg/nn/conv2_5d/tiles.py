@@ -124,10 +124,14 @@ class Tile:
 class Tiles:
     """The plan for one input, and scratch memory for its tiles.
 
-    x_BCHW: input.  kernels: how many masked copies of the windows a tile holds.  workers: how many share the channels.
-    size: (h, w) of the output.
-
     Python's share of the work is what workers have to do one after the other, so views of scratch memory are kept.
+    ``size`` is (h, w) of the output.
+
+    Args:
+        x_BCHW: input.
+        window: of the convolution.
+        kernels: how many masked copies of the windows a tile holds.
+        workers: how many share the channels.
     """
 
     def __init__(self, x_BCHW: Tensor, window: Window, kernels: int, workers: int = 1) -> None:

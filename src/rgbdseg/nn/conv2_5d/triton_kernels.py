@@ -256,7 +256,7 @@ def _run_mask_kernel(x: Tensor, weight: Tensor, grad: Tensor, grad_masks: Tensor
 
 
 def _pixels_first(values: Tensor) -> Tensor:
-    """Return values whose channels are neighbours in memory, as the kernels read them."""
+    """Return values whose channels are neighbors in memory, as the kernels read them."""
     return values.contiguous(memory_format=torch.channels_last)
 
 

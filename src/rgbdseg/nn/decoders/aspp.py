@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling with one normalisation over all branches."""
+"""Atrous spatial pyramid pooling with one normalization over all branches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ class ASPP(nn.Module):
     """Parallel dilated convolutions and an image-level branch.
 
     Idea: Chen et al., Rethinking Atrous Convolution, 2017.  The form is that of DeepLabv3 with in-place activated
-    normalisation (Rota Bulò et al., CVPR 2018), which SA-Gate and Malleable 2.5D build on.  It differs from the common
-    one: the branches share one normalisation after concatenation, the image-level branch is *added* after the reduction
+    normalization (Rota Bulò et al., CVPR 2018), which SA-Gate and Malleable 2.5D build on.  It differs from the common
+    one: the branches share one normalization after concatenation, the image-level branch is *added* after the reduction
     instead of being concatenated, and activations are leaky (slope 0.01).  No convolution has a bias.
 
-    in_channels -> out_channels; every branch has ``hidden_channels``.  rates: dilations of the 3x3 branches.
-    leaky_slope: of all activations; 0 is a ReLU.  activate_image: also after the image-level normalisation.
+    in_channels -> out_channels; every branch has ``hidden_channels``.
+
+    Args:
+        rates: dilations of the 3x3 branches.
+        leaky_slope: of all activations; 0 is a ReLU.
+        activate_image: also after the image-level normalization.
     """
 
     def __init__(
@@ -54,7 +58,8 @@ class ASPP(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, out_channels, H, W).  In training a batch needs two images: the image level has one value each.
 
-        Raises UsageError for a single image in training without synchronised normalisation.
+        Raises:
+            UsageError: for a single image in training without synchronized normalization.
         """
         check_pooled_batch(self.image_norm, x_BCHW)
         local = torch.cat([branch(x_BCHW) for branch in self.branches], dim=1)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from rgbdseg.nn.blocks import at_least_float32, dropout_classifier, without_autocast
 from rgbdseg.nn.conv_norm import conv_norm_relu
+from rgbdseg.nn.decoders._base import Decoder
 
 # B batch, C channels (of values), K channels of queries and keys, S slices of values, N and M positions, H height,
 # W width
@@ -49,8 +50,11 @@ def _positions(x_BCHW: Tensor) -> Tensor:
 class PositionAttention(nn.Module):
     """Every position gathers the values of all positions whose keys match its query (section 3.2 of the paper).
 
-    channels: C, kept.  reduction: C divided by the width of queries and keys.
     ``out = gamma * attended + x``; gamma starts at 0, so the block starts as the identity.
+
+    Args:
+        channels: C, kept.
+        reduction: C divided by the width of queries and keys.
     """
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
@@ -94,11 +98,13 @@ class ChannelAttention(nn.Module):
         return self.gamma * attended_BCHW + x_BCHW
 
 
-class DualAttentionHead(nn.Module):
+class DualAttentionHead(Decoder):
     """Position and channel attention side by side on one feature, and their sum.
 
-    in_channels: of the encoder's last feature.  channels: width of both branches (512 as released).
-    deep_supervision: also classify each branch by itself while training.
+    Args:
+        in_channels: of the encoder's last feature.
+        channels: width of both branches (512 as released).
+        deep_supervision: also classify each branch by itself while training.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rgbdseg.nn.blocks import at_least_float32, dropout_classifier, without_autocast
 from rgbdseg.nn.conv_norm import conv_norm_relu
+from rgbdseg.nn.decoders._base import Decoder
 
 # B batch, N classes, C channels, H height, W width
 
@@ -22,7 +23,7 @@ Compat = Literal["paper", "unofficial"]
 def class_centers(probability_BNHW: Tensor, feature_BCHW: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Return the mean feature of every class (B, N, C), pixels weighted by their probability of being of that class.
 
-    float32 or double.  The centre of a class that no pixel belongs to is 0.
+    float32 or double.  The center of a class that no pixel belongs to is 0.
     """
     with without_autocast(feature_BCHW):
         probability = at_least_float32(probability_BNHW).flatten(2)
@@ -31,14 +32,14 @@ def class_centers(probability_BNHW: Tensor, feature_BCHW: Tensor, epsilon: float
 
 
 def class_attention(probability_BNHW: Tensor, centers_BNC: Tensor) -> Tensor:
-    """Return the centres mixed at every pixel by its probabilities: (B, C, H, W), float32 or double."""
+    """Return the centers mixed at every pixel by its probabilities: (B, C, H, W), float32 or double."""
     with without_autocast(centers_BNC):
         mixed_BCM = centers_BNC.transpose(1, 2) @ at_least_float32(probability_BNHW).flatten(2)
         return mixed_BCM.unflatten(2, probability_BNHW.shape[2:])
 
 
 def repelled_centers(logits_BNHW: Tensor, feature_BCHW: Tensor) -> Tensor:
-    """Return what github.com/zrl4836/ACFNet takes for centres (B, N, C): no averages, and not the paper's.
+    """Return what github.com/zrl4836/ACFNet takes for centers (B, N, C): no averages, and not the paper's.
 
     Logits times features, summed over pixels; then a softmax over *channels* of the row's maximum minus that.
     """
@@ -49,9 +50,12 @@ def repelled_centers(logits_BNHW: Tensor, feature_BCHW: Tensor) -> Tensor:
 
 
 class ClassFeatureBlock(nn.Module):
-    """Class centres and class attention between two 1x1 convolutions (sections 3.2 and 3.3 of the paper).
+    """Class centers and class attention between two 1x1 convolutions (sections 3.2 and 3.3 of the paper).
 
-    in_channels -> channels.  compat: ``paper``, or ``unofficial`` for the rules of github.com/zrl4836/ACFNet.
+    in_channels -> channels.
+
+    Args:
+        compat: ``paper``, or ``unofficial`` for the rules of github.com/zrl4836/ACFNet.
     """
 
     def __init__(self, in_channels: int, channels: int = 512, compat: Compat = "paper") -> None:
@@ -76,13 +80,15 @@ class ClassFeatureBlock(nn.Module):
         return projected
 
 
-class ClassFeatureHead(nn.Module):
+class ClassFeatureHead(Decoder):
     """Coarse logits, class features, and fine logits from both.
 
-    in_channels: of the feature.  channels: width of the class feature and of the classifiers (512).
-    compat: ``paper``: the fine classifier is a 1x1 convolution to ``channels`` and one to classes; ``unofficial``: the
-    first is 3x3 to twice the channels with leaky activation.  The coarse classifier, which the paper leaves open, is
-    the unofficial one in both.
+    Args:
+        in_channels: of the feature.
+        channels: width of the class feature and of the classifiers (512).
+        compat: ``paper``: the fine classifier is a 1x1 convolution to ``channels`` and one to classes; ``unofficial``:
+            the first is 3x3 to twice the channels with leaky activation.  The coarse classifier, which the paper leaves
+            open, is the unofficial one in both.
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 512, compat: Compat = "paper") -> None:

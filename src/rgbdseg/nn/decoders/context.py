@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rgbdseg.nn.blocks import dropout_classifier
 from rgbdseg.nn.conv_norm import conv_norm_relu
+from rgbdseg.nn.decoders._base import Decoder, DecoderEntry, FeatureInfo
 from rgbdseg.nn.decoders.attention import DualAttentionHead, attend
 from rgbdseg.nn.decoders.class_center import ClassFeatureHead
-from rgbdseg.nn.decoders.global_local import GlobalLocalHead
+from rgbdseg.nn.decoders.global_local import Aggregation, GlobalLocalHead
 from rgbdseg.nn.decoders.pyramid_pooling import ConcatenatedASPP, PyramidPoolingHead
 from rgbdseg.nn.resize import resize_bilinear
 
 # B batch, C channels, H height, W width
 
 
-class LastFeatureDecoder(nn.Module):
+class LastFeatureDecoder(Decoder):
     """A head that looks at the last feature only; what it returns beside logits is left out."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -37,8 +40,10 @@ class DenseASPPHead(nn.Module):
 
     Yang, Yu, Zhang, Li, Yang, DenseASPP for Semantic Segmentation in Street Scenes, CVPR 2018.
 
-    in_channels: of the encoder's last feature, which is first reduced to ``channels``.  channels: also the bottleneck
-    of each branch; a branch adds ``channels // 4``.  rates: of the branches.
+    Args:
+        in_channels: of the encoder's last feature, which is first reduced to ``channels``.
+        channels: also the bottleneck of each branch; a branch adds ``channels // 4``.
+        rates: of the branches.
     """
 
     def __init__(
@@ -71,7 +76,9 @@ class ObjectContextHead(nn.Module):
 
     Yuan, Wang, OCNet: Object Context Network for Scene Parsing, 2018, arXiv 1809.00916.
 
-    in_channels: of the encoder's last feature.  channels: width; queries and values have half of it.
+    Args:
+        in_channels: of the encoder's last feature.
+        channels: width; queries and values have half of it.
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 512) -> None:
@@ -103,14 +110,16 @@ def _separable(in_channels: int, out_channels: int, dilation: int) -> nn.Sequent
     )
 
 
-class JointPyramidDecoder(nn.Module):
+class JointPyramidDecoder(Decoder):
     """Joint pyramid upsampling of the last three features, and a fully convolutional head.
 
     Wu, Zhang, Huang, Liang, Yu, FastFCN: Rethinking Dilated Convolution in the Backbone for Semantic Segmentation,
     2019, arXiv 1903.11816.  Meant for encoders without dilation, output stride 32; the result has the size of the
     finest of the three features.
 
-    channels: of the features, finest first.  width: of every branch.
+    Args:
+        channels: of the features, finest first.
+        width: of every branch.
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int, width: int = 512) -> None:
@@ -124,28 +133,70 @@ class JointPyramidDecoder(nn.Module):
         finest = features[-3]
         size = (finest.shape[-2], finest.shape[-1])
         maps = [lateral(feature) for lateral, feature in zip(self.laterals, features[-3:], strict=True)]
-        joined = torch.cat([resize_bilinear(m, size, align_corners=True) for m in maps], dim=1)
+        joined = torch.cat([resize_bilinear(m, size, self.align_corners) for m in maps], dim=1)
         logits: Tensor = self.head(torch.cat([branch(joined) for branch in self.dilated], dim=1))
         return logits
 
 
-def context_decoder(name: str, channels: Sequence[int], num_classes: int, width: int) -> nn.Module:
-    """Build the decoder of the RGB network ``name``, one of `CONTEXT_DECODERS`, on features of these ``channels``."""
-    last = channels[-1]
-    if name == "fastfcn":
-        return JointPyramidDecoder(channels, num_classes, width)
-    if name == "acfnet":
-        pyramid = ConcatenatedASPP(last, width)
-        return LastFeatureDecoder(nn.Sequential(pyramid, ClassFeatureHead(pyramid.out_channels, num_classes, width)))
-    if name == "danet":
-        return LastFeatureDecoder(DualAttentionHead(last, num_classes, width, deep_supervision=False))
-    return LastFeatureDecoder(_PLAIN_HEADS[name](last, num_classes, width))
+@dataclasses.dataclass(frozen=True)
+class ContextOptions:
+    """Options of a head of an RGB network.
+
+    Args:
+        channels: its width.
+    """
+
+    channels: int = 256
 
 
-_PLAIN_HEADS = {
-    "denseaspp": DenseASPPHead,
-    "gald": GlobalLocalHead,
-    "ocnet": ObjectContextHead,
-    "psp": PyramidPoolingHead,
+@dataclasses.dataclass(frozen=True)
+class GlobalLocalOptions(ContextOptions):
+    """Options of the head of GALD.
+
+    Args:
+        aggregation: see `rgbdseg.nn.decoders.global_local.GlobalLocalBlock`.
+    """
+
+    aggregation: Aggregation = "cgnl"
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseASPPOptions(ContextOptions):
+    """Options of the head of DenseASPP.
+
+    Args:
+        rates: dilations of its branches.
+    """
+
+    rates: Sequence[int] = (3, 6, 12, 18, 24)
+
+
+def _acfnet(features: FeatureInfo, num_classes: int, options: ContextOptions) -> Decoder:
+    pyramid = ConcatenatedASPP(features.channels[-1], options.channels)
+    head = ClassFeatureHead(pyramid.out_channels, num_classes, options.channels)
+    return LastFeatureDecoder(nn.Sequential(pyramid, head))
+
+
+def _fastfcn(features: FeatureInfo, num_classes: int, options: ContextOptions) -> Decoder:
+    return JointPyramidDecoder(features.channels, num_classes, options.channels)
+
+
+def _on_last_feature(head: type[nn.Module], **fixed: Any) -> Any:
+    """Return what builds a head that is called as (in_channels, num_classes, **options)."""
+
+    def build(features: FeatureInfo, num_classes: int, options: ContextOptions) -> Decoder:
+        widths = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        return LastFeatureDecoder(head(features.channels[-1], num_classes, **widths, **fixed))
+
+    return build
+
+
+DECODERS: dict[str, DecoderEntry] = {
+    "acfnet": DecoderEntry(_acfnet, ContextOptions),
+    "danet": DecoderEntry(_on_last_feature(DualAttentionHead, deep_supervision=False), ContextOptions),
+    "denseaspp": DecoderEntry(_on_last_feature(DenseASPPHead), DenseASPPOptions),
+    "fastfcn": DecoderEntry(_fastfcn, ContextOptions),
+    "gald": DecoderEntry(_on_last_feature(GlobalLocalHead), GlobalLocalOptions),
+    "ocnet": DecoderEntry(_on_last_feature(ObjectContextHead), ContextOptions),
+    "psp": DecoderEntry(_on_last_feature(PyramidPoolingHead), ContextOptions),
 }
-CONTEXT_DECODERS = ("acfnet", "danet", "denseaspp", "fastfcn", "gald", "ocnet", "psp")

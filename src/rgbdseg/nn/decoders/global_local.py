@@ -1,7 +1,7 @@
 """Global aggregation, then local distribution.
 
 Li, Zhang, You, Yang, Yang, Tong, Global Aggregation then Local Distribution in Fully Convolutional Networks, BMVC 2019,
-arXiv 1909.07229; the aggregation is the compact generalised non-local block of Yue et al., NeurIPS 2018.
+arXiv 1909.07229; the aggregation is the compact generalized non-local block of Yue et al., NeurIPS 2018.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.nn.blocks import at_least_float32, check_pooled_batch
 from rgbdseg.nn.conv_norm import conv_norm_relu
+from rgbdseg.nn.decoders._base import Decoder
 from rgbdseg.nn.decoders.aspp import ASPP
 from rgbdseg.nn.decoders.attention import PositionAttention
 from rgbdseg.nn.decoders.pyramid_pooling import PyramidPooling
@@ -32,15 +33,20 @@ _TWO_LEFT = 23
 class GroupedNonLocal(nn.Module):
     """Non-local block over positions and channels at once, with dot products and in groups of channels.
 
-    channels: C, kept.  hidden_channels: of the three projections.  groups: G, divides both.
-    Raises UsageError where it does not.
-
     Seen as one vector over channels and positions, a group of ``p`` and of ``g`` has one dot product, which multiplies
-    the group of ``t``; then a grouped convolution, group normalisation and the input.
+    the group of ``t``; then a grouped convolution, group normalization and the input.
 
-    The convolution and the normalisation have the same groups, so what remains of the dot product is its sign, except
-    where it is so small that the epsilon of the normalisation counts.  Here it is multiplied after the convolution,
+    The convolution and the normalization have the same groups, so what remains of the dot product is its sign, except
+    where it is so small that the epsilon of the normalization counts.  Here it is multiplied after the convolution,
     which is the same and keeps a sum over all positions out of half precision.
+
+    Args:
+        channels: C, kept.
+        hidden_channels: of the three projections.
+        groups: G, divides both.
+
+    Raises:
+        UsageError: where it does not.
     """
 
     def __init__(self, channels: int, hidden_channels: int, groups: int = 8) -> None:
@@ -58,7 +64,7 @@ class GroupedNonLocal(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
 
     def aggregate(self, x_BCHW: Tensor) -> Tensor:
-        """Return what is normalised and added to the input: (B, C, H, W), float32 or double."""
+        """Return what is normalized and added to the input: (B, C, H, W), float32 or double."""
         product = at_least_float32(self.p(x_BCHW)) * at_least_float32(self.g(x_BCHW))
         weight_BG = product.unflatten(1, (self.groups, -1)).sum((2, 3, 4))
         value = at_least_float32(self.z(self.t(x_BCHW))).unflatten(1, (self.groups, -1))
@@ -70,7 +76,7 @@ class GroupedNonLocal(nn.Module):
 
 
 def _halve(channels: int) -> nn.Sequential:
-    """Depth-wise 3x3 convolution of stride 2 without padding, normalisation and ReLU: n rows to (n - 1) // 2."""
+    """Depth-wise 3x3 convolution of stride 2 without padding, normalization and ReLU: n rows to (n - 1) // 2."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride=2, groups=channels), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     )
@@ -79,7 +85,8 @@ def _halve(channels: int) -> nn.Sequential:
 class LocalDistribution(nn.Module):
     """A mask for every position and channel, predicted from that channel alone: ``out = x + mask * x``.
 
-    channels: C, kept.  A map needs at least 15 rows and columns.
+    Args:
+        channels: C, kept.  A map needs at least 15 rows and columns.
     """
 
     def __init__(self, channels: int) -> None:
@@ -89,7 +96,8 @@ class LocalDistribution(nn.Module):
     def mask(self, x_BCHW: Tensor) -> Tensor:
         """Return the mask (B, C, H, W), between 0 and 1.
 
-        Raises UsageError for a single small image in training without synchronised normalisation.
+        Raises:
+            UsageError: for a single small image in training without synchronized normalization.
         """
         if self.training and max(_size(x_BCHW)) < _TWO_LEFT:
             check_pooled_batch(self.reductions.get_submodule("2.1"), x_BCHW)
@@ -104,11 +112,16 @@ class LocalDistribution(nn.Module):
 class GlobalLocalBlock(nn.Module):
     """Aggregation at half the size, then distribution: ``out = aggregated + distributed``.
 
-    channels: C, kept.  aggregation: ``cgnl`` as published; ``nonlocal`` is the position attention of DANet, ``psp`` and
-    ``aspp`` are the pyramids of the same names.
-    The input is not added; the aggregated feature is, once more than in the paper's figure, as released.
-    Maps with fewer than 15 rows or columns, which the released code refuses, are enlarged to 15 for the block.
-    Raises UsageError for an unknown aggregation.
+    The input is not added; the aggregated feature is, once more than in the paper's figure, as released.  Maps with
+    fewer than 15 rows or columns, which the released code refuses, are enlarged to 15 for the block.
+
+    Args:
+        channels: C, kept.
+        aggregation: ``cgnl`` as published; ``nonlocal`` is the position attention of DANet, ``psp`` and ``aspp`` are
+            the pyramids of the same names.
+
+    Raises:
+        UsageError: for an unknown aggregation.
     """
 
     def __init__(self, channels: int, aggregation: Aggregation = "cgnl") -> None:
@@ -131,11 +144,13 @@ class GlobalLocalBlock(nn.Module):
         return output
 
 
-class GlobalLocalHead(nn.Module):
+class GlobalLocalHead(Decoder):
     """The GALD head: reduction, the block, refinement, and a classifier that also sees the encoder's feature.
 
-    in_channels: of the encoder's last feature.  channels: width (512 as released).
-    aggregation: see `GlobalLocalBlock`.
+    Args:
+        in_channels: of the encoder's last feature.
+        channels: width (512 as released).
+        aggregation: see `GlobalLocalBlock`.
     """
 
     def __init__(

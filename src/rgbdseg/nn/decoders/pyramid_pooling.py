@@ -20,8 +20,9 @@ class PyramidPooling(nn.Module):
 
     Zhao, Shi, Qi, Wang, Jia, Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
 
-    channels: C of the feature; each grid gets an equal share of C, rounded down.
-    bins: rows and columns of each grid.
+    Args:
+        channels: C of the feature; each grid gets an equal share of C, rounded down.
+        bins: rows and columns of each grid.
     """
 
     def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
@@ -34,7 +35,8 @@ class PyramidPooling(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, out_channels, H, W), the feature first.
 
-        Raises UsageError for a single image in training without synchronised normalisation.
+        Raises:
+            UsageError: for a single image in training without synchronized normalization.
         """
         size = (x_BCHW.shape[-2], x_BCHW.shape[-1])
         maps = [x_BCHW]
@@ -49,7 +51,9 @@ class PyramidPooling(nn.Module):
 class PyramidPoolingHead(nn.Module):
     """Pyramid pooling, a 3x3 convolution and a classifier: the head of PSPNet.
 
-    in_channels: of the encoder's last feature.  channels: width after the pyramid (512 in the paper).
+    Args:
+        in_channels: of the encoder's last feature.
+        channels: width after the pyramid (512 in the paper).
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 512) -> None:
@@ -65,12 +69,13 @@ class PyramidPoolingHead(nn.Module):
 
 
 class ConcatenatedASPP(nn.Module):
-    """Atrous spatial pyramid pooling as it is mostly written: every branch normalised by itself, all concatenated.
+    """Atrous spatial pyramid pooling as it is mostly written: every branch normalized by itself, all concatenated.
 
-    Chen, Papandreou, Schroff, Adam, Rethinking Atrous Convolution, 2017, arXiv 1706.05587, up to the
-    concatenation.
+    Chen, Papandreou, Schroff, Adam, Rethinking Atrous Convolution, 2017, arXiv 1706.05587, up to the concatenation.
 
-    channels: of every branch.  rates: dilations of the 3x3 branches, beside a 1x1 branch and an image-level one.
+    Args:
+        channels: of every branch.
+        rates: dilations of the 3x3 branches, beside a 1x1 branch and an image-level one.
     """
 
     def __init__(self, in_channels: int, channels: int = 512, rates: Sequence[int] = (12, 24, 36)) -> None:
@@ -83,7 +88,8 @@ class ConcatenatedASPP(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, out_channels, H, W): 1x1, dilated and image-level branches in this order.
 
-        Raises UsageError for a single image in training without synchronised normalisation.
+        Raises:
+            UsageError: for a single image in training without synchronized normalization.
         """
         check_pooled_batch(self.image.get_submodule("1"), x_BCHW)
         image = self.image(x_BCHW.mean(dim=(2, 3), keepdim=True))

@@ -1,0 +1,95 @@
+"""An exported graph behind the same call as a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rgbdseg.errors import CheckpointError, DataError, UsageError
+from rgbdseg.export.onnx_graph import OnnxRunner
+from rgbdseg.export.parity import graph_inputs, plain_frame
+from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
+from rgbdseg.inference import Segmentation
+from rgbdseg.sample import RGBDSample
+from rgbdseg.segmenter import SegmentedFrame, Segmenter, choose_device
+from rgbdseg.weights.checkpoint import ModelFacts
+
+
+class OnnxSegmenter(Segmenter):
+    """A graph that `rgbdseg export` wrote, as a `Segmenter`; `rgbdseg.load` makes one from an .onnx file.
+
+    HHA is computed inside, from the depth and camera of each frame.
+
+    Args:
+        runner: the graph.
+        device: that it runs on.
+    """
+
+    def __init__(self, runner: OnnxRunner, device: torch.device) -> None:
+        facts = runner.facts()
+        if facts.get("format") != GRAPH_FORMAT:
+            raise CheckpointError(f"the graph has format {facts.get('format')!r}; this version reads {GRAPH_FORMAT}")
+        model = ModelFacts.from_dict(facts["model"])
+        self.facts = facts
+        self.plan = GraphPlan.from_dict(facts["plan"])
+        self.runner = runner
+        self.device = device
+        self.label_set = model.label_set
+        self.input_spec = self.plan.spec
+        self.protocol = self.plan.protocol
+        self.hha = self.plan.hha
+        self.name = model.model_name
+
+    def segment(self, sample: RGBDSample) -> SegmentedFrame:
+        """Label a frame that is given as a sample.
+
+        Raises:
+            DataError: where the frame lacks what the graph takes, or has another size than the graph.
+        """
+        outputs = self._outputs(sample)
+        return SegmentedFrame(
+            labels=outputs["labels"][0],
+            confidence=outputs["confidence"][0],
+            names=self.label_set.classes,
+            palette=self.label_set.palette,
+            sample=sample,
+        )
+
+    def score(self, sample: RGBDSample) -> Segmentation:
+        """Return the scores of every class.
+
+        Raises:
+            UsageError: for a graph that was exported without scores.
+        """
+        if not self.plan.scores:
+            raise UsageError("the graph returns labels and confidence only; export it with scores")
+        return Segmentation(torch.from_numpy(np.log(self._outputs(sample)["scores"][0])))
+
+    def _outputs(self, sample: RGBDSample) -> dict[str, Any]:
+        given = {name for name, _ in sample.rasters()} & {"hha", "raw_depth_m"} - set(self.plan.spec.rasters)
+        if self.plan.needs_hha and sample.hha is not None:
+            given.add("hha")
+        if given:
+            raise DataError(
+                f"frame '{sample.sample_id}' comes with {sorted(given)[0]}, which the graph does not take: it computes "
+                "HHA from depth; leave it out"
+            )
+        return self.runner(graph_inputs([plain_frame(sample, self.plan)], self.plan))
+
+
+def load_onnx(file: Path, device: str | torch.device = "auto") -> OnnxSegmenter:
+    """Open a graph.
+
+    Args:
+        file: an .onnx file that `rgbdseg export` wrote.
+        device: ``auto`` takes a GPU where this ONNX Runtime has one.
+
+    Raises:
+        CheckpointError: for a file of another program.
+        UsageError: where ONNX Runtime is not installed.
+    """
+    chosen = choose_device("cpu" if device == "auto" else device)
+    return OnnxSegmenter(OnnxRunner(file, device=chosen.type), chosen)

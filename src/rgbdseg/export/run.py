@@ -1,0 +1,281 @@
+"""Label RGB-D frames with the graph beside this file.  Needs numpy, onnxruntime and pillow, nothing else.
+
+As a program:
+
+    python run.py --rgb color.png --depth depth.png --depth-unit mm --camera 525,525,319.5,239.5 --out result
+
+As a class:
+
+    from run import Segmenter
+    result = Segmenter()(rgb, depth, camera=(525, 525, 319.5, 239.5), depth_unit="mm")
+    result.labels, result.confidence, result.names, result.overlay(), result.point_cloud(), result.save("result")
+
+Depth is z-depth of the same pixels as the color image, 0 = no reading; the camera is fx, fy, cx, cy in pixels, counted
+from 0.  All else (normalization, HHA, resizing) happens inside the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+# H height, W width, N points
+
+Array = np.ndarray[Any, Any]
+
+METERS_PER_UNIT = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+HERE = Path(__file__).resolve().parent
+
+
+class InputError(Exception):
+    """Something that was given cannot be used; the message says what, and what is expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedFrame:
+    """What the network sees in one frame.
+
+    labels: uint8 (H, W), indices into names.  confidence: float32 (H, W), 0 to 1.  palette: a color of 0 to 255 for
+    each class.  rgb: uint8 (H, W, 3).  depth_m: float32 (H, W) or None.  camera: fx, fy, cx, cy or None.
+    """
+
+    labels: Array
+    confidence: Array
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    rgb: Array
+    depth_m: Array | None
+    camera: tuple[float, float, float, float] | None
+    name: str = "frame"
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of every class that is there, the largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
+
+    def mask(self, name: str) -> Array:
+        """Bool (H, W), where the class is."""
+        if name not in self.names:
+            raise InputError(f"unknown class '{name}'; expected one of: {', '.join(self.names)}")
+        return np.asarray(self.labels == self.names.index(name))
+
+    def colors(self) -> Array:
+        """The labels as a picture, uint8 (H, W, 3)."""
+        return np.asarray(np.array(self.palette, np.uint8)[self.labels])
+
+    def overlay(self, alpha: float = 0.5) -> Array:
+        """The colored labels over the image, uint8 (H, W, 3)."""
+        return np.asarray(np.rint(self.rgb * (1 - alpha) + self.colors() * alpha).astype(np.uint8))
+
+    def point_cloud(self) -> tuple[Array, Array, Array]:
+        """Points with a depth reading: xyz_cam_m float32 (N, 3), colors uint8 (N, 3), labels uint8 (N,).
+
+        Camera frame: +x right, +y down, +z forward, meters.
+        """
+        if self.depth_m is None or self.camera is None:
+            raise InputError(f"'{self.name}' has no depth or no camera; a point cloud needs both")
+        fx, fy, cx, cy = self.camera
+        v, u = np.nonzero(self.depth_m > 0)
+        z = self.depth_m[v, u].astype(np.float64)
+        xyz = np.stack(((u - cx) / fx * z, (v - cy) / fy * z, z), axis=1).astype(np.float32)
+        return xyz, self.colors()[v, u], self.labels[v, u]
+
+    def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
+        """Write label/NAME.png, color/NAME.png, overlay/NAME.png and, with depth and camera, cloud/NAME.ply."""
+        stem, files = name or self.name, []
+        for kind, image in {"label": self.labels, "color": self.colors(), "overlay": self.overlay()}.items():
+            files.append(Path(folder) / kind / f"{stem}.png")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(files[-1])
+        if self.depth_m is not None and self.camera is not None:
+            files.append(Path(folder) / "cloud" / f"{stem}.ply")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            write_ply(files[-1], *self.point_cloud())
+        return files
+
+
+class Segmenter:
+    """The graph as an object: frames in, labels out.
+
+    model: the .onnx file; facts: labels.json beside it.  threads: 0 leaves it to ONNX Runtime.
+    providers: of ONNX Runtime, such as ["CUDAExecutionProvider", "CPUExecutionProvider"].
+    """
+
+    def __init__(
+        self,
+        model: str | Path = HERE / "model.onnx",
+        facts: str | Path = HERE / "labels.json",
+        *,
+        threads: int = 0,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self.facts = json.loads(Path(facts).read_text(encoding="utf-8"))
+        self.names: tuple[str, ...] = tuple(self.facts["names"])
+        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in self.facts["palette"])
+        self.unit: dict[str, Any] = self.facts["depth_unit"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(model), options, providers=list(providers))
+
+    def __call__(
+        self,
+        rgb: Any,
+        depth: Any = None,
+        camera: Any = None,
+        *,
+        depth_unit: str | float | None = None,
+        images: Mapping[str, Any] | None = None,
+        name: str = "frame",
+    ) -> SegmentedFrame:
+        """Label one frame.
+
+        rgb: uint8 (H, W, 3).  depth: (H, W); whole numbers need depth_unit ("m", "cm", "mm" or the meters per unit).
+        camera: (fx, fy, cx, cy) or a 3x3 matrix.  images: further rasters by name, where the network looks at some.
+        """
+        picture = np.asarray(rgb)
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise InputError(f"{name}: rgb is {picture.dtype} {picture.shape}; expected uint8 (height, width, 3)")
+        size = self.facts["size"]
+        if size is not None and list(picture.shape[:2]) != size:
+            raise InputError(
+                f"{name}: rgb is {picture.shape[0]}x{picture.shape[1]}; the graph is for {size[0]}x{size[1]}"
+            )
+        depth_m = None if depth is None else to_meters(depth, depth_unit, picture.shape[:2], name)
+        row = None if camera is None else camera_row(camera)
+        given: dict[str, Array | None] = {
+            "rgb": picture,
+            "depth": None if depth_m is None else self._stored(depth_m),
+            "camera": None if row is None else np.array(row, np.float64),
+            **{raster: np.asarray(values) for raster, values in (images or {}).items()},
+        }
+        feed = {one["name"]: self._checked(one, given.get(one["name"]), name) for one in self.facts["inputs"]}
+        labels, confidence = self.session.run(["labels", "confidence"], feed)
+        return SegmentedFrame(labels[0], confidence[0], self.names, self.palette, picture, depth_m, row, name)
+
+    def _stored(self, depth_m: Array) -> Array:
+        """Meters in the unit and type that the graph takes."""
+        values = depth_m.astype(np.float64) / self.unit["metres_per_unit"] - self.unit["offset_units"]
+        if not self.facts["whole_numbers"]:
+            return (depth_m / np.float32(self.unit["metres_per_unit"])).astype(np.float32)
+        missing = self.unit["missing"] or 0
+        return np.where(depth_m > 0, np.rint(values).clip(0, 65535), missing).astype(np.uint16)
+
+    def _checked(self, wanted: Mapping[str, Any], values: Array | None, name: str) -> Array:
+        """One input with the axis of the frames in front."""
+        if values is None:
+            raise InputError(f"{name}: the network needs {wanted['name']}")
+        if wanted["kind"] == "raster" and values.ndim == 2:
+            values = values[..., None]
+        return np.ascontiguousarray(values[None].astype(wanted["dtype"]))
+
+
+def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: str) -> Array:
+    """Depth in its unit as float32 meters (H, W); what is no reading becomes 0."""
+    values = np.asarray(depth)
+    values = values.reshape(values.shape[:2]) if values.ndim == 3 and values.shape[2] == 1 else values
+    if tuple(values.shape) != tuple(size):
+        raise InputError(
+            f"{name}: depth is {values.shape}, but rgb {tuple(size)}; register depth to the color image first"
+        )
+    if unit is None and not np.issubdtype(values.dtype, np.floating):
+        raise InputError(f"{name}: depth is {values.dtype}, whole numbers whose unit is not known; give depth_unit")
+    meters = METERS_PER_UNIT.get(str(unit)) if unit is not None else 1.0
+    if meters is None:
+        try:
+            meters = float(unit)  # type: ignore[arg-type]
+        except ValueError:
+            raise InputError(
+                f"depth unit '{unit}' is not understood; expected m, cm, mm or the meters per unit"
+            ) from None
+    with np.errstate(invalid="ignore", over="ignore"):
+        depth_m = (values.astype(np.float64) * meters).astype(np.float32)
+        return np.where((depth_m > 0) & np.isfinite(depth_m), depth_m, np.float32(0))
+
+
+def camera_row(camera: Any) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) from these four numbers, a text of them, or a 3x3 matrix."""
+    values = np.asarray(camera.split(",") if isinstance(camera, str) else camera, dtype=np.float64)
+    if values.shape == (3, 3):
+        values = values[[0, 1, 0, 1], [0, 1, 2, 2]]
+    if values.shape != (4,) or not np.isfinite(values).all() or min(values[:2]) <= 0:
+        raise InputError(f"camera {camera} is not usable; expected fx, fy, cx, cy in pixels, or a 3x3 matrix")
+    fx, fy, cx, cy = values.tolist()
+    return fx, fy, cx, cy
+
+
+def write_ply(file: Path, xyz_cam_m: Array, colors: Array, labels: Array) -> None:
+    """Write points as a binary PLY."""
+    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("label", "u1")]
+    points = np.zeros(len(labels), dtype=fields)
+    for index, axis in enumerate("xyz"):
+        points[axis] = xyz_cam_m[:, index]
+    for index, channel in enumerate(("red", "green", "blue")):
+        points[channel] = colors[:, index]
+    points["label"] = labels
+    kinds = {"<f4": "float", "u1": "uchar"}
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    lines += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
+    file.write_bytes("\n".join(lines).encode() + points.tobytes())
+
+
+def read_depth(file: Path) -> Array:
+    """Read a depth map: .npy, or an image of 16 bits."""
+    return np.asarray(np.load(file) if file.suffix == ".npy" else Image.open(file))
+
+
+def find_files(rgb: Path, depth: Path | None) -> list[tuple[Path, Path | None]]:
+    """Pair images with depth maps: two files, or two folders with the same names."""
+    if rgb.is_file():
+        return [(rgb, depth)]
+    pairs: list[tuple[Path, Path | None]] = []
+    maps = {file.stem: file for file in sorted(depth.iterdir())} if depth is not None and depth.is_dir() else {}
+    for file in sorted(rgb.iterdir() if rgb.is_dir() else ()):
+        if file.suffix.lower() in PICTURES:
+            if depth is not None and file.stem not in maps:
+                raise InputError(f"{file} has no depth map of the same name in {depth}")
+            pairs.append((file, maps.get(file.stem)))
+    if not pairs:
+        raise InputError(f"{rgb} holds no images; expected files ending in {', '.join(PICTURES)}")
+    return pairs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a program."""
+    parser = argparse.ArgumentParser(description="Label RGB-D frames: label map, colored map, overlay, point cloud.")
+    parser.add_argument("--rgb", required=True, help="an image, or a folder of images")
+    parser.add_argument("--depth", help="the depth map, or a folder of depth maps with the same names")
+    parser.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
+    parser.add_argument("--depth-unit", help="m, cm, mm or meters per stored unit; default: m for .npy, mm for images")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--threads", type=int, default=0, help="0 leaves it to ONNX Runtime")
+    options = parser.parse_args(arguments)
+    try:
+        segmenter = Segmenter(threads=options.threads)
+        pairs = find_files(Path(options.rgb), Path(options.depth) if options.depth else None)
+        for rgb, depth in pairs:
+            unit = options.depth_unit or (None if depth is None or depth.suffix == ".npy" else "mm")
+            values = None if depth is None else read_depth(depth)
+            picture = np.asarray(Image.open(rgb).convert("RGB"))
+            result = segmenter(picture, values, options.camera, depth_unit=unit, name=rgb.stem)
+            result.save(options.out)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"labelled {len(pairs)} image{'s' if len(pairs) > 1 else ''}; wrote {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

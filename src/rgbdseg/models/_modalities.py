@@ -1,0 +1,24 @@
+"""Further picture-like inputs beside RGB, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rgbdseg.errors import UsageError
+from rgbdseg.input_spec import Stream
+
+
+def check_modalities(names: Sequence[str]) -> None:
+    """Raise UsageError for modalities that stand twice, or that are RGB, which every model sees anyway."""
+    if "rgb" in names or len(set(names)) != len(names):
+        raise UsageError(f"modalities are {', '.join(names)}; expected each once, and not rgb, which is always there")
+
+
+def depth_picture(mean: float, std: float) -> Stream:
+    """Return the input of networks that are fed depth as a grey picture, which is repeated for three channels.
+
+    Args:
+        mean: of the picture in 0 to 1.
+        std: as ``mean``.
+    """
+    return Stream("depth", "depth_m", (mean,) * 3, (std,) * 3, stretch="image")

@@ -1,0 +1,132 @@
+"""LiteFusion: holes of the geometry, resolution, and what starts at zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rgbdseg.datasets.nyuv2 import NYU40
+from rgbdseg.errors import UsageError
+from rgbdseg.models._registry import create_model
+from rgbdseg.models.litefusion import LiteFusion, _check_features
+from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+
+
+def small(**options: object) -> LiteFusion:
+    torch.manual_seed(0)
+    model = create_model("litefusion_lite0", 5, **options)
+    assert isinstance(model, LiteFusion)
+    return model.eval()
+
+
+def frame(height: int = 64, width: int = 96, batch: int = 1) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    rgb = torch.randn(batch, 3, height, width, generator=generator)
+    hha = torch.rand(batch, 3, height, width, generator=generator) * 1.5 - 0.5
+    return {"rgb": rgb, "hha": hha}
+
+
+def connect(model: LiteFusion) -> None:
+    """Give what starts at zero some weight."""
+    for convolution in model.exchange.children():
+        torch.nn.init.normal_(convolution.weight, std=0.05)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (61, 47), (33, 130)])
+def test_any_size(size: tuple[int, int]) -> None:
+    logits = small()(frame(*size)).logits
+    assert logits.shape == (1, 5, *size)
+    assert logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_large_frames_cost_as_much_as_small_ones() -> None:
+    """Each pixel doubled and averaged again gives the same scores, only enlarged."""
+    model, images = small(reduce=1), frame()
+    connect(model)
+    doubled = {name: image.repeat_interleave(2, 2).repeat_interleave(2, 3) for name, image in images.items()}
+    other = small(reduce=2)
+    other.load_state_dict(model.state_dict())
+    want = functional.avg_pool2d(other(doubled).logits, 2)
+    # Both enlarge the same coarse map, at 2x and 4x the distance of the pixels; means over 2x2 of the finer one are not
+    # quite its values at the coarser centers.
+    difference = (want - model(images).logits).abs()
+    assert float(difference.max()) < 0.15 * float(want.std())
+
+
+def test_geometry_is_the_mean_of_the_readings() -> None:
+    model = small(reduce=1)
+    hha = torch.full((1, 3, 4, 4), -1.0)
+    hha[..., 0, 0], hha[..., 1, 1] = 0.2, 0.6  # two readings of four in the first square
+    hha[..., 2, 3] = 0.5  # one of four in the last
+    made = model._geometry(hha)
+    assert made.shape == (1, 4, 2, 2)
+    torch.testing.assert_close(made[0, :, 0, 0], torch.tensor([0.4, 0.4, 0.4, 1.0]))
+    torch.testing.assert_close(made[0, :, 1, 1], torch.tensor([0.5, 0.5, 0.5, 1.0]))
+    assert (made[0, :, 0, 1] == 0).all()
+
+
+@torch.no_grad()
+def test_lost_readings_are_not_read() -> None:
+    """The lowest level of a reading's height is the 0 of no reading, too: the angle tells them apart."""
+    model = small(reduce=1)
+    hha = torch.full((1, 3, 8, 8), 0.3)
+    hha[:, 1] = -1
+    assert (model._geometry(hha)[:, 3] == 1).all()
+    hha[:, 2] = -1
+    assert (model._geometry(hha) == 0).all()
+
+
+@torch.no_grad()
+def test_without_depth_the_answer_is_finite_and_depends_on_color_only() -> None:
+    model, images = small(), frame()
+    connect(model)
+    none = {**images, "hha": torch.full_like(images["hha"], -1)}
+    with_depth, without = model(images).logits, model(none).logits
+    assert without.isfinite().all()
+    assert not torch.allclose(with_depth, without)
+    assert not torch.allclose(without, model({**none, "rgb": -images["rgb"]}).logits)
+
+
+@torch.no_grad()
+def test_color_features_start_as_those_of_the_pretrained_encoder() -> None:
+    model, images = small(reduce=1), frame()
+    colors, _ = model._encode(images["rgb"], model._geometry(images["hha"]))
+    for got, want in zip(colors, model.encoder(images["rgb"]), strict=True):
+        torch.testing.assert_close(got, want)
+    connect(model)
+    colors, _ = model._encode(images["rgb"], model._geometry(images["hha"]))
+    assert not torch.allclose(colors[3], model.encoder(images["rgb"])[3])
+
+
+def test_gradients_reach_both_encoders_from_the_first_step() -> None:
+    model = small().train()
+    output = model(frame(batch=2))
+    (output.logits.square().mean() + output.aux[0].value.square().mean()).backward()
+    for name in ("encoder.conv_stem.weight", "depth_encoder.conv_stem.weight", "exchange.0.weight"):
+        gradient = dict(model.named_parameters())[name].grad
+        assert gradient is not None, name
+        assert gradient.abs().sum() > 0, name
+
+
+def test_an_encoder_without_the_four_features_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"features at 1/8, 1/16 of its input; LiteFusion needs 1/4, 1/8, 1/16, 1/32"):
+        _check_features("some", (8, 16), (4, 8, 16, 32))
+
+
+@torch.no_grad()
+def test_half_precision_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("litefusion_lite0", 40).eval()
+    facts = ModelFacts("litefusion_lite0", {}, model.input_spec, NYU40)
+    path = tmp_path / "half.safetensors"
+    save_bundle(facts, {k: v.half() if v.ndim == 4 else v for k, v in model.state_dict().items()}, path)
+    loaded = load_bundle(path).model
+    assert next(loaded.parameters()).dtype == torch.float32
+    want, got = model(frame()).logits, loaded(frame()).logits
+    assert float((want - got).abs().max()) < 0.02 * float(want.std())

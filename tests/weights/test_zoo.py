@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights import zoo
+from rgbdseg.weights.checkpoint import load_bundle
+from rgbdseg.weights.published import to_published
+from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
+from tests.weights.hub_server import HubServer, hub_server
+
+MODEL, CLASSES = "sagate", "nyu13"
+OPTIONS = {
+    "encoder": "test_resnet",
+    "output_stride": 32,
+    "dilations": None,
+    "decoder_channels": 8,
+    "reduced_channels": 4,
+    "auxiliary_channels": 8,
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "hub cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with hub_server() as running:
+        yield running
+
+
+def published_file(path: Path) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    state = to_published(create_model(MODEL, 13, **OPTIONS))
+    torch.save({"model": state, "epoch": 3, "best": np.float64(0.5)}, path)
+    return state
+
+
+def entry(source: Url | HubFile | ByHand, **changes: str) -> ZooEntry:
+    values = {"license": "MIT", "model": MODEL, "dataset": "rooms", "label_set": CLASSES, "name": "tiny-rooms"}
+    return ZooEntry(**{**values, **changes}, source=source, options=OPTIONS)
+
+
+def known(monkeypatch: pytest.MonkeyPatch, *entries: ZooEntry) -> None:
+    monkeypatch.setattr(zoo, "ENTRIES", entries)
+
+
+def test_every_entry_names_a_model_and_says_where_it_is() -> None:
+    names = [e.name for e in ENTRIES]
+    assert len(set(names)) == len(names)
+    assert all(e.license for e in ENTRIES)
+    assert all(e.verified == "" for e in ENTRIES)
+    assert {e.name for e in ENTRIES if isinstance(e.source, Url)} >= {"geminifusion_mit_b3-nyuv2"}
+    by_hand = zoo.get_entry("cmx_mit_b2-nyuv2")
+    assert isinstance(by_hand.source, ByHand)
+    assert "1hlyglGnEB0pnWXfHPtBtCGGlKMDh2K--" in by_hand.source.page
+    assert by_hand.mean_iou == (("one scale", 54.1),)
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean 'cmx_mit_b2-nyuv2'"):
+        zoo.get_entry("cmx_mit_b2-nyu")
+
+
+def test_a_file_put_in_its_place_by_hand_becomes_a_checkpoint(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand = entry(ByHand("https://example.org/page", "tiny.pth"))
+    known(monkeypatch, by_hand)
+    with pytest.raises(CheckpointError, match=r"tiny.pth\) from https://example.org/page and save it as") as error:
+        zoo.resolve("tiny-rooms")
+    place = zoo.by_hand_path(by_hand)
+    assert str(place) in str(error.value)
+    place.parent.mkdir(parents=True)
+    state = published_file(place)
+    bundle = load_bundle(zoo.resolve("tiny-rooms"))
+    assert bundle.facts.label_set.name == CLASSES
+    back = to_published(bundle.model)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+    # Converted once: the same file again, without reading the published one.
+    monkeypatch.setattr(zoo, "_convert", None)
+    zoo.resolve("tiny-rooms")
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(
+    cache: Path, tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None, raising=False)
+    published_file(tmp_path / "published.pth")
+    content = (tmp_path / "published.pth").read_bytes()
+    server.files["/release/tiny.pth.tar"] = content
+    plain = entry(Url(f"{server.address}/release/tiny.pth.tar"))
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 256)
+    server.break_after = 1000
+    with pytest.raises(CheckpointError, match="what has arrived is kept"):
+        zoo.fetch(plain)
+    server.break_after = None
+    server.ranges.clear()
+    assert zoo.fetch(plain).read_bytes() == content
+    assert server.ranges
+    assert int(server.ranges[0].removeprefix("bytes=").rstrip("-")) >= 1000
+
+
+def test_a_file_of_the_hub_is_found_by_what_its_name_holds(cache: Path, tmp_path: Path, server: HubServer) -> None:
+    published_file(tmp_path / "p.pth")
+    content = (tmp_path / "p.pth").read_bytes()
+    server.repositories["someone/nets"] = {"net/NYU/Net_Small_NYU.pth": content, "net/NYU/Net_Large_NYU.pth": b"x"}
+    source = HubFile("someone/nets", "net/NYU", holds="small")
+    assert zoo.fetch(entry(source), server.address).read_bytes() == content
+    with pytest.raises(CheckpointError, match=r"found net/NYU/Net_Small_NYU.pth, net/NYU/Net_Large_NYU.pth"):
+        zoo.fetch(entry(HubFile("someone/nets", "net/NYU", holds="base")), server.address)
+
+
+def test_what_is_not_there_is_said_in_one_sentence(cache: Path, server: HubServer) -> None:
+    with pytest.raises(CheckpointError, match="404"):
+        zoo.fetch(entry(Url(f"{server.address}/nothing.pth")))
+    with pytest.raises(CheckpointError, match="404"):
+        zoo.fetch(entry(HubFile("someone/absent", "a.pth")), server.address)
+
+
+def test_without_network(cache: Path) -> None:
+    closed = "http://127.0.0.1:9"  # the discard port: nothing listens
+    with pytest.raises(CheckpointError, match="cannot transfer"):
+        zoo.fetch(entry(Url(f"{closed}/a.pth")))
+
+
+def test_another_hash_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = entry(ByHand("page"))
+    place = zoo.by_hand_path(plain)
+    place.parent.mkdir(parents=True)
+    published_file(place)
+    zoo.fetch(plain)  # the first use records the hash
+    changed = bytearray(place.read_bytes())
+    changed[-1] ^= 1
+    place.write_bytes(bytes(changed))
+    os.utime(place, ns=(1, 1))
+    with pytest.raises(CheckpointError, match="it is damaged or another file"):
+        zoo.fetch(plain)
+    with pytest.raises(CheckpointError, match="expected 00"):
+        zoo.fetch(entry(ByHand("page"), name="other", sha256="00") if _placed(plain, "other") else plain)
+
+
+def _placed(plain: ZooEntry, name: str) -> bool:
+    zoo.by_hand_path(plain).with_name(f"{name}.pth").write_bytes(b"anything")
+    return True
+
+
+def test_encoder_weights_are_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.encoder_weights"):
+        zoo.resolve("mit_b0-imagenet")
