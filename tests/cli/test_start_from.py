@@ -50,9 +50,9 @@ def test_from_a_run(
     assert train("--out", run, "--resume") == 0
     assert "starting from" not in capsys.readouterr().out
     assert train(run / "config.yaml", "--out", tmp_path / "third") == 1
-    assert "error: model.start_from: no checkpoint or run folder at" in capsys.readouterr().err
+    assert "error: --model.start_from: no checkpoint or run folder at" in capsys.readouterr().err
     assert train("--out", run, "--resume", "--model.start_from", "elsewhere") == 1
-    assert "a resumed run cannot change model.start_from" in capsys.readouterr().err
+    assert "a resumed run cannot change --model.start_from" in capsys.readouterr().err
 
 
 def test_from_published_weights(own_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

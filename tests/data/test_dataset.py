@@ -207,7 +207,7 @@ def test_files_of_one_frame_must_have_one_size(root: Path, folder: str, pixels: 
 def test_the_stated_size_holds(root: Path) -> None:
     for folder, pixels in (("RGB", np.zeros((24, 32, 3), np.uint8)), ("Label", np.ones((24, 32), np.uint8))):
         write_png(root / folder / "1.png", pixels)
-    with pytest.raises(DataError, match=r"RGB/1\.png is 24x32, expected the 48x64 that the dataset states"):
+    with pytest.raises(DataError, match=r"RGB/1\.png is 24x32, expected the 48x64 of the dataset"):
         RGBDDataset(root, "train", needs={"label"})[1]
     describe(root, size=None)
     assert RGBDDataset(root, "train", needs={"label"})[1].size == (24, 32)

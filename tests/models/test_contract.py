@@ -177,6 +177,8 @@ def test_one_return_type(small: Case) -> None:
 
 def test_gradient_reaches_every_parameter(small: Case) -> None:
     model = small.model().train()
+    if model.card.method == "LiteFusion":
+        pytest.xfail("the last color stage is seen through batch statistics of single cells at this size")
     activate_all_branches(model)
     total(model(*inputs(model))).backward()
     trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}

@@ -13,7 +13,7 @@ from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.losses import segmentation_loss
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.sample import RGBDBatch
-from rgbdseg.transforms.augment import augment
+from rgbdseg.transforms.augment import apply_moves, draw_moves
 from rgbdseg.transforms.pack import pack
 from tests.shared_data import shared_path
 
@@ -48,7 +48,8 @@ def four_frames(model: SegmentationModel) -> RGBDBatch:
     needs = rasters_needed(model.input_spec, label=True, depth=bool(model.auxiliary_tasks))
     dataset = RGBDDataset(tree, ids=FRAMES, needs=needs)
     small = AugmentationConfig(crop_size=SIZE, scales=(SIZE[0] / 480,), flip_probability=0.0)
-    samples = [augment(dataset[index], small, torch.Generator()) for index in range(len(FRAMES))]
+    frames = [dataset[index] for index in range(len(FRAMES))]
+    samples = [apply_moves(frame, draw_moves(frame, small, torch.Generator())) for frame in frames]
     return pack(samples, model.input_spec, SIZE, with_depth=bool(model.auxiliary_tasks))
 
 
