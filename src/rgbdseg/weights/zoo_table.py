@@ -180,7 +180,7 @@ def _cmx() -> list[ZooEntry]:
     license_text = "MIT; the encoder started from SegFormer weights under NVIDIA's non-commercial license"
     rows = [
         ("cmx_mit_b2", _NYU, "nyu40", "1hlyglGnEB0pnWXfHPtBtCGGlKMDh2K--", (("one scale", 54.1),), "cmx-mit-b2-nyuv2"),
-        ("cmx_mit_b2", "MFNet, 9", "mfnet", "1wtWxUgDk1N1QOhiGhUavBNc1_Bv9gzOM", ((_UNSAID, 58.2),), ""),
+        ("cmx_mit_b2", "MFNet, 9", "mfnet9", "1wtWxUgDk1N1QOhiGhUavBNc1_Bv9gzOM", ((_UNSAID, 58.2),), ""),
         ("cmx_mit_b2", "ScanNet, 20", "scannet20", "1vWsG_wm5p6NSfCFmoWsCAuyWQh1m8dym", ((_UNSAID, 61.3),), ""),
         ("cmx_mit_b4", "EventScape, 12", "eventscape12", "1UEnuzu6fwYTH1DROZ0hmzuboLGs5HdmQ", ((_UNSAID, 64.28),), ""),
     ]
@@ -204,15 +204,15 @@ def _cmnext() -> list[ZooEntry]:
     nyu, deliver = "1OXrMv1Mi6E-vyedlkNpfc5ibJeJDfwqq", "1OWteEOrjfrC3VNg3sxJFZPHz9urkZ3lm"
     rows: list[tuple[str, str, str, dict[str, Any], float]] = [
         ("cmnext_mit_b4-nyuv2", "cmnext_mit_b4", nyu, {}, 56.9),
-        ("cmnext_mit_b2-deliver-depth", "cmnext_mit_b2", deliver, {"modalities": ("depth",)}, 63.58),
-        ("cmnext_mit_b2-deliver", "cmnext_mit_b2", deliver, {"modalities": ("depth", "event", "lidar")}, 66.30),
+        ("cmnext_mit_b2-deliver-depth", "cmnext_mit_b2", deliver, {"modalities": ("hha",)}, 63.58),
+        ("cmnext_mit_b2-deliver", "cmnext_mit_b2", deliver, {"modalities": ("hha", "event", "lidar")}, 66.30),
     ]
     return [
         ZooEntry(
             name=name,
             model=model,
             dataset=_NYU if folder == nyu else "DELIVER, 25",
-            label_set="nyu40" if folder == nyu else "deliver",
+            label_set="nyu40" if folder == nyu else "deliver25",
             source=ByHand(_DRIVE_FOLDER.format(folder)),
             license=license_text,
             recipe="cmnext-mit-b4-nyuv2" if folder == nyu else "",
@@ -346,7 +346,7 @@ def _slug(dataset: str) -> str:
 
 
 def _label_set(dataset: str) -> str:
-    names = {_NYU: "nyu40", _SUN: "sun37", "MFNet, 9": "mfnet", "Cityscapes, 19": "cityscapes"}
+    names = {_NYU: "nyu40", _SUN: "sun37", "MFNet, 9": "mfnet9", "Cityscapes, 19": "cityscapes19"}
     return names[dataset]
 
 
