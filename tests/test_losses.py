@@ -130,8 +130,8 @@ def test_a_task_without_a_loss_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"auxiliary_weight": -1.0}, "loss weight 'auxiliary_weight' is -1.0; expected 0 or more"),
-        ({"auxiliary_weights": {"deep": math.nan}}, "loss weight 'deep' is nan; expected 0 or more"),
+        ({"auxiliary_weight": -1.0}, "loss.auxiliary_weight is -1.0; expected 0 or more"),
+        ({"auxiliary_weights": {"deep": math.nan}}, "loss.auxiliary_weights.deep is nan; expected 0 or more"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected 0 to below 1"),
         ({"class_weights": (1.0, -1.0)}, r"class_weights are \(1.0, -1.0\); expected numbers of 0 or more"),
         ({"loss_scale": 0.0}, "loss_scale is 0.0; expected a positive number"),
@@ -159,5 +159,5 @@ def test_auxiliary_outputs_may_have_another_criterion() -> None:
     assert mixed["main"] == parts["main"]
     torch.testing.assert_close(mixed["deep"], functional.cross_entropy(deep, label, ignore_index=255).detach())
     assert parts["deep"] > mixed["deep"]
-    with pytest.raises(UsageError, match="unknown auxiliary loss criterion 'omeh'; did you mean 'ohem'"):
+    with pytest.raises(UsageError, match=r"unknown loss.auxiliary_criterion 'omeh'; did you mean 'ohem'"):
         LossConfig(auxiliary_criterion="omeh")  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_bad_values_name_the_key(call: Callable[..., Result], tree: Path, tmp_pa
 
 
 def test_values_that_evaluate_and_check_refuse(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
-    expect_error(call("evaluate", run_folder, "--workers", "-2"), "--workers -2")
+    expect_error(call("evaluate", run_folder, "--workers", "-2"), "--workers is -2; expected 0 or more")
     expect_error(call("evaluate", run_folder, "--devices", "0"), "devices is 0")
     few = call("evaluate", run_folder, "--accelerator", "cpu", "--devices", "3", "--limit", "1")
     expect_error(few, "1 images cannot be shared among 3 devices")
@@ -238,6 +238,31 @@ def test_evaluate_writes_what_it_prints(
         valid = stored > 0
         np.add.at(confusion, (stored[valid] - 1, predicted[valid]), 1)
     assert confusion.tolist() == results[1]["confusion"]
+
+
+def test_evaluate_and_predict_take_options_as_train_does(
+    call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    long = ("--evaluation.scales", "[0.5, 1]", "--evaluation.flip=true", "--hardware.accelerator", "cpu")
+    status, _, err = call("evaluate", *long, "--loader.workers", 0, run_folder, "--out", tmp_path, "--name", "long")
+    assert status == 0, err
+    short = ("--scales", "0.5", "1", "--flip", "--accelerator", "cpu", "--workers", "0")
+    assert call("evaluate", run_folder, *short, "--out", tmp_path, "--name", "short")[0] == 0
+    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("long", "short")]
+    assert results[0]["protocol"]["scales"] == [0.5, 1]
+    assert results[0] == results[1]
+    place = ("--rgb", tree / "RGB" / "4.png", "--depth", tree / "Depth" / "4.png", "--camera", CAMERA)
+    for name, options in (("a", long[:-2]), ("b", short[:4])):
+        status, out, err = call("predict", run_folder, *place, "--out", tmp_path / name, "--device", "cpu", *options)
+        assert status == 0, err
+        assert "scales 0.5 1; flip" in out
+    first, second = (np.array(Image.open(tmp_path / name / "label" / "4.png")) for name in ("a", "b"))
+    assert np.array_equal(first, second)
+    expect_error(call("evaluate", run_folder, "--evaluation.scale", "1"), "'evaluation.scale'; did you mean", "scales")
+    expect_error(call("evaluate", run_folder, "--evaluation.scales", "[]"), "scales are ()")
+    expect_error(call("evaluate", run_folder, "--optimizer.momentum", "0.5"), "unknown config key 'optimizer.momentum'")
+    expect_error(call("evaluate", run_folder, "--loader.workers", "-1"), "--workers is -1; expected 0 or more")
+    expect_error(call("predict", run_folder, *place, "--out", "x", "--loader.workers", "1"), "'loader.workers'")
 
 
 def test_evaluate_reports_each_sensor(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
@@ -424,7 +449,9 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
         ("train", "/data/model.start_from and x/loss.json are files; so is model.pt", None),
         ("evaluate", "lower loader.workers, or hardware.devices", "lower --workers, or --devices"),
         ("evaluate", "epochs='7-9' needs a run folder", "--epochs 7-9 needs a run folder"),
-        ("predict", "hardware.timeout_minutes", None),
+        ("evaluate", "hardware.timeout_minutes, optimizer.momentum", "--hardware.timeout_minutes, optimizer.momentum"),
+        ("predict", "hardware.compile or loader.workers", "--hardware.compile or loader.workers"),
+        ("info", "hardware.compile", None),
     ],
 )
 def test_what_the_library_says_is_worded_in_options(command: str, said: str, shown: str | None) -> None:

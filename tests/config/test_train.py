@@ -1,21 +1,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
 
 from rgbdseg.cli.config_args import config_parser, parse_config
-from rgbdseg.config.train import AugmentationConfig, TrainConfig, check_config
+from rgbdseg.config.train import (
+    AugmentationConfig,
+    HardwareConfig,
+    LoaderConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from rgbdseg.errors import UsageError
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crop_size": (0, 480)}, "augmentation.crop_size is 0; expected a positive number"),
-        ({"scales": ()}, "augmentation.scales is 0; expected a positive number"),
+        ({"crop_size": (0, 480)}, "augmentation.crop_size is (0, 480); expected (height, width) in pixels"),
+        ({"scales": ()}, "augmentation.scales is (); expected one or more positive numbers"),
         (
             {"scale_range": (1.4, 1.0)},
             "augmentation.scale_range is (1.4, 1.0); expected (lowest, highest), 0 < lowest <= highest <= 16",
@@ -50,29 +60,59 @@ from rgbdseg.errors import UsageError
 )
 def test_augmentation_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        check_config(TrainConfig(augmentation=AugmentationConfig(**options)))
+        AugmentationConfig(**options)
     assert str(error.value) == message
 
 
 def test_augmentation_that_can_be_is_not() -> None:
-    check_config(TrainConfig())
     augmentation = AugmentationConfig(
         scale_range=(1.0, 1.0), crop_position="class", margin=7, rotation_degrees=5.0, hsv_value_shift=255.0
     )
-    check_config(TrainConfig(augmentation=augmentation))
-    on_device = dataclasses.replace(augmentation, rotation_degrees=0.0, on_device=True)
-    check_config(TrainConfig(augmentation=on_device))
+    assert dataclasses.replace(augmentation, rotation_degrees=0.0, on_device=True).on_device
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LoaderConfig(batch_size=0), "loader.batch_size is 0; expected a positive number"),
+        (lambda: LoaderConfig(workers=-1), "loader.workers is -1; expected 0 or more"),
+        (lambda: OptimizerConfig("adm"), "unknown optimizer.name 'adm'; did you mean 'adamw'?"),
+        (lambda: OptimizerConfig(momentum=1.0), "optimizer.momentum is 1.0; expected 0 to below 1"),
+        (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate is nan; expected a positive number"),
+        (lambda: ScheduleConfig(epochs=0), "schedule.epochs is 0; expected a positive number"),
+        (lambda: ScheduleConfig(decay="stp"), "unknown schedule.decay 'stp'; did you mean 'step'?"),
+        (lambda: HardwareConfig(accumulate=0), "hardware.accumulate is 0; expected a positive number"),
+        (lambda: HardwareConfig(devices=0), "hardware.devices is 0; expected at least 1, or -1 for all"),
+        (lambda: HardwareConfig(precision="bf16"), "unknown hardware.precision 'bf16'; did you mean 'bf16-mixed'?"),
+        (lambda: TrainConfig(ema_decay=1.0), "ema_decay is 1.0; expected a number between 0 and 1, or null"),
+        (lambda: TrainConfig(seed=-1), "seed is -1; expected 0 or more"),
+        (
+            lambda: ModelConfig(options={"num_classes": 3}),
+            "model.options holds num_classes, which the dataset's label set decides; leave it out",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_does_not_exist(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_passes_are_one_where_they_are_left_open() -> None:
+    assert HardwareConfig().passes == 1
+    assert HardwareConfig(accumulate=3).passes == 3
 
 
 def test_options_of_augmentation_go_through_a_file_and_the_command_line() -> None:
     config = TrainConfig(augmentation=AugmentationConfig(scale_range=(1.0, 1.4), crop_position="class", margin=7))
     stored = yaml.safe_load(yaml.safe_dump(config.to_dict()))
     parser = config_parser("train", stored)
-    assert parse_config(parser, []) == config
-    changed = parse_config(parser, ["--augmentation.scale_range", "[0.7,1.3]", "--augmentation.margin", "0"])
+    assert parse_config(parser, [], TrainConfig) == config
+    options = ["--augmentation.scale_range", "[0.7,1.3]", "--augmentation.margin", "0"]
+    changed = parse_config(parser, options, TrainConfig)
     expected = dataclasses.replace(config.augmentation, scale_range=(0.7, 1.3), margin=0)
     assert changed.augmentation == expected
-    assert parse_config(parser, ["--augmentation.scale_range", "null"]).augmentation.scale_range is None
+    assert parse_config(parser, ["--augmentation.scale_range", "null"], TrainConfig).augmentation.scale_range is None
 
 
 def test_files_from_before_an_option_leave_it_off() -> None:
@@ -81,4 +121,4 @@ def test_files_from_before_an_option_leave_it_off() -> None:
     stored["augmentation"] = {name: stored["augmentation"][name] for name in known}
     for protocol in ("validation", "evaluation"):
         del stored[protocol]["margin"]
-    assert parse_config(config_parser("train", stored), []) == TrainConfig()
+    assert parse_config(config_parser("train", stored), [], TrainConfig) == TrainConfig()

@@ -41,7 +41,7 @@ def run_config(
         ema_decay=0.5,
         model=ModelConfig(
             "deeplabv3plus",
-            {"encoder": encoder, "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ("rgb",)},
+            {"encoder": encoder, "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ["rgb"]},
         ),
         loader=LoaderConfig(batch_size=8, workers=workers),
         # Whole frames, so that no pixel is void: processes with unlike numbers of labels would weigh them unlike.

@@ -41,7 +41,7 @@ EVERY_STEP = range(1, STEPS + 1)
 # Those around the ends of epochs, and one inside; all others are for -m slow.
 STOPS = {1: (2, 9), 3: (4, 6, 9), 5: (6,), 6: (), 9: ()}
 # Dropout in the decoder makes the weights sensitive to the state of the random generator.
-MODEL = {"encoder": "test_resnet", "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ("rgb",)}
+MODEL = {"encoder": "test_resnet", "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ["rgb"]}
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(tree: Path, **changes: Any) -> TrainConfig:
-    model = {"encoder": "test_resnet", "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ("rgb",)}
+    model = {"encoder": "test_resnet", "decoder_channels": 8, "auxiliary_channels": 8, "inputs": ["rgb"]}
     tiny = tiny_config(tree, logging=LoggingConfig(("jsonl",)))
     tiny = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, name="deeplabv3plus", options=model))
     return dataclasses.replace(tiny, **changes)

@@ -40,7 +40,23 @@ SIZE = (32, 48)
 DEPTH = InputSpec((rgb_stream(), metric_depth_stream()), size_divisor=16)
 
 
+_MADE: dict[str, tuple[bytes, Exported]] = {}
+
+
 def exported(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object) -> tuple[Segmenter, Exported]:
+    """Export, or write again what was exported before."""
+    key = f"{spec} {out.suffix} {precision} {plan}"
+    if key not in _MADE:
+        segmenter, found = export_now(spec, out, precision, **plan)
+        _MADE[key] = (out.read_bytes(), found)
+        return segmenter, found
+    out.write_bytes(_MADE[key][0])
+    return Segmenter(Mixing(spec), ABC, protocol=_MADE[key][1].plan.protocol, device="cpu", name="mixing"), _MADE[key][
+        1
+    ]
+
+
+def export_now(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object) -> tuple[Segmenter, Exported]:
     model = Mixing(spec)
     graph_plan = GraphPlan(spec, **{"size": SIZE, "scores": True, **plan})  # type: ignore[arg-type]
     segmenter = Segmenter(model, ABC, protocol=graph_plan.protocol, device="cpu", name="mixing")
@@ -53,7 +69,6 @@ def exported(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object
 # --- a graph as a segmenter
 
 
-@pytest.mark.xfail(reason="raw depth and the search for the stage that departs are not finished", strict=False)
 def test_a_graph_loads_and_labels_as_its_model(tmp_path: Path) -> None:
     file = tmp_path / "graph.onnx"
     segmenter, found = exported(DEPTH, file)
@@ -115,11 +130,12 @@ def test_open_sizes(tmp_path: Path) -> None:
 
 def test_errors_of_graphs(tmp_path: Path) -> None:
     file = tmp_path / "graph.onnx"
-    exported(DEPTH, file, scores=False)
+    exported(DEPTH, file)
     graph = rgbdseg.load(file)
     room = room_frames((48, 48), 1, DEPTH)[0][0].replace(raw_depth_m=None)
     with pytest.raises(DataError, match="is 48x48, but the graph was made for 32x48"):
         graph.segment(room)
+    graph.plan = dataclasses.replace(graph.plan, scores=False)  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="export it with scores"):
         graph.score(room)
     with pytest.raises(UsageError, match="holds how an image is looked at"):
@@ -158,12 +174,13 @@ def add_to(graph: object, name: str, amount: float) -> None:
     for one in graph.initializer:  # type: ignore[attr-defined]
         if one.name.endswith(name):
             values = onnx.numpy_helper.to_array(one)
-            one.CopyFrom(onnx.numpy_helper.from_array((values + amount).astype(values.dtype), one.name))
+            # Not the same for all classes, which would change no label.
+            more = amount * np.arange(len(values), dtype=values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+            one.CopyFrom(onnx.numpy_helper.from_array(values + more, one.name))
             return
     raise AssertionError([one.name for one in graph.initializer])  # type: ignore[attr-defined]
 
 
-@pytest.mark.xfail(reason="raw depth and the search for the stage that departs are not finished", strict=False)
 @pytest.mark.parametrize(
     ("name", "stage"), [("first.bias", "first departs first"), ("second.weight", "second departs first")]
 )
@@ -172,7 +189,7 @@ def test_the_first_stage_that_departs_is_named(
 ) -> None:
     damaged(monkeypatch, lambda stages: add_to(stages.network.graph, name, 0.5))
     with pytest.raises(ExportError, match=f"not written, for it does not keep the model's numbers.*{stage}"):
-        exported(DEPTH, tmp_path / "graph.onnx")
+        export_now(DEPTH, tmp_path / "graph.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,7 +201,7 @@ def test_a_wrong_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         export_module, "make_stages", lambda model, plan: real(model, dataclasses.replace(plan, spec=other))
     )
     with pytest.raises(ExportError, match="input rgb departs first"):
-        exported(DEPTH, tmp_path / "graph.onnx")
+        export_now(DEPTH, tmp_path / "graph.onnx")
 
 
 def test_the_bar() -> None:
@@ -235,7 +252,6 @@ def test_fewer_bits_in_the_network_alone(tmp_path: Path, precision: str) -> None
     assert rgbdseg.load(tmp_path / "graph.onnx").facts["precision"] == precision  # type: ignore[attr-defined]
 
 
-@pytest.mark.xfail(reason="raw depth and the search for the stage that departs are not finished", strict=False)
 def test_a_bar_that_eight_bits_miss_names_a_stage(tmp_path: Path) -> None:
     spec = DEPTH
     segmenter = Segmenter(Mixing(spec), ABC, device="cpu")
@@ -262,7 +278,7 @@ def test_a_program_of_pytorch(tmp_path: Path) -> None:
 def test_openvino_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UsageError, match="openvino is not installed"):
-        exported(DEPTH, tmp_path / "graph.xml")
+        export_now(DEPTH, tmp_path / "graph.xml")
 
 
 def test_the_line_for_tensorrt() -> None:
@@ -378,6 +394,22 @@ def test_the_class_of_the_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_hha_inside_a_graph(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    """With holes in the depth, whose edges have windows that fix no plane."""
+    spec = InputSpec((rgb_stream(), hha_stream()), needs_camera=True, size_divisor=16)
+    segmenter, found = exported(spec, tmp_path / "graph.onnx", size=size)
+    assert found.report.agreement > 0.9995
+    graph = rgbdseg.load(tmp_path / "graph.onnx")
+    for seed in range(3):
+        room = room_frames(SIZE if size else (50, 70), 1, spec, first_seed=20 + seed)[0][0]
+        assert room.raw_depth_m is not None
+        sensed = room.replace(depth_m=room.raw_depth_m, raw_depth_m=None)
+        assert (sensed.depth_m == 0).any()  # type: ignore[union-attr]
+        assert (graph.segment(sensed).labels == segmenter.segment(sensed).labels).mean() > 0.999
+
+
+@pytest.mark.slow
 def test_the_bundle_in_a_fresh_environment(tmp_path: Path) -> None:
     """HHA inside, and nothing but numpy, onnxruntime and pillow outside."""
     spec = InputSpec((rgb_stream(), hha_stream()), needs_camera=True, size_divisor=16)
@@ -395,7 +427,7 @@ def test_the_bundle_in_a_fresh_environment(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    options = {"encoder": "test_resnet", "decoder_channels": 16, "auxiliary_channels": 16, "inputs": ("rgb",)}
+    options = {"encoder": "test_resnet", "inputs": ["rgb"], "decoder_channels": 16, "auxiliary_channels": 16}
     model = create_model("deeplabv3plus_resnet18", 3, **options)
     file = tmp_path_factory.mktemp("model") / "model.safetensors"
     facts = ModelFacts("deeplabv3plus_resnet18", options, model.input_spec, ABC)

@@ -19,6 +19,7 @@ from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
 from rgbdseg.export.stages import WholeGraph, meters, views_per_frame
 from rgbdseg.geometry.hha import INDOOR, OUTDOOR, HHAParameters, encode_hha
+from rgbdseg.geometry.neighbours import nearest_neighbours
 from rgbdseg.input_spec import InputSpec, Stream, hha_stream, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.rooms.samples import render_room
@@ -164,6 +165,20 @@ def test_a_real_family_with_all_stages() -> None:
     torch.manual_seed(0)
     model = create_model("sagate_resnet18", 3, encoder="test_resnet", decoder_channels=16, auxiliary_channels=16)
     assert compared(model.eval(), EvaluationProtocol(), render_room(0, 0, SIZE)) < 2e-3
+
+
+def test_neighbors_in_a_program_are_the_same_also_at_equal_distances() -> None:
+    grid = torch.cartesian_prod(torch.arange(6.0), torch.arange(5.0), torch.arange(2.0))
+    missing = torch.zeros(20, 3)  # points without depth lie on each other
+    tiny = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * 1e-20
+    points = torch.cat((grid, missing, tiny))[None]
+
+    class Search(torch.nn.Module):
+        def forward(self, points: torch.Tensor) -> torch.Tensor:
+            return nearest_neighbours(points, 9)
+
+    program = torch.export.export(Search(), (points,)).module()
+    assert torch.equal(program(points), nearest_neighbours(points, 9))
 
 
 # --- what a graph cannot do

@@ -263,9 +263,9 @@ def test_mixed_precision_computes_in_float32() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"criterion": "ohme"}, "unknown loss criterion 'ohme'; did you mean 'ohem'"),
+        ({"criterion": "ohme"}, "unknown loss.criterion 'ohme'; did you mean 'ohem'"),
         ({"ohem_threshold": 1.5}, "ohem_threshold is 1.5; expected a probability, 0 to 1"),
-        ({"ohem_min_kept": 0}, "ohem_min_kept is 0; expected at least 1 pixel"),
+        ({"ohem_min_kept": 0}, "ohem_min_kept is 0; expected a positive number"),
         ({"lovasz_weight": -1.0}, r"are 1\.0, -1\.0, 0\.0; expected numbers of 0 or more"),
         ({"cross_entropy_weight": 0.0}, "one of them above 0"),
         ({"dice_weight": math.nan}, "expected numbers of 0 or more"),

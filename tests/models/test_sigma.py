@@ -44,7 +44,6 @@ def test_golden() -> None:
         assert_close(x[:1].mean((1, 2)), golden.outputs[f"{name}_channel_mean"], 1e-3)
 
 
-@pytest.mark.slow
 def test_golden_in_double_precision() -> None:
     load_case("sigma_tiny", "sigma_tiny", STREAMS, torch.float64).assert_logits()
 

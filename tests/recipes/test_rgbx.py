@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rgbdseg
-from rgbdseg.config.train import TrainConfig, check_config
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.recipes import cmnext, cmx, dplnet, hdbformer
 
 RECIPES = {**cmx.RECIPES, **cmnext.RECIPES, **dplnet.RECIPES, **hdbformer.RECIPES}
@@ -18,8 +18,6 @@ RECIPES = {**cmx.RECIPES, **cmnext.RECIPES, **dplnet.RECIPES, **hdbformer.RECIPE
 def test_can_be_run(name: str) -> None:
     make: Callable[[], TrainConfig] = RECIPES[name]
     config = make()
-    assert config.recipe == name
-    check_config(config)
     with torch.device("meta"):
         model = rgbdseg.create_model(config.model.name, 40, **config.model.options)
     assert config.augmentation.crop_size == model.input_spec.padded_size(config.augmentation.crop_size)

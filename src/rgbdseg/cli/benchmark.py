@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, print_table, say
 from rgbdseg.cli.config_args import config_parser, parse_config
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, get_recipe
 
@@ -38,14 +39,12 @@ def run(arguments: list[str]) -> int:
     known, rest = parser.parse_known_args(arguments)
     if known.iterations < 1:
         raise UsageError(f"--iterations is {known.iterations}; expected at least 1")
-    config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest)
+    config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest, TrainConfig)
     config = dataclasses.replace(config, data=str(Path(known.data).resolve()))
-    from rgbdseg.config.train import check_config
     from rgbdseg.engine.benchmark import measure, plain
     from rgbdseg.engine.hardware import check_hardware
     from rgbdseg.engine.train import explained_failures
 
-    check_config(config)
     check_hardware(config.hardware)
     if config.hardware.devices != 1 or config.hardware.nodes != 1:
         raise UsageError("the benchmark measures one device; use --hardware.devices 1 --hardware.nodes 1")

@@ -17,6 +17,13 @@ from rgbdseg.errors import UsageError
 CONSOLE = Console()
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what holds where an option is left out, unless that is nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
@@ -24,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"rgbdseg {command}",
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from rgbdseg.config.train import TrainConfig
+from rgbdseg.config.train import TrainConfig, plain_values
 from rgbdseg.errors import UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def config_parser(command: str, defaults: TrainConfig | dict[str, Any]) -> ArgumentParser:
-    """Return a parser with every field of `TrainConfig` as an option."""
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+def config_parser(command: str, defaults: Any) -> ArgumentParser:
+    """Return a parser with every field of a configuration as an option.
+
+    Args:
+        command: for messages.
+        defaults: a frozen dataclass of the configuration, or plain values of a `TrainConfig`.
+    """
     parser = ArgumentParser(prog=f"rgbdseg {command}", exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(TrainConfig)
-    values = defaults if isinstance(defaults, dict) else defaults.to_dict()
+    parser.add_class_arguments(TrainConfig if isinstance(defaults, dict) else type(defaults))
+    values = defaults if isinstance(defaults, dict) else plain_values(defaults)
     known = set(parser.get_defaults().keys())
     flat = dict(_flatten(values, known))
     for key in flat:
@@ -30,16 +42,30 @@ def config_parser(command: str, defaults: TrainConfig | dict[str, Any]) -> Argum
     return parser
 
 
-def parse_config(parser: ArgumentParser, arguments: Sequence[str]) -> TrainConfig:
-    """Parse the options; raises UsageError naming the key."""
+def parse_config(parser: ArgumentParser, arguments: Sequence[str], kind: type[Config]) -> Config:
+    """Parse the options to a configuration of this kind; raises UsageError naming the key."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             namespace = parser.instantiate(parser.parse_args(list(arguments)))
     except argparse.ArgumentError as error:
         raise UsageError(_readable(str(error), parser)) from None
-    values = {key: getattr(namespace, key) for key in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**values)
+    return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})
+
+
+def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a command's own arguments, and those of the form ``--group.field value`` or ``--group.field=value``."""
+    own: list[str] = []
+    config: list[str] = []
+    takes_value = False
+    for argument in arguments:
+        if re.match(r"--[a-z_]+\.[\w.]+(=|$)", argument):
+            config.append(argument)
+            takes_value = "=" not in argument
+        else:
+            (config if takes_value and not argument.startswith("--") else own).append(argument)
+            takes_value = False
+    return own, config
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

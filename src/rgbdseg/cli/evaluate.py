@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
-from rgbdseg.cli.protocol_args import add_area_options, add_protocol_options, chosen_protocol
+from rgbdseg.cli.config_args import split_config_options
+from rgbdseg.cli.run_options import EvaluateOptions, add_area_options, add_protocol_options, parse_parts
 from rgbdseg.config.protocol import stored_protocol
-from rgbdseg.config.train import HardwareConfig
+from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
     from rgbdseg.engine.evaluate import EvaluationResult
     from rgbdseg.metrics import SegmentationScores
 
+EPILOG = """
+Every other option is a field of the groups evaluation, hardware and loader of a configuration, as for rgbdseg train:
+--evaluation.stride_rate 0.5, --hardware.compile true, --loader.workers 4.  Those above are short for some of them.
+"""
+
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
-    options = _parser().parse_args(arguments)
-    if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit {options.limit} leaves no image; expected at least 1")
-    if options.workers < 0:
-        raise UsageError(f"--workers {options.workers} is not a number of processes; expected 0 or more")
+    own, rest = split_config_options(arguments)
+    options = _parser().parse_args(own)
     from rgbdseg.engine.run_folder import RunFolder
     from rgbdseg.engine.train import is_main_process, quiet_lightning
     from rgbdseg.weights.source import find_checkpoints
@@ -40,8 +43,8 @@ def run(arguments: list[str]) -> int:
     results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
-        result = _evaluate(path, options)
-        stem = f"{path.stem}-{options.split}-{result.protocol.slug()}" if options.name is None else options.name
+        result = _evaluate(path, options, rest)
+        stem = f"{path.stem}-{result.split}-{result.protocol.slug()}" if options.name is None else options.name
         if len(paths) > 1 and options.name is not None:
             stem = f"{options.name}-{path.stem}"
         results.append(result)
@@ -63,7 +66,7 @@ def _parser() -> Parser:
     parser = Parser("evaluate", "Score checkpoints on a split of a prepared dataset.")
     parser.add_argument("checkpoint", help="a checkpoint file, or a run folder (its last.ckpt)")
     parser.add_argument("--data", metavar="DATASET", help="prepared dataset; default: the one it was trained on")
-    parser.add_argument("--split", default="test", help="split to score")
+    parser.add_argument("--split", help="split to score (default: test)")
     parser.add_argument("--epochs", metavar="A-B", help="every numbered checkpoint of the run in this range")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
@@ -75,16 +78,15 @@ def _parser() -> Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of the result files; default: evaluation/ beside it")
     parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT-PROTOCOL")
     parser.add_argument("--hha-cache", metavar="DIR", help="folder where computed HHA images are kept")
-    parser.add_argument("--workers", type=int, default=2, help="loader processes per device")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute")
-    parser.add_argument("--devices", type=int, default=1, help="number of devices, -1 for all")
-    parser.add_argument(
-        "--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true", help="of the network"
-    )
+    parser.add_argument("--workers", type=int, help="loader processes per device (default: 2)")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), help="where to compute (default: auto)")
+    parser.add_argument("--devices", type=int, help="number of devices, -1 for all (default: 1)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
+    parser.epilog = EPILOG
     return parser
 
 
-def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
+def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
@@ -96,26 +98,28 @@ def _evaluate(path: Path, options: argparse.Namespace) -> EvaluationResult:
     data = options.data or config.get("data")
     if not data:
         raise UsageError(f"{path} does not say what it was trained on; add --data DATASET")
+    parts = parse_parts("evaluate", EvaluateOptions(stored_protocol(config)), options, rest)
+    split, limit = parts.loader.validation_split, parts.loader.validation_limit
     tree = open_tree(data)
-    labelled = bool({frame.sample_id for frame in tree.frames(options.split)} & tree.index("label").files.keys())
+    labelled = bool({frame.sample_id for frame in tree.frames(split)} & tree.index("label").files.keys())
     if not labelled and not options.save_submission:
         raise UsageError(
-            f"split '{options.split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
+            f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
             "have the predictions written with --save-submission DIR"
         )
     dataset = RGBDDataset(
         tree,
-        options.split,
+        split,
         needs=rasters_needed(bundle.facts.input_spec, label=labelled),
-        hha_cache=options.hha_cache,
-        limit=options.limit,
+        hha_cache=parts.loader.hha_cache,
+        limit=limit,
     )
     return evaluate(
         bundle,
         dataset,
-        chosen_protocol(options, stored_protocol(config)),
-        hardware=HardwareConfig(accelerator=options.accelerator, devices=options.devices, precision=options.precision),
-        workers=options.workers,
+        parts.evaluation,
+        hardware=parts.hardware,
+        workers=parts.loader.workers,
         save=Path(options.save) if options.save else None,
         submission=SubmissionFolder(options.save_submission, dataset.label_set, dataset.ids)
         if options.save_submission

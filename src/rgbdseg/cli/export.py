@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, progress_bar, say
-from rgbdseg.cli.protocol_args import add_protocol_options, chosen_protocol
+from rgbdseg.cli.config_args import split_config_options
+from rgbdseg.cli.run_options import ExportOptions, add_protocol_options, for_other_images, parse_parts
 from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.depth import METERS, parse_depth_unit
 from rgbdseg.errors import UsageError
@@ -62,7 +63,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--table", metavar="FILE", help="instead: export the small model of every family, write a table"
     )
-    options = parser.parse_args(arguments)
+    own, rest = split_config_options(arguments)
+    options = parser.parse_args(own, argparse.Namespace(rest=rest))
     if options.table:
         return _write_table(options)
     if not options.model or bool(options.out) == bool(options.bundle):
@@ -108,9 +110,8 @@ def _write(bundle: ModelBundle, file: Path, options: argparse.Namespace) -> Expo
     from rgbdseg.export.parity import BARS
     from rgbdseg.segmenter import Segmenter
 
-    protocol = dataclasses.replace(
-        chosen_protocol(options, stored_protocol(bundle.facts.config)), margin=0, area="full"
-    )
+    usual = ExportOptions(for_other_images(stored_protocol(bundle.facts.config)))
+    protocol = parse_parts("export", usual, options, options.rest).evaluation
     segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device="cpu")
     plan, frames = _plan_and_frames(segmenter.hha, bundle, protocol, options)
     bar = BARS[options.precision]

@@ -83,7 +83,9 @@ def plain_message(error: BaseException) -> str:
 
 # What the library calls resume=True or hardware.precision, its commands call so.
 _CONFIG_KEY = re.compile(r"(?<![-'\w./])([a-z_]+(?:\.[a-z][a-z0-9_]*)+)(?![\w/]|\.[a-z])")
-_OWN_OPTIONS = {
+_GROUPS = {"evaluate": ("evaluation", "hardware", "loader"), "predict": ("evaluation", "hardware")}
+"""Groups of the configuration that these commands take."""
+_SHORT_OPTIONS = {
     "hardware.precision": "--precision",
     "hardware.devices": "--devices",
     "hardware.accelerator": "--accelerator",
@@ -102,7 +104,15 @@ def in_options(message: str, command: str) -> str:
         message = re.sub(r"\banother folder(?: \(out\))?(?=$|[;,.])", "another --out", message)
         return _CONFIG_KEY.sub(lambda match: f"--{match[1]}" if match[1] in known else match[1], message)
     message = re.sub(r"\bepochs='([^']*)'", r"--epochs \1", message)
-    return _CONFIG_KEY.sub(lambda match: _OWN_OPTIONS.get(match[1], match[1]), message)
+    groups = _GROUPS.get(command, ())
+
+    def worded(match: re.Match[str]) -> str:
+        key = match[1]
+        if key in known and key.partition(".")[0] in groups:
+            return _SHORT_OPTIONS.get(key, f"--{key}")
+        return key
+
+    return _CONFIG_KEY.sub(worded, message)
 
 
 def _keys(values: dict[str, Any], prefix: str = "") -> set[str]:

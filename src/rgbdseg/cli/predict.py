@@ -8,14 +8,67 @@ from pathlib import Path
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.common import Parser, progress_bar, say
-from rgbdseg.cli.protocol_args import add_protocol_options, chosen_protocol
+from rgbdseg.cli.config_args import split_config_options
+from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, for_other_images, parse_parts
 from rgbdseg.config.protocol import stored_protocol
+from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
+
+EPILOG = """
+Every other option is a field of the groups evaluation and hardware of a configuration, as for rgbdseg train:
+--evaluation.stride_rate 0.5, --hardware.compile true.  Those above are short for some of them.
+"""
 
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
+    own, rest = split_config_options(arguments)
+    options = _parser().parse_args(own)
+    from rgbdseg.depth import parse_depth_unit
+    from rgbdseg.engine.predict import find_frames, predict
+    from rgbdseg.segmenter import Segmenter
+    from rgbdseg.weights.checkpoint import load_bundle
+    from rgbdseg.weights.source import resolve_source
+
+    out = Path(options.out)
+    further = {name: Path(path) for name, path in options.raster}
+    frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None, further)
+    taken = [frame.name for frame in frames if (out / "label" / f"{frame.name}.png").exists()]
+    if taken and not options.force:
+        raise UsageError(f"{out} already holds a prediction of '{taken[0]}'; choose another --out or add --force")
+    unit = parse_depth_unit(options.depth_unit) if options.depth_unit else None
+    camera = PinholeCamera.from_string(options.camera) if options.camera else None
+    bundle = load_bundle(resolve_source(options.checkpoint))
+    usual = for_other_images(stored_protocol(bundle.facts.config))
+    parts = parse_parts("predict", PredictOptions(usual), options, rest)
+    protocol, hardware = parts.evaluation, parts.hardware
+    device = options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator)
+    segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device=device, precision=hardware.precision)
+    if hardware.compile:
+        segmenter.model.compile()
+    _check_given(segmenter.input_spec, options)
+    _say_assumptions(segmenter.input_spec, options)
+    classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
+    for name in classes or ():
+        segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
+    shares: Counter[str] = Counter()
+    with progress_bar("predicting") as move:
+        written = predict(segmenter, frames, out, unit=unit, camera=camera, classes=classes)
+        for done, frame in enumerate(written, start=1):
+            shares.update({name: share / len(frames) for name, share in frame.shares.items()})
+            move(done, len(frames))
+    say("found: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common() if share >= _SHOWN_SHARE))
+    cloud = "" if camera is not None and options.depth else "; no point cloud: it needs --depth and --camera"
+    say(f"labelled {len(frames)} image{'s' if len(frames) > 1 else ''} with {protocol.describe()}")
+    say(f"wrote {out}/label, color, overlay{'' if cloud else ' and cloud'}{cloud}")
+    return 0
+
+
+_SHOWN_SHARE = 0.005
+
+
+def _parser() -> Parser:
     parser = Parser("predict", "Label your own images: label map, colored map, overlay and labelled point cloud.")
     parser.add_argument(
         "checkpoint",
@@ -41,54 +94,19 @@ def run(arguments: list[str]) -> int:
         help="m, cm, mm or meters per stored unit; default: m for .npy, mm for 16-bit images",
     )
     parser.add_argument("--classes", metavar="A,B", help="draw and write these classes only; all else becomes void")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: by hardware.accelerator)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
     parser.add_argument("--force", action="store_true", help="replace predictions of the same names in --out")
     add_protocol_options(parser)
     parser.add_argument(
         "--margin",
         type=int,
-        default=0,
         metavar="PIXELS",
         help="cut off each side before the model sees the image (for the white frame of NYU Depth V2: 7); "
         "default: nothing, whatever the recipe cuts off its dataset",
     )
-    options = parser.parse_args(arguments)
-    from rgbdseg.depth import parse_depth_unit
-    from rgbdseg.engine.predict import find_frames, predict
-    from rgbdseg.segmenter import Segmenter
-    from rgbdseg.weights.checkpoint import load_bundle
-    from rgbdseg.weights.source import resolve_source
-
-    out = Path(options.out)
-    further = {name: Path(path) for name, path in options.raster}
-    frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None, further)
-    taken = [frame.name for frame in frames if (out / "label" / f"{frame.name}.png").exists()]
-    if taken and not options.force:
-        raise UsageError(f"{out} already holds a prediction of '{taken[0]}'; choose another --out or add --force")
-    unit = parse_depth_unit(options.depth_unit) if options.depth_unit else None
-    camera = PinholeCamera.from_string(options.camera) if options.camera else None
-    bundle = load_bundle(resolve_source(options.checkpoint))
-    protocol = chosen_protocol(options, stored_protocol(bundle.facts.config))
-    segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device=options.device)
-    _check_given(segmenter.input_spec, options)
-    _say_assumptions(segmenter.input_spec, options)
-    classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
-    for name in classes or ():
-        segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
-    shares: Counter[str] = Counter()
-    with progress_bar("predicting") as move:
-        written = predict(segmenter, frames, out, unit=unit, camera=camera, classes=classes)
-        for done, frame in enumerate(written, start=1):
-            shares.update({name: share / len(frames) for name, share in frame.shares.items()})
-            move(done, len(frames))
-    say("found: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common() if share >= _SHOWN_SHARE))
-    cloud = "" if camera is not None and options.depth else "; no point cloud: it needs --depth and --camera"
-    say(f"labelled {len(frames)} image{'s' if len(frames) > 1 else ''} with {protocol.describe()}")
-    say(f"wrote {out}/label, color, overlay{'' if cloud else ' and cloud'}{cloud}")
-    return 0
-
-
-_SHOWN_SHARE = 0.005
+    parser.epilog = EPILOG
+    return parser
 
 
 def _say_assumptions(spec: InputSpec, options: argparse.Namespace) -> None:

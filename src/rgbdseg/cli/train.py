@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 from rgbdseg.cli.common import CONSOLE, Parser, say
@@ -13,7 +15,8 @@ from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, get_recipe
 
 EPILOG = f"""
-RECIPE: {", ".join(sorted(RECIPES))}, or a YAML config; with --resume it may be left out.
+RECIPE: {", ".join(sorted(RECIPES))}, a YAML config,
+or package.module:function of any function that returns a TrainConfig; with --resume it may be left out.
 Every other option is a field of the configuration, e.g. --loader.batch_size 8 or --hardware.precision bf16-mixed;
 'rgbdseg recipes RECIPE' prints all of them with their values, 'rgbdseg train RECIPE --help' explains them.
 """
@@ -33,9 +36,11 @@ def run(arguments: list[str]) -> int:
         return 0
     # Not a positional of the parser: it would take the value of an option that only the config knows.
     recipe = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
+    if ":" in recipe:
+        sys.path.insert(0, os.getcwd())  # as for python -m: a module beside the user's work can be named
     known, rest = parser.parse_known_args(arguments, argparse.Namespace(recipe=recipe))
     config = _config(known, rest)
-    out = Path(known.out) if known.out else Path("runs") / (config.recipe or Path(known.recipe).stem)
+    out = Path(known.out) if known.out else Path("runs") / (config.recipe.rpartition(":")[2] or Path(known.recipe).stem)
     from rgbdseg.engine.run_folder import RunFolder, check_resumable
     from rgbdseg.engine.stop import Interrupted
     from rgbdseg.engine.train import is_main_process, quiet_lightning, train
@@ -58,7 +63,7 @@ def run(arguments: list[str]) -> int:
 
 def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
     defaults = _defaults(known)
-    config = parse_config(config_parser(f"train {known.recipe or ''}".strip(), defaults), rest)
+    config = parse_config(config_parser(f"train {known.recipe or ''}".strip(), defaults), rest, TrainConfig)
     if known.data:
         config = dataclasses.replace(config, data=known.data)
     if not config.data:
@@ -72,7 +77,7 @@ def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
 
 def _defaults(known: argparse.Namespace) -> TrainConfig | dict[str, object]:
     if known.resume:
-        out = known.out or (f"runs/{known.recipe}" if known.recipe else None)
+        out = known.out or (f"runs/{known.recipe.rpartition(':')[2]}" if known.recipe else None)
         if out is None:
             raise UsageError("which run? give --out RUN with --resume")
         from rgbdseg.engine.run_folder import RunFolder

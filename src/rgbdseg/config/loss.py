@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
+from rgbdseg.config.checks import check_literals, check_not_negative, check_positive
 from rgbdseg.config.mask_matching import MaskMatchingConfig
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import UsageError
 
 Criterion = Literal["cross_entropy", "ohem"]
 
@@ -37,24 +38,12 @@ class DenseLossConfig:
     contour_positive_weight: float | None = 0.95
 
     def __post_init__(self) -> None:
-        for name, known in _DENSE_CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(f"loss.dense.{name}", str(getattr(self, name)), known)
-        for name in ("nearest_depth_m", "farthest_depth_m", "depth_focal_px"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"loss.dense.{name} is {value}; expected a positive number")
+        check_literals(self, "loss.dense.")
+        check_positive(self, "loss.dense.", ("nearest_depth_m", "farthest_depth_m", "depth_focal_px"))
         if self.contour_positive_weight is not None and not 0 <= self.contour_positive_weight <= 1:
             raise UsageError(
                 f"loss.dense.contour_positive_weight is {self.contour_positive_weight}; expected 0 to 1, or null"
             )
-
-
-_DENSE_CHOICES = {
-    "depth_loss": ("l1", "l2", "berhu"),
-    "depth_target": ("metric", "inverse"),
-    "normals_loss": ("l1", "l2", "cosine"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,30 +98,30 @@ class LossConfig:
     mask_matching: MaskMatchingConfig = MaskMatchingConfig()
 
     def __post_init__(self) -> None:
-        single = {"main_weight": self.main_weight, "auxiliary_weight": self.auxiliary_weight}
-        for name, weight in {**single, **self.auxiliary_weights}.items():
+        check_literals(self, "loss.")
+        check_not_negative(self, "loss.", ("main_weight", "auxiliary_weight"))
+        check_positive(self, "loss.", ("loss_scale", "ohem_min_kept"))
+        for name, weight in self.auxiliary_weights.items():
             if not 0 <= weight < math.inf:
-                raise UsageError(f"loss weight '{name}' is {weight}; expected 0 or more")
+                raise UsageError(f"loss.auxiliary_weights.{name} is {weight}; expected 0 or more")
         if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is {self.label_smoothing}; expected 0 to below 1")
-        if self.class_weights is not None and not all(0 <= weight < math.inf for weight in self.class_weights):
-            raise UsageError(f"class_weights are {self.class_weights}; expected numbers of 0 or more")
-        if not 0 < self.loss_scale < math.inf:
-            raise UsageError(f"loss_scale is {self.loss_scale}; expected a positive number")
-        self._check_criterion()
-
-    def _check_criterion(self) -> None:
-        if self.criterion not in get_args(Criterion):
-            raise unknown_name("loss criterion", str(self.criterion), get_args(Criterion))
-        if self.auxiliary_criterion is not None and self.auxiliary_criterion not in get_args(Criterion):
-            raise unknown_name("auxiliary loss criterion", str(self.auxiliary_criterion), get_args(Criterion))
+            raise UsageError(f"loss.label_smoothing is {self.label_smoothing}; expected 0 to below 1")
         if not 0 <= self.ohem_threshold <= 1:
-            raise UsageError(f"ohem_threshold is {self.ohem_threshold}; expected a probability, 0 to 1")
-        if self.ohem_min_kept < 1:
-            raise UsageError(f"ohem_min_kept is {self.ohem_min_kept}; expected at least 1 pixel")
+            raise UsageError(f"loss.ohem_threshold is {self.ohem_threshold}; expected a probability, 0 to 1")
+        self._check_class_weights()
         weights = (self.cross_entropy_weight, self.lovasz_weight, self.dice_weight)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise UsageError(
-                f"cross_entropy_weight, lovasz_weight and dice_weight are {', '.join(map(str, weights))}; expected "
-                "numbers of 0 or more, one of them above 0"
+                f"loss.cross_entropy_weight, lovasz_weight and dice_weight are {', '.join(map(str, weights))}; "
+                "expected numbers of 0 or more, one of them above 0"
+            )
+
+    def _check_class_weights(self) -> None:
+        if self.class_weights is None:
+            return
+        if not all(0 <= weight < math.inf for weight in self.class_weights):
+            raise UsageError(f"loss.class_weights are {self.class_weights}; expected numbers of 0 or more")
+        if not any(self.class_weights):
+            raise UsageError(
+                "loss.class_weights are all 0, so that nothing would be learned; null weighs all classes alike"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from rgbdseg.config.checks import check_not_negative, check_positive, check_ranges
 from rgbdseg.errors import UsageError
 
 
@@ -31,13 +32,9 @@ class MaskMatchingConfig:
     uncertain_share: float = 0.75
 
     def __post_init__(self) -> None:
-        for name in ("class_weight", "mask_weight", "dice_weight", "no_object_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise UsageError(f"loss.mask_matching.{name} is {value}; expected 0 or more")
-        if self.points < 1:
-            raise UsageError(f"loss.mask_matching.points is {self.points}; expected at least 1")
+        prefix = "loss.mask_matching."
+        check_not_negative(self, prefix, ("class_weight", "mask_weight", "dice_weight", "no_object_weight"))
+        check_positive(self, prefix, ("points",))
+        check_ranges(self, prefix, {"uncertain_share": (0, 1, "")})
         if not 1 <= self.oversampling < math.inf:
-            raise UsageError(f"loss.mask_matching.oversampling is {self.oversampling}; expected at least 1")
-        if not 0 <= self.uncertain_share <= 1:
-            raise UsageError(f"loss.mask_matching.uncertain_share is {self.uncertain_share}; expected 0 to 1")
+            raise UsageError(f"{prefix}oversampling is {self.oversampling}; expected at least 1")

@@ -8,14 +8,27 @@ every checkpoint, and can be run again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rgbdseg.config.checks import (
+    check_literals,
+    check_not_negative,
+    check_numbers,
+    check_positive,
+    check_ranges,
+    check_size,
+)
 from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.protocol import EvaluationProtocol
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import UsageError
+from rgbdseg.options import check_choice
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 CropPosition = Literal["anywhere", "class"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 LARGEST_SCALE = 16
 """A typing error above it would fill the memory."""
 
@@ -64,6 +77,34 @@ class AugmentationConfig:
     hsv_value_shift: float = 0.0
     on_device: bool = False
 
+    def __post_init__(self) -> None:
+        check_literals(self, "augmentation.")
+        check_size(self.crop_size, "augmentation.crop_size")
+        check_numbers(self.scales, "augmentation.scales")
+        ends = self.scale_range
+        if ends is not None and not (len(ends) == 2 and 0 < ends[0] <= ends[1] <= LARGEST_SCALE):
+            raise UsageError(
+                f"augmentation.scale_range is {ends}; expected (lowest, highest), 0 < lowest <= highest <= "
+                f"{LARGEST_SCALE}"
+            )
+        factors = ("brightness", "contrast", "saturation", "hsv_hue_factor", "hsv_saturation_factor", "margin")
+        check_not_negative(self, "augmentation.", factors)
+        check_ranges(
+            self,
+            "augmentation.",
+            {
+                "flip_probability": (0, 1, ""),
+                "hue": (0, 0.5, "turns"),
+                "hsv_value_shift": (0, 255, "grey levels"),
+                "rotation_degrees": (0, 180, ""),
+            },
+        )
+        if self.rotation_degrees and self.on_device:
+            raise UsageError(
+                f"augmentation.rotation_degrees is {self.rotation_degrees} together with augmentation.on_device, "
+                "where nothing is rotated; set augmentation.on_device to false, or rotation_degrees to 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -83,6 +124,15 @@ class ModelConfig:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder_weights: str | None = None
     start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_from is not None and self.encoder_weights:
+            raise UsageError(
+                f"model.start_from is {self.start_from} and model.encoder_weights {self.encoder_weights}, but the "
+                "former holds the encoder's weights already; set one of them to null"
+            )
+        if "num_classes" in self.options:
+            raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +154,10 @@ class LoaderConfig:
     validation_split: str = "test"
     validation_limit: int | None = None
     hha_cache: str | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, "loader.", ("batch_size", "validation_limit"))
+        check_not_negative(self, "loader.", ("workers",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +182,13 @@ class OptimizerConfig:
     head_learning_rate_factor: float = 1.0
     weight_decay_on: Literal["weights", "all"] = "weights"
     gradient_clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        check_literals(self, "optimizer.")
+        check_positive(self, "optimizer.", ("learning_rate", "gradient_clip_norm"))
+        check_not_negative(self, "optimizer.", ("weight_decay", "head_learning_rate_factor"))
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"optimizer.momentum is {self.momentum}; expected 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +222,13 @@ class ScheduleConfig:
     step_epochs: int = 100
     step_factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_literals(self, "schedule.")
+        positive = ("epochs", "iterations_per_epoch", "step_epochs", "step_factor")
+        check_positive(self, "schedule.", positive)
+        not_negative = ("warmup_epochs", "validate_every_epochs", "checkpoint_every_epochs", "checkpoint_from_epoch")
+        check_not_negative(self, "schedule.", not_negative)
+
     @property
     def iterations(self) -> int:
         """Optimiser steps of the whole run."""
@@ -191,7 +259,7 @@ class HardwareConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     accumulate: int | None = None
     compile: bool = False
     channels_last: bool = False
@@ -199,6 +267,19 @@ class HardwareConfig:
     deterministic: bool = False
     threads: int | None = None
     timeout_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_literals(self, "hardware.")
+        check_positive(self, "hardware.", ("nodes", "accumulate", "threads", "timeout_minutes"))
+        if self.devices < 1 and self.devices != -1:
+            raise UsageError(f"hardware.devices is {self.devices}; expected at least 1, or -1 for all")
+        if self.devices == -1 and self.accelerator == "cpu":
+            raise UsageError("hardware.devices is -1, all, which a CPU does not have; give a number of processes")
+
+    @property
+    def passes(self) -> int:
+        """Passes per optimizer step; 1 where ``accumulate`` leaves the choice open."""
+        return 1 if self.accumulate is None else self.accumulate
 
 
 LoggerName = Literal["jsonl", "tensorboard_if_installed", "tensorboard", "csv", "wandb"]
@@ -219,10 +300,8 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         for name in self.loggers:
-            if name not in get_args(LoggerName):
-                raise unknown_name("logging.loggers", name, get_args(LoggerName))
-        if self.every_iterations < 1:
-            raise UsageError(f"logging.every_iterations is {self.every_iterations}; expected at least 1")
+            check_choice("logging.loggers", name, LoggerName)
+        check_positive(self, "logging.", ("every_iterations",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,132 +332,32 @@ class TrainConfig:
     hardware: HardwareConfig = HardwareConfig()
     logging: LoggingConfig = LoggingConfig()
 
+    def __post_init__(self) -> None:
+        check_not_negative(self, "", ("seed",))
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UsageError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1, or null")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values, ready for YAML or a checkpoint."""
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
-
-
-def check_config(config: TrainConfig) -> None:
-    """Raise UsageError for values that cannot work together; the message names the key."""
-    positive = {
-        "loader.batch_size": config.loader.batch_size,
-        "schedule.epochs": config.schedule.epochs,
-        "schedule.iterations_per_epoch": config.schedule.iterations_per_epoch,
-        "schedule.step_epochs": config.schedule.step_epochs,
-        "schedule.step_factor": config.schedule.step_factor,
-        "hardware.accumulate": passes(config),
-        "hardware.nodes": config.hardware.nodes,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.gradient_clip_norm": 1 if (norm := config.optimizer.gradient_clip_norm) is None else norm,
-        "loss.loss_scale": config.loss.loss_scale,
-        "loader.validation_limit": _set(config.loader.validation_limit),
-        "hardware.threads": _set(config.hardware.threads),
-        "hardware.timeout_minutes": config.hardware.timeout_minutes,
-    }
-    _require_positive(positive)
-    not_negative = {
-        "loader.workers": config.loader.workers,
-        "schedule.warmup_epochs": config.schedule.warmup_epochs,
-        "schedule.validate_every_epochs": config.schedule.validate_every_epochs,
-        "schedule.checkpoint_every_epochs": config.schedule.checkpoint_every_epochs,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "seed": config.seed,
-    }
-    _require_not_negative(not_negative)
-    check_augmentation(config.augmentation)
-    check_devices(config.hardware)
-    if config.model.start_from is not None and config.model.encoder_weights:
-        raise UsageError(
-            f"model.start_from is {config.model.start_from} and model.encoder_weights {config.model.encoder_weights}, "
-            "but the former holds the encoder's weights already; set one of them to null"
-        )
-    weights = config.loss.class_weights
-    if weights is not None and not any(weight > 0 for weight in weights):
-        raise UsageError(
-            "loss.class_weights are all 0, so that nothing would be learned; null weighs all classes alike"
-        )
-    if "num_classes" in config.model.options:
-        raise UsageError("model.options holds num_classes, which the dataset's label set decides; leave it out")
-    if not 0 <= config.optimizer.momentum < 1:
-        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}; expected 0 to below 1")
-    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
-        raise UsageError(f"ema_decay is {config.ema_decay}; expected a number between 0 and 1, or null")
-
-
-def check_augmentation(augmentation: AugmentationConfig) -> None:
-    """Raise UsageError for values that no sample can be augmented with; the message names the key."""
-    ends = augmentation.scale_range
-    if ends is not None and not (len(ends) == 2 and 0 < ends[0] <= ends[1] <= LARGEST_SCALE):
-        raise UsageError(
-            f"augmentation.scale_range is {ends}; expected (lowest, highest), 0 < lowest <= highest <= {LARGEST_SCALE}"
-        )
-    positions = get_args(CropPosition)
-    if augmentation.crop_position not in positions:
-        raise unknown_name("augmentation.crop_position", augmentation.crop_position, positions)
-    _require_positive(
-        {
-            "augmentation.crop_size": min(augmentation.crop_size),
-            "augmentation.scales": min(augmentation.scales, default=0),
-        }
-    )
-    factors = ("brightness", "contrast", "saturation", "hsv_hue_factor", "hsv_saturation_factor", "margin")
-    _require_not_negative({f"augmentation.{name}": getattr(augmentation, name) for name in factors})
-    for name, highest, unit in (
-        ("flip_probability", 1, ""),
-        ("hue", 0.5, " turns"),
-        ("hsv_value_shift", 255, " grey levels"),
-        ("rotation_degrees", 180, ""),
-    ):
-        value = getattr(augmentation, name)
-        if not 0 <= value <= highest:
-            raise UsageError(f"augmentation.{name} is {value}; expected 0 to {highest}{unit}")
-    if augmentation.rotation_degrees and augmentation.on_device:
-        raise UsageError(
-            f"augmentation.rotation_degrees is {augmentation.rotation_degrees} together with augmentation.on_device, "
-            "where nothing is rotated; set augmentation.on_device to false, or rotation_degrees to 0"
-        )
-
-
-def check_devices(hardware: HardwareConfig) -> None:
-    """Raise UsageError for a number of devices that cannot be."""
-    if hardware.devices < 1 and hardware.devices != -1:
-        raise UsageError(f"hardware.devices is {hardware.devices}; expected at least 1, or -1 for all")
-    if hardware.devices == -1 and hardware.accelerator == "cpu":
-        raise UsageError("hardware.devices is -1, all, which a CPU does not have; give a number of processes")
-
-
-def passes(config: TrainConfig) -> int:
-    """Return the passes per optimiser step; 1 where the config leaves the choice open."""
-    return _set(config.hardware.accumulate)
+        return plain_values(self)
 
 
 def samples_per_pass(config: TrainConfig, world_size: int) -> int:
     """Return how many samples one device takes per pass; raises UsageError when the batch does not divide."""
-    parts = world_size * passes(config)
+    parts = world_size * config.hardware.passes
     if config.loader.batch_size % parts:
         raise UsageError(
             f"loader.batch_size {config.loader.batch_size} is not divisible by {parts} "
-            f"(= {world_size} devices * {passes(config)} accumulated passes)"
+            f"(= {world_size} devices * {config.hardware.passes} accumulated passes)"
         )
     return config.loader.batch_size // parts
 
 
-def _require_positive(values: Mapping[str, float]) -> None:
-    for key, value in values.items():
-        if not value > 0:
-            raise UsageError(f"{key} is {value}; expected a positive number")
-
-
-def _require_not_negative(values: Mapping[str, float]) -> None:
-    for key, value in values.items():
-        if value < 0:
-            raise UsageError(f"{key} is {value}; expected 0 or more")
-
-
-def _set(value: int | None) -> int:
-    return 1 if value is None else value
+def plain_values(config: DataclassInstance) -> dict[str, Any]:
+    """Return a configuration as plain nested values: dictionaries, lists, numbers, texts."""
+    plain = _plain(dataclasses.asdict(config))
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _plain(value: Any) -> Any:

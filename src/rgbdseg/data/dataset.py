@@ -75,8 +75,7 @@ class RGBDDataset(Dataset[RGBDSample]):
     ) -> None:
         tree = root if isinstance(root, PreparedTree) else open_tree(root)
         for name in needs:
-            if name not in RASTERS:
-                raise unknown_name("raster", name, RASTERS)
+            RASTERS.get(name)
         self.root = tree.root
         self.split = split
         self.description = tree.description

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
 from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.tokens import merge_heads, split_heads, to_map, to_tokens
 
 # B batch, C channels, H height, W width, N tokens = H * W, M tokens of keys and values, h heads, c channels per head

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
 from rgbdseg.encoders._released import known_weights
 from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channel_norm import ChannelLayerNorm
 from rgbdseg.nn.state_space import SCAN_2D_NAMES, SelectiveScan2d
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rgbdseg.config.train import TrainConfig, passes
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import AUTOCAST, make_fabric
@@ -117,7 +117,7 @@ def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
         flops = _training_flops(config, model) * images if work == "train" else 0.0
     peak_bytes = memory.bytes()
     device_flops = _device_flops(device, config.hardware.precision)
-    return Measurement(images, clock.seconds, clock.loading_s, peak_bytes, flops, device_flops, passes(config))
+    return Measurement(images, clock.seconds, clock.loading_s, peak_bytes, flops, device_flops, config.hardware.passes)
 
 
 @dataclasses.dataclass
@@ -155,7 +155,7 @@ def _run_steps(
         if index == WARM_UP:
             clock, images = _Clock(device), 0
         with clock.running(loading=True):
-            loaded = list(itertools.islice(batches, passes(data.config)))
+            loaded = list(itertools.islice(batches, data.config.hardware.passes))
         with clock.running():
             step(data.prepared(batch, device) for batch in loaded)
         images += sum(len(batch.sample_ids) for batch in loaded)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from rgbdseg.config.train import TrainConfig, passes, samples_per_pass
+from rgbdseg.config.train import TrainConfig, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.hardware import uses_gpu
 from rgbdseg.engine.sampling import DrawnFrames, EveryNth, ShuffledDraws, StepBatches, TrainingSamples
@@ -46,7 +46,7 @@ class SegmentationData:
         batches = StepBatches(
             ShuffledDraws(len(self.train_set), config.seed),
             steps=range(first, last),
-            accumulate=passes(config),
+            accumulate=config.hardware.passes,
             samples_per_pass=samples_per_pass(config, world_size),
             rank=rank,
             world_size=world_size,

@@ -11,7 +11,7 @@ import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from rgbdseg.config.train import HardwareConfig, check_devices
+from rgbdseg.config.train import HardwareConfig
 from rgbdseg.engine.processes import follow_starter
 from rgbdseg.errors import UsageError
 
@@ -61,7 +61,6 @@ def make_fabric(hardware: HardwareConfig) -> Fabric:
 
 def check_hardware(hardware: HardwareConfig) -> None:
     """Raise UsageError for devices that this machine does not have."""
-    check_devices(hardware)
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if hardware.accelerator == "gpu" and not gpus:
         raise UsageError("accelerator is gpu, but PyTorch sees no GPU; use cpu or auto")

@@ -11,7 +11,7 @@ import itertools
 
 from lightning.fabric import Fabric
 
-from rgbdseg.config.train import TrainConfig, passes
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.hardware import AUTOCAST
@@ -50,7 +50,7 @@ def train_loop(
         finish_epoch()  # the run was stopped in the last step of the epoch
     batches = iter(data.training_batches(state.step, schedule.iterations, rank, processes))
     while state.step < schedule.iterations:
-        own = (data.prepared(batch, fabric.device) for batch in itertools.islice(batches, passes(config)))
+        own = (data.prepared(batch, fabric.device) for batch in itertools.islice(batches, config.hardware.passes))
         losses = training_step(state, own, config)
         report.step(state, losses)
         if state.step % config.logging.every_iterations == 0:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rgbdseg.config.train import TrainConfig, passes
+from rgbdseg.config.train import TrainConfig
 from rgbdseg.engine.dropout import draw_dropout_by_sample
 from rgbdseg.engine.hardware import AUTOCAST
 from rgbdseg.engine.health import Health
@@ -89,7 +89,7 @@ def training_step(state: TrainingState, batches: Iterable[RGBDBatch], config: Tr
         batches: as many as `passes`, augmented and on the model's device.
         config: of the run.
     """
-    count, dtype = passes(config), AUTOCAST[config.hardware.precision]
+    count, dtype = config.hardware.passes, AUTOCAST[config.hardware.precision]
     set_learning_rate(state.optimizer, learning_rate_factor(state.step, config.schedule))
     losses: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
-from rgbdseg.config.train import TrainConfig, check_config, samples_per_pass
+from rgbdseg.config.train import TrainConfig, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints, read_progress, restore
@@ -53,7 +53,6 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
         RGBDSegError: for anything that a user can mend.
     """
     console = console or Console(quiet=True)
-    check_config(config)
     check_hardware(config.hardware)
     check_loggers(config.logging)
     run = RunFolder(Path(out))

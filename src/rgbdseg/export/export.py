@@ -250,7 +250,7 @@ def _export_program(
     size = plan.size or frames.compared[0].size
     given = {name: torch.from_numpy(values) for name, values in plan.example(2, size).items()}
     try:
-        program = trace(WholeGraph(segmenter.model, plan), given, plan.size is None, may_fix_batch=True)
+        program = trace(WholeGraph(segmenter.model, plan), given, plan.size is None)
     except Exception as error:  # whatever the tracer meets in a model
         raise ExportError(f"the model cannot be exported: {type(error).__name__}: {str(error)[:400]}") from error
     module = program.module()

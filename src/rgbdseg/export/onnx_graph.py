@@ -95,7 +95,7 @@ def make_stages(model: SegmentationModel, plan: GraphPlan) -> GraphStages:
     traced = _traced(TappedStage(network, parts), images, names, open_sizes, may_fix_batch=True)
     answer = AnswerStage(plan)
     after = _traced(answer, {"logits": logits, "rgb": given["rgb"]}, answer.output_names, open_sizes)
-    free_batch = not traced.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    free_batch = not _first_is_fixed(traced.graph.input[0])
     return GraphStages(tuple(before), traced, after, tuple(parts), free_batch)
 
 
@@ -106,14 +106,17 @@ def join(models: Sequence[Any], outputs: Sequence[str]) -> Any:
         models: in the order in which they run.
         outputs: names of tensors that the joined model returns.
     """
-    import onnx.compose  # noqa: PLC0415
+    import onnx  # noqa: PLC0415
 
     joined = onnx.ModelProto(ir_version=max(model.ir_version for model in models), producer_name="rgbdseg")
     joined.graph.name = "rgbdseg"
     made: dict[str, Any] = {}
     opsets: dict[str, int] = {}
     for index, given in enumerate(models):
-        model = onnx.compose.add_prefix(given, f"stage{index}/", rename_inputs=False, rename_outputs=False)
+        model = onnx.ModelProto()
+        model.CopyFrom(given)
+        shared = {one.name for one in (*model.graph.input, *model.graph.output)}
+        _prefix_names(model.graph, f"stage{index}/", shared)
         known = {one.name for one in joined.graph.input}
         joined.graph.input.extend(one for one in model.graph.input if one.name not in known and one.name not in made)
         joined.graph.node.extend(model.graph.node)
@@ -125,6 +128,23 @@ def join(models: Sequence[Any], outputs: Sequence[str]) -> Any:
     joined.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
     joined.graph.output.extend(made[name] for name in outputs)
     return joined
+
+
+def _prefix_names(graph: Any, prefix: str, shared: set[str]) -> None:
+    """Give all tensors and nodes of a graph, and of those inside its nodes, a prefix, but for the ``shared`` ones."""
+
+    def renamed(name: str) -> str:
+        return name if not name or name in shared else prefix + name
+
+    for one in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        one.name = renamed(one.name)
+    for node in graph.node:
+        node.name = prefix + node.name
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _prefix_names(inner, prefix, shared)
 
 
 def with_metadata(model: Any, facts: Mapping[str, Any]) -> Any:
@@ -202,38 +222,97 @@ def _traced(
     open_sizes: bool,
     may_fix_batch: bool = False,
 ) -> Any:
-    """Return a stage as an ONNX model with free sizes as far as asked for; raises ExportError."""
-    try:
-        program = trace(stage, arguments, open_sizes, may_fix_batch)
-        return _to_onnx(program, list(arguments), output_names)
-    except Exception as error:  # whatever the tracer meets in a model
-        raise ExportError(f"{type(stage).__name__} cannot be exported: {_first_lines(error)}") from error
-
-
-def trace(
-    stage: nn.Module, arguments: Mapping[str, Tensor], open_sizes: bool, may_fix_batch: bool = False
-) -> torch.export.ExportedProgram:
-    """Return a stage as a program of PyTorch.
+    """Return a stage as an ONNX model with free sizes as far as asked for.
 
     Args:
         stage: in evaluation mode.
-        arguments: two frames by the name of the argument.
+        arguments: of two frames by the name of the argument.
+        output_names: of what it returns.
         open_sizes: height and width are free, besides the number of frames.
         may_fix_batch: where the number of frames cannot be free, it is 1.
+
+    Raises:
+        ExportError: for what PyTorch cannot trace or ONNX cannot express.
     """
+    problem: Exception | None = None
+    for free_batch in (True, False) if may_fix_batch else (True,):
+        try:
+            made = _to_onnx(stage, arguments, output_names, open_sizes=open_sizes, free_batch=free_batch)
+        except Exception as error:  # whatever the tracer meets in a model
+            problem = problem or error
+            continue
+        if not free_batch or not any(_first_is_fixed(one) for one in made.graph.input):
+            return made
+    assert problem is not None
+    raise ExportError(f"{type(stage).__name__} cannot be exported: {_reason(problem)}") from problem
+
+
+def trace(stage: nn.Module, arguments: Mapping[str, Tensor], open_sizes: bool) -> torch.export.ExportedProgram:
+    """Return a stage as a program of PyTorch; see `_traced`."""
     try:
-        program = _trace(stage, arguments, open_sizes, free_batch=True)
-        if not may_fix_batch or not _batch_is_fixed(program):
-            return program
-    except Exception:
-        if not may_fix_batch:
-            raise
-    return _trace(stage, {name: one[:1] for name, one in arguments.items()}, open_sizes, free_batch=False)
+        return _program(stage, arguments, open_sizes, free_batch=True)
+    except Exception:  # whatever the tracer meets in a model; it may be the number of frames
+        return _program(stage, arguments, open_sizes, free_batch=False)
 
 
-def _trace(
+def _program(
     stage: nn.Module, arguments: Mapping[str, Tensor], open_sizes: bool, free_batch: bool
 ) -> torch.export.ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            stage.eval(),
+            _of_one_frame(arguments, free_batch),
+            dynamic_shapes=_free_axes(stage, arguments, open_sizes, free_batch),
+            strict=False,
+        )
+
+
+def _to_onnx(
+    stage: nn.Module,
+    arguments: Mapping[str, Tensor],
+    output_names: Sequence[str],
+    *,
+    open_sizes: bool,
+    free_batch: bool,
+) -> Any:
+    import onnx.inliner  # noqa: PLC0415
+
+    settings: dict[str, Any] = {
+        "dynamo": True,
+        "opset_version": OPSET,
+        "input_names": list(arguments),
+        "output_names": list(output_names),
+        "verbose": False,
+    }
+    with torch.no_grad(), warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(
+            stage.eval(),
+            _of_one_frame(arguments, free_batch),
+            dynamic_shapes=_free_axes(stage, arguments, open_sizes, free_batch),
+            optimize=False,
+            **settings,
+        )
+        assert made is not None
+        try:
+            made.optimize()
+        except Exception:  # some graphs are beyond the optimizer, which is not needed
+            program = made.exported_program
+            assert program is not None
+            made = torch.onnx.export(program, optimize=False, **settings)
+            assert made is not None
+    return onnx.inliner.inline_local_functions(made.model_proto)
+
+
+def _of_one_frame(arguments: Mapping[str, Tensor], free_batch: bool) -> tuple[Tensor, ...]:
+    """Return the arguments, of half of the two frames where their number is fixed."""
+    return tuple(one if free_batch else one[: len(one) // 2] for one in arguments.values())
+
+
+def _free_axes(
+    stage: nn.Module, arguments: Mapping[str, Tensor], open_sizes: bool, free_batch: bool
+) -> tuple[Any, ...]:
     automatic = torch.export.Dim.AUTO
     shapes = []
     for name, one in arguments.items():
@@ -244,40 +323,11 @@ def _trace(
             axes += [2, 3] if channels_first else [1, 2]
         shapes.append(dict.fromkeys(axes, automatic))
     variadic = stage.forward.__code__.co_flags & inspect.CO_VARARGS
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.export(
-            stage.eval(),
-            tuple(arguments.values()),
-            dynamic_shapes=(tuple(shapes),) if variadic else tuple(shapes),
-            strict=False,
-        )
+    return (tuple(shapes),) if variadic else tuple(shapes)
 
 
-def _batch_is_fixed(program: torch.export.ExportedProgram) -> bool:
-    inputs = program.graph_signature.user_inputs
-    given = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
-    return any(isinstance(node.meta["val"].shape[0], int) for node in given)
-
-
-def _to_onnx(program: torch.export.ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]) -> Any:
-    import onnx.inliner  # noqa: PLC0415
-
-    arguments: dict[str, Any] = {
-        "dynamo": True,
-        "opset_version": OPSET,
-        "input_names": list(input_names),
-        "output_names": list(output_names),
-        "verbose": False,
-    }
-    with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")
-        try:
-            made = torch.onnx.export(program, **arguments)
-        except Exception:  # some graphs are beyond the optimizer, which is not needed
-            made = torch.onnx.export(program, **arguments, optimize=False)
-    assert made is not None
-    return onnx.inliner.inline_local_functions(made.model_proto)
+def _first_is_fixed(value: Any) -> bool:
+    return bool(value.type.tensor_type.shape.dim[0].HasField("dim_value"))
 
 
 @contextlib.contextmanager
@@ -291,5 +341,8 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_lines(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+def _reason(error: BaseException) -> str:
+    """Return what is at the bottom of an error, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:250]}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rgbdseg.errors import CheckpointError, DataError, UsageError
-from rgbdseg.export.onnx_graph import OnnxRunner
+from rgbdseg.export.onnx_graph import OnnxRunner, require_onnx
 from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
 from rgbdseg.inference import Segmentation
@@ -25,7 +25,7 @@ class OnnxSegmenter(Segmenter):
 
     Args:
         runner: the graph.
-        device: that it runs on.
+        device: of the frames that it is given.
     """
 
     def __init__(self, runner: OnnxRunner, device: torch.device) -> None:
@@ -69,14 +69,13 @@ class OnnxSegmenter(Segmenter):
         return Segmentation(torch.from_numpy(np.log(self._outputs(sample)["scores"][0])))
 
     def _outputs(self, sample: RGBDSample) -> dict[str, Any]:
-        given = {name for name, _ in sample.rasters()} & {"hha", "raw_depth_m"} - set(self.plan.spec.rasters)
-        if self.plan.needs_hha and sample.hha is not None:
-            given.add("hha")
-        if given:
-            raise DataError(
-                f"frame '{sample.sample_id}' comes with {sorted(given)[0]}, which the graph does not take: it computes "
-                "HHA from depth; leave it out"
-            )
+        if self.plan.needs_hha:
+            for name in ("hha", "raw_depth_m"):
+                if sample.raster(name) is not None:
+                    raise DataError(
+                        f"frame '{sample.sample_id}' comes with {name}, which the graph does not take: it computes HHA "
+                        "from depth; leave it out"
+                    )
         return self.runner(graph_inputs([plain_frame(sample, self.plan)], self.plan))
 
 
@@ -91,5 +90,10 @@ def load_onnx(file: Path, device: str | torch.device = "auto") -> OnnxSegmenter:
         CheckpointError: for a file of another program.
         UsageError: where ONNX Runtime is not installed.
     """
-    chosen = choose_device("cpu" if device == "auto" else device)
-    return OnnxSegmenter(OnnxRunner(file, device=chosen.type), chosen)
+    require_onnx()
+    import onnxruntime  # noqa: PLC0415
+
+    if device == "auto":
+        device = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    # Arrays are handed over on the CPU, wherever the graph runs.
+    return OnnxSegmenter(OnnxRunner(file, device=str(device)), choose_device("cpu"))

@@ -76,6 +76,8 @@ def _nearest_of_rows(coordinates: tuple[Tensor, ...], start: int, stop: int, cou
     for values_BN in coordinates[1:]:
         difference = values_BN[:, start:stop, None] - values_BN[:, None, :]
         squared_BRN.addcmul_(difference, difference)
+    if torch.compiler.is_exporting():
+        return _nearest_without_bits(squared_BRN, count)
     # The bits of floats that are not negative have the order of the floats.  With the index in the lower half no two
     # keys are equal, which topk needs to give one answer only.
     keys_BRN = squared_BRN.view(torch.int32).to(torch.int64)
@@ -84,4 +86,17 @@ def _nearest_of_rows(coordinates: tuple[Tensor, ...], start: int, stop: int, cou
     keys_BRN.bitwise_left_shift_(32).bitwise_or_(column_N)
     row_R = column_N[start:stop]
     keys_BRN[:, row_R - start, row_R] = -1
+    return keys_BRN.topk(count, dim=-1, largest=False, sorted=True).indices
+
+
+def _nearest_without_bits(squared_BRN: Tensor, count: int) -> Tensor:
+    """Return the same from all squared distances (B, N, N), for runtimes that cannot read floats as whole numbers.
+
+    float64 has room beside the 24 bits of a float32 for the index, which is less than 2**20, as a tie breaker.
+    """
+    number = squared_BRN.shape[-1]
+    column_N = torch.arange(number, dtype=torch.float64, device=squared_BRN.device)
+    keys_BRN = squared_BRN.to(torch.float64) * (1 + column_N * 2.0**-48) + column_N * 1e-300
+    itself_RN = column_N[:, None] == column_N
+    keys_BRN = torch.where(itself_RN, -1.0, keys_BRN)
     return keys_BRN.topk(count, dim=-1, largest=False, sorted=True).indices

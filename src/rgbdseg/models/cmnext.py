@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +31,7 @@ from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._modalities import check_modalities, depth_picture
 from rgbdseg.models._registry import Variant
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channel_norm import ChannelLayerNorm
 from rgbdseg.nn.cross_modal import RectifyAndFuse, context_heads, released_exchange_name
 from rgbdseg.nn.decoders import create_decoder

@@ -8,7 +8,7 @@ Published code: github.com/VCIP-RGBD/DFormer (the LICENSE file is MIT, the READM
 mention:
 
 * color images are read with blue first and normalized with the statistics of RGB;
-* depth is a grey picture, stretched from the nearest to the farthest reading of each frame: absolute distance is lost;
+* depth is a gray picture, stretched from the nearest to the farthest reading of each frame: absolute distance is lost;
 * layer norms and layer scales of the encoder never reach the optimizer, so that they keep their pretrained values:
   ``train_all=False`` repeats that;
 * the decoder draws new random bases at every prediction.  Here they are drawn in training only; see
@@ -16,7 +16,7 @@ mention:
 
 Ours: `dformer_nano`.  Deliberate deviations: the one just named; a reading that is missing becomes the mean of the
 picture, where the released pictures come from completed depth.  The released pictures went through a color map
-(matplotlib's ``Greys_r``), which bends the grey levels by up to 30 of 255; the stretched ones here are straight.
+(matplotlib's ``Greys_r``), which bends the gray levels by up to 30 of 255; the stretched ones here are straight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,6 +38,7 @@ from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._own_encoders import check_stages, freeze
 from rgbdseg.models._registry import Variant
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channels_last import ConvolvedMLP, convolve, depthwise
 from rgbdseg.nn.decoders.light_ham import RELEASED_PREFIXES, LightHamDecoder, LightHamOptions
 from rgbdseg.nn.init import init_head
@@ -50,7 +50,7 @@ from rgbdseg.nn.tokens import merge_heads, split_heads
 POOLED_SIDE = 7
 LAYER_SCALE = 1e-6
 DEPTH_STREAM = Stream("depth", "depth_m", (0.48,), (0.28,), missing="mean", stretch="image")
-"""Depth as a grey picture, one channel; the first of three equal ones in the release."""
+"""Depth as a gray picture, one channel; the first of three equal ones in the release."""
 
 _CARD = MethodCard(
     method="DFormer",
@@ -69,7 +69,7 @@ _CARD = MethodCard(
         PublishedResult("SUN RGB-D, 37", "dformer_large", 52.5, "5 scales, flip"),
     ),
     exact="network, initialization, channel order and training settings of the released code",
-    ours="dformer_nano; the same bases at every prediction; missing readings; grey levels that no color map bends",
+    ours="dformer_nano; the same bases at every prediction; missing readings; gray levels that no color map bends",
 )
 
 

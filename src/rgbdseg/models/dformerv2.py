@@ -9,8 +9,8 @@ Published code: github.com/VCIP-RGBD/DFormer (the LICENSE file is MIT, the READM
 * the paper multiplies attention by a power of the distance after the soft-max; the code adds the logarithm before it;
 * color images are read with blue first and normalized with the statistics of RGB, except for the released weights of
   SUN RGB-D, which were trained with red first (``channel_order="stored"``);
-* depth is the grey picture of DFormer, see `rgbdseg.models.dformer`, with its deviation; distances along depth are
-  differences of normalized grey levels;
+* depth is the gray picture of DFormer, see `rgbdseg.models.dformer`, with its deviation; distances along depth are
+  differences of normalized gray levels;
 * the weights of the two distances and the layer scales never reach the optimizer: ``train_all=False`` repeats that;
 * norms are always synchronized over devices in the release.
 
@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,6 +37,7 @@ from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._own_encoders import check_stages, freeze
 from rgbdseg.models._registry import Variant
 from rgbdseg.models.dformer import DEPTH_STREAM
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channels_last import convolve, depthwise
 from rgbdseg.nn.decoders.light_ham import RELEASED_PREFIXES, LightHamDecoder, LightHamOptions
 from rgbdseg.nn.geometry_attention import GeometryAttention
@@ -63,7 +63,7 @@ _CARD = MethodCard(
         PublishedResult("SUN RGB-D, 37", "dformerv2_large", 53.3, "5 scales, flip"),
     ),
     exact="network, initialization, channel order and training settings of the released code",
-    ours="dformerv2_nano; the same random bases at every prediction; missing readings; grey levels that no color map "
+    ours="dformerv2_nano; the same random bases at every prediction; missing readings; gray levels that no color map "
     "bends",
 )
 

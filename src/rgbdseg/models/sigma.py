@@ -7,7 +7,7 @@ Published code: github.com/zifuwan/Sigma (MIT); its scan kernels come from Mamba
 `sigma_tiny`, `sigma_small` and `sigma_base` are the released networks.  Traits of the release that the paper does not
 mention:
 
-* color images are read with blue first and normalized with the statistics of RGB; depth is a grey picture, repeated
+* color images are read with blue first and normalized with the statistics of RGB; depth is a gray picture, repeated
   three times and normalized in the same way;
 * parameters that belong to no layer of PyTorch never reach the optimizer: those of all scans (in the cross blocks only
   rates and skips) and the scales of the decoder.  In the encoder they keep their ImageNet values, in the concat blocks

@@ -35,7 +35,6 @@ def acfnet_cityscapes() -> TrainConfig:
     Published with ResNet-101: 81.46 mIoU on val, 81.85 on test.
     """
     return TrainConfig(
-        recipe="acfnet-cityscapes",
         model=ModelConfig(name="acfnet_resnet101"),
         loader=LoaderConfig(batch_size=8, validation_split="val"),
         augmentation=AugmentationConfig(crop_size=_CROP, scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
@@ -56,3 +55,8 @@ def acfnet_cityscapes() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="sliding", crop_size=_CROP, window_batch=1),
     )
+
+
+RECIPES = {
+    "acfnet-cityscapes": acfnet_cityscapes,
+}

@@ -42,7 +42,6 @@ def acnet_nyuv2() -> TrainConfig:
     Published: 48.3 mIoU.
     """
     return TrainConfig(
-        recipe="acnet-nyuv2",
         model=ModelConfig(name="acnet_resnet50"),
         loader=LoaderConfig(batch_size=5),
         augmentation=AugmentationConfig(
@@ -75,3 +74,8 @@ def acnet_nyuv2() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="whole"),
     )
+
+
+RECIPES = {
+    "acnet-nyuv2": acnet_nyuv2,
+}

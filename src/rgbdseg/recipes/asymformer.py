@@ -26,7 +26,6 @@ def asymformer_nyuv2() -> TrainConfig:
     Published: 54.1 mIoU, 55.3 with three scales.
     """
     return TrainConfig(
-        recipe="asymformer-nyuv2",
         model=ModelConfig(name="asymformer"),
         loader=LoaderConfig(batch_size=8),
         augmentation=AugmentationConfig(

@@ -29,7 +29,6 @@ def cmnext_nyuv2_b4() -> TrainConfig:
     Published: 56.9 mIoU.
     """
     return TrainConfig(
-        recipe="cmnext-nyuv2-b4",
         model=ModelConfig(name="cmnext_mit_b4"),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(crop_size=(480, 640), scale_range=(0.5, 2.0)),

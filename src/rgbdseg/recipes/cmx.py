@@ -27,22 +27,21 @@ def cmx_nyuv2_b2() -> TrainConfig:
     Open: the released trainer makes its first step at the full rate.
     Published: 54.1 mIoU, 54.4 with three scales and flip.
     """
-    return _cmx_nyuv2("cmx-nyuv2-b2", "cmx_mit_b2")
+    return _cmx_nyuv2("cmx_mit_b2")
 
 
 def cmx_nyuv2_b4() -> TrainConfig:
     """CMX MiT-B4 on NYU Depth V2, otherwise as cmx-nyuv2-b2.  Published: 56.0 mIoU, 56.3 with three scales and flip."""
-    return _cmx_nyuv2("cmx-nyuv2-b4", "cmx_mit_b4")
+    return _cmx_nyuv2("cmx_mit_b4")
 
 
 def cmx_nyuv2_b5() -> TrainConfig:
     """CMX MiT-B5 on NYU Depth V2, otherwise as cmx-nyuv2-b2.  Published: 56.8 mIoU, 56.9 with three scales and flip."""
-    return _cmx_nyuv2("cmx-nyuv2-b5", "cmx_mit_b5")
+    return _cmx_nyuv2("cmx_mit_b5")
 
 
-def _cmx_nyuv2(recipe: str, model: str) -> TrainConfig:
+def _cmx_nyuv2(model: str) -> TrainConfig:
     return TrainConfig(
-        recipe=recipe,
         model=ModelConfig(name=model, options={"decoder_options": {"norm_eps": 1e-3}}),
         loader=LoaderConfig(batch_size=8),
         augmentation=AugmentationConfig(crop_size=(480, 640), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),

@@ -38,7 +38,6 @@ def danet_cityscapes() -> TrainConfig:
     Published with ResNet-101 on val: 79.93 mIoU, 81.5 with several scales.
     """
     return TrainConfig(
-        recipe="danet-cityscapes",
         model=ModelConfig(name="danet_resnet101"),
         loader=LoaderConfig(batch_size=8, validation_split="val"),
         augmentation=AugmentationConfig(crop_size=_CROP, scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
@@ -61,3 +60,8 @@ def danet_cityscapes() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="sliding", crop_size=_CROP, flip=True, combination="sagate", window_batch=1),
     )
+
+
+RECIPES = {
+    "danet-cityscapes": danet_cityscapes,
+}

@@ -20,7 +20,6 @@ from rgbdseg.config.train import (
 def demo() -> TrainConfig:
     """Small SA-Gate on the built-in rooms, sized for a few minutes on two CPU cores."""
     return TrainConfig(
-        recipe="demo",
         model=ModelConfig(name="sagate_resnet18"),
         loader=LoaderConfig(batch_size=8, workers=0),
         augmentation=AugmentationConfig(crop_size=(120, 160), scales=(0.75, 1.0, 1.25)),
@@ -37,14 +36,21 @@ def demo() -> TrainConfig:
 
 def demo_rgb_only() -> TrainConfig:
     """The demo's schedule with RGB alone: the control that shows what depth adds."""
-    return _control("demo-rgb-only", "rgb")
+    return _control("rgb")
 
 
 def demo_depth_only() -> TrainConfig:
     """The demo's schedule with HHA alone: the control that shows what color adds."""
-    return _control("demo-depth-only", "hha")
+    return _control("hha")
 
 
-def _control(recipe: str, stream: str) -> TrainConfig:
+def _control(stream: str) -> TrainConfig:
     model = ModelConfig(name="deeplabv3plus_resnet18", options={"inputs": [stream]})
-    return dataclasses.replace(demo(), recipe=recipe, model=model)
+    return dataclasses.replace(demo(), model=model)
+
+
+RECIPES = {
+    "demo": demo,
+    "demo-rgb-only": demo_rgb_only,
+    "demo-depth-only": demo_depth_only,
+}

@@ -23,26 +23,26 @@ def dformer_nyuv2_tiny() -> TrainConfig:
     lower: add --model.encoder_weights with the file of the release (DFormer_Tiny.pth.tar).
     Evaluation over five scales and flip is the released one but for corners, which it aligns, and sizes, which it
     rounds up to multiples of 32.
-    Open: the released depth pictures went through a color map that bends grey levels; the released trainer makes its
+    Open: the released depth pictures went through a color map that bends gray levels; the released trainer makes its
     first step at the full rate.
     Published: 51.8 mIoU.
     """
-    return _dformer_nyuv2("dformer-nyuv2-tiny", "dformer_tiny")
+    return _dformer_nyuv2("dformer_tiny")
 
 
 def dformer_nyuv2_small() -> TrainConfig:
     """DFormer-Small on NYU Depth V2, otherwise as dformer-nyuv2-tiny.  Published: 53.6 mIoU."""
-    return _dformer_nyuv2("dformer-nyuv2-small", "dformer_small")
+    return _dformer_nyuv2("dformer_small")
 
 
 def dformer_nyuv2_base() -> TrainConfig:
     """DFormer-Base on NYU Depth V2, otherwise as dformer-nyuv2-tiny.  Published: 55.6 mIoU."""
-    return _dformer_nyuv2("dformer-nyuv2-base", "dformer_base")
+    return _dformer_nyuv2("dformer_base")
 
 
 def dformer_nyuv2_large() -> TrainConfig:
     """DFormer-Large on NYU Depth V2, otherwise as dformer-nyuv2-tiny, drop path 0.15.  Published: 57.2 mIoU."""
-    return _dformer_nyuv2("dformer-nyuv2-large", "dformer_large")
+    return _dformer_nyuv2("dformer_large")
 
 
 def dformerv2_nyuv2_small() -> TrainConfig:
@@ -50,7 +50,7 @@ def dformerv2_nyuv2_small() -> TrainConfig:
 
     Weights of distances never learn; there are no layer scales.  Published: 56.0 mIoU.
     """
-    return _dformer_nyuv2("dformerv2-nyuv2-small", "dformerv2_small", batch_size=16)
+    return _dformer_nyuv2("dformerv2_small", batch_size=16)
 
 
 def dformerv2_nyuv2_base() -> TrainConfig:
@@ -58,17 +58,16 @@ def dformerv2_nyuv2_base() -> TrainConfig:
 
     Layer scales never learn, either.
     """
-    return _dformer_nyuv2("dformerv2-nyuv2-base", "dformerv2_base")
+    return _dformer_nyuv2("dformerv2_base")
 
 
 def dformerv2_nyuv2_large() -> TrainConfig:
     """DFormerv2-Large on NYU Depth V2, batches of 12, otherwise as dformerv2-nyuv2-base.  Published: 58.4 mIoU."""
-    return _dformer_nyuv2("dformerv2-nyuv2-large", "dformerv2_large", batch_size=12)
+    return _dformer_nyuv2("dformerv2_large", batch_size=12)
 
 
-def _dformer_nyuv2(recipe: str, model: str, batch_size: int = 8) -> TrainConfig:
+def _dformer_nyuv2(model: str, batch_size: int = 8) -> TrainConfig:
     return TrainConfig(
-        recipe=recipe,
         model=ModelConfig(name=model, options={"train_all": False}),
         loader=LoaderConfig(batch_size=batch_size),
         augmentation=AugmentationConfig(crop_size=(480, 640), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),

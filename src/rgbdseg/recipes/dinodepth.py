@@ -32,7 +32,6 @@ def dinodepth_nyuv2() -> TrainConfig:
     16,000 iterations of 16 crops; AdamW with a rate of 5e-5 for the encoder and ten times that for all else.
     """
     return TrainConfig(
-        recipe="dinodepth-nyuv2",
         model=ModelConfig(name="dinodepth_vits16_dinov3", options={"depth": "inject"}),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(
@@ -54,22 +53,22 @@ def dinodepth_nyuv2() -> TrainConfig:
 
 def dinodepth_nyuv2_rgb() -> TrainConfig:
     """The RGB twin of dinodepth-nyuv2."""
-    return _changed(dinodepth_nyuv2(), "dinodepth-nyuv2-rgb", depth="none")
+    return _changed(dinodepth_nyuv2(), depth="none")
 
 
 def dinodepth_nyuv2_noise() -> TrainConfig:
     """dinodepth-nyuv2 with noise in place of depth: shows what the small encoder adds by itself."""
-    return _changed(dinodepth_nyuv2(), "dinodepth-nyuv2-noise", second_stream="noise")
+    return _changed(dinodepth_nyuv2(), second_stream="noise")
 
 
 def dinodepth_nyuv2_prior() -> TrainConfig:
     """dinodepth-nyuv2 with the geometry prior on attention instead of injected depth."""
-    return _changed(dinodepth_nyuv2(), "dinodepth-nyuv2-prior", depth="geometry_prior")
+    return _changed(dinodepth_nyuv2(), depth="geometry_prior")
 
 
 def dinodepth_nyuv2_prompts() -> TrainConfig:
     """dinodepth-nyuv2 with prompts instead of injected depth."""
-    return _changed(dinodepth_nyuv2(), "dinodepth-nyuv2-prompts", depth="prompts")
+    return _changed(dinodepth_nyuv2(), depth="prompts")
 
 
 def eomt_nyuv2() -> TrainConfig:
@@ -87,7 +86,6 @@ def eomt_nyuv2() -> TrainConfig:
     starts, ends = (tuple(round(share / 6 * ITERATIONS) for share in shares) for shares in ((1, 2.5, 4), (2, 3.5, 5)))
     base = _changed(
         dinodepth_nyuv2(),
-        "eomt-nyuv2",
         decoder="eomt",
         mask_annealing=[list(interval) for interval in zip(starts, ends, strict=True)],
     )
@@ -116,24 +114,22 @@ def dinodepth_lite0_half() -> TrainConfig:
     """Depth injected into EfficientNet-Lite0 on NYU Depth V2 at half resolution, in the budget of nyuv2-lite0-half."""
     base = nyuv2_lite0_half()
     options = {"encoder": "tf_efficientnet_lite0", "depth": "inject", "decoder_options": {"channels": 64}}
-    return dataclasses.replace(
-        base, recipe="dinodepth-lite0-half", model=ModelConfig(name="dinodepth", options=options), loss=LossConfig()
-    )
+    return dataclasses.replace(base, model=ModelConfig(name="dinodepth", options=options), loss=LossConfig())
 
 
 def dinodepth_lite0_half_rgb() -> TrainConfig:
     """The RGB twin of dinodepth-lite0-half."""
-    return _changed(dinodepth_lite0_half(), "dinodepth-lite0-half-rgb", depth="none")
+    return _changed(dinodepth_lite0_half(), depth="none")
 
 
 def dinodepth_lite0_half_noise() -> TrainConfig:
     """dinodepth-lite0-half with noise in place of depth."""
-    return _changed(dinodepth_lite0_half(), "dinodepth-lite0-half-noise", second_stream="noise")
+    return _changed(dinodepth_lite0_half(), second_stream="noise")
 
 
-def _changed(base: TrainConfig, recipe: str, **options: Any) -> TrainConfig:
+def _changed(base: TrainConfig, **options: Any) -> TrainConfig:
     model = dataclasses.replace(base.model, options={**base.model.options, **options})
-    return dataclasses.replace(base, recipe=recipe, model=model)
+    return dataclasses.replace(base, model=model)
 
 
 RECIPES = {

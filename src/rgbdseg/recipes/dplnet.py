@@ -40,7 +40,6 @@ def dplnet_nyuv2() -> TrainConfig:
     Published: 58.3 mIoU, 59.3 with five scales and flip, the best epoch on the test set.
     """
     return TrainConfig(
-        recipe="dplnet-nyuv2",
         model=ModelConfig(name="dplnet_mit_b5"),
         loader=LoaderConfig(batch_size=32),
         augmentation=AugmentationConfig(

@@ -48,7 +48,6 @@ def esanet_nyuv2() -> TrainConfig:
     Published: 50.30 mIoU; a user who ran the defaults reported 47.7.
     """
     return TrainConfig(
-        recipe="esanet-nyuv2",
         model=ModelConfig(name="esanet_r34_nbt1d"),
         loader=LoaderConfig(batch_size=8),
         augmentation=AugmentationConfig(
@@ -81,7 +80,7 @@ def esanet_nyuv2() -> TrainConfig:
 
 def esanet_nyuv2_r18() -> TrainConfig:
     """ESANet-R18-NBt1D on NYU Depth V2, otherwise as esanet-nyuv2.  Published, not confirmed: 48.17 mIoU."""
-    return dataclasses.replace(esanet_nyuv2(), recipe="esanet-nyuv2-r18", model=ModelConfig(name="esanet_r18_nbt1d"))
+    return dataclasses.replace(esanet_nyuv2(), model=ModelConfig(name="esanet_r18_nbt1d"))
 
 
 def esanet_nyuv2_r50() -> TrainConfig:
@@ -89,7 +88,7 @@ def esanet_nyuv2_r50() -> TrainConfig:
 
     It starts from the ImageNet weights of torchvision: add --model.encoder_weights timm:resnet50.tv_in1k.
     """
-    return dataclasses.replace(esanet_nyuv2(), recipe="esanet-nyuv2-r50", model=ModelConfig(name="esanet_r50"))
+    return dataclasses.replace(esanet_nyuv2(), model=ModelConfig(name="esanet_r50"))
 
 
 def emsanet_nyuv2() -> TrainConfig:
@@ -108,7 +107,6 @@ def emsanet_nyuv2() -> TrainConfig:
     total = 1 + sum(pixels.values())
     return dataclasses.replace(
         base,
-        recipe="emsanet-nyuv2",
         model=ModelConfig(name="emsanet_r34_nbt1d"),
         augmentation=dataclasses.replace(
             base.augmentation, hsv_hue_factor=0.0, hsv_saturation_factor=0.0, hsv_value_shift=50.0, hue=10 / 360

@@ -38,7 +38,6 @@ def gald_cityscapes() -> TrainConfig:
     Published with ResNet-101 on test: 81.8 mIoU.
     """
     return TrainConfig(
-        recipe="gald-cityscapes",
         model=ModelConfig(name="gald_resnet101"),
         loader=LoaderConfig(batch_size=8, validation_split="val"),
         augmentation=AugmentationConfig(crop_size=_CROP, scales=tuple(step / 10 for step in range(7, 22))),
@@ -58,3 +57,8 @@ def gald_cityscapes() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="sliding", crop_size=_CROP, window_batch=1),
     )
+
+
+RECIPES = {
+    "gald-cityscapes": gald_cityscapes,
+}

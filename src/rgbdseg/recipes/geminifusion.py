@@ -16,7 +16,7 @@ from rgbdseg.config.train import (
 )
 
 
-def geminifusion_nyuv2() -> TrainConfig:
+def geminifusion_mit_b3_nyuv2() -> TrainConfig:
     """GeminiFusion with MiT-B3 on NYU Depth V2, crop 480x640, as the released 3-GPU trainer ran it.
 
     Released: three stages of 100 epochs, each of 132 batches of 6 (2 on each device); AdamW with a rate of 6e-5 in the
@@ -32,7 +32,6 @@ def geminifusion_nyuv2() -> TrainConfig:
     Published: 56.8 mIoU, single scale.
     """
     return TrainConfig(
-        recipe="geminifusion-nyuv2",
         model=ModelConfig(name="geminifusion_mit_b3"),
         loader=LoaderConfig(batch_size=6),
         augmentation=AugmentationConfig(crop_size=(480, 640), scale_range=(0.5, 2.0)),
@@ -54,32 +53,59 @@ def geminifusion_nyuv2() -> TrainConfig:
     )
 
 
-def geminifusion_nyuv2_mit_b5() -> TrainConfig:
-    """GeminiFusion with MiT-B5 on NYU Depth V2: 57.7 mIoU as published; see geminifusion-nyuv2."""
-    return _with_model("geminifusion-nyuv2-mit-b5", "geminifusion_mit_b5")
+def geminifusion_mit_b5_nyuv2() -> TrainConfig:
+    """GeminiFusion with MiT-B5 on NYU Depth V2: 57.7 mIoU as published; see the MiT-B3 recipe."""
+    return _with_model("geminifusion_mit_b5")
 
 
-def geminifusion_nyuv2_swin_tiny() -> TrainConfig:
-    """GeminiFusion with Swin-T on NYU Depth V2: 52.2 mIoU as published; see geminifusion-nyuv2."""
-    return _with_model("geminifusion-nyuv2-swin-tiny", "geminifusion_swin_tiny")
+def geminifusion_swin_tiny_nyuv2() -> TrainConfig:
+    """GeminiFusion with Swin-T on NYU Depth V2: 52.2 mIoU as published; see the MiT-B3 recipe."""
+    return _with_model("geminifusion_swin_tiny")
 
 
-def geminifusion_nyuv2_swin_large() -> TrainConfig:
-    """GeminiFusion with Swin-L and windows of 12 on NYU Depth V2: 60.2 mIoU as published; see geminifusion-nyuv2.
+def geminifusion_swin_small_nyuv2() -> TrainConfig:
+    """GeminiFusion with Swin-S on NYU Depth V2: 55.0 mIoU as published; see the MiT-B3 recipe."""
+    return _with_model("geminifusion_swin_small")
+
+
+def geminifusion_swin_large_nyuv2() -> TrainConfig:
+    """GeminiFusion with Swin-L and windows of 7 on NYU Depth V2: 58.8 mIoU as published; see the MiT-B3 recipe."""
+    return _with_model("geminifusion_swin_large")
+
+
+def geminifusion_swin_large_window12_nyuv2() -> TrainConfig:
+    """GeminiFusion with Swin-L and windows of 12 on NYU Depth V2: 60.2 mIoU as published; see the MiT-B3 recipe.
 
     The published 60.9 starts from a network trained on SUN RGB-D, all but its classifier, with
     --model.options.drop_path_rate 0.15, and has 200 epochs in the second stage.
     """
-    return _with_model("geminifusion-nyuv2-swin-large", "geminifusion_swin_large_window12")
+    return _with_model("geminifusion_swin_large_window12")
 
 
-def diffpixelformer_nyuv2() -> TrainConfig:
-    """DiffPixelFormer with MiT-B3 on NYU Depth V2, with the settings of geminifusion-nyuv2, whose trainer it shares.
+def diffpixelformer_mit_b3_nyuv2() -> TrainConfig:
+    """DiffPixelFormer with MiT-B3 on NYU Depth V2: the settings of geminifusion-mit-b3-nyuv2, whose trainer it shares.
 
     The number of devices that the published 56.28 mIoU were trained on is not stated.
     """
-    return _with_model("diffpixelformer-nyuv2", "diffpixelformer_mit_b3")
+    return _with_model("diffpixelformer_mit_b3")
 
 
-def _with_model(recipe: str, model: str) -> TrainConfig:
-    return dataclasses.replace(geminifusion_nyuv2(), recipe=recipe, model=ModelConfig(name=model))
+def diffpixelformer_mit_b5_nyuv2() -> TrainConfig:
+    """DiffPixelFormer with MiT-B5 on NYU Depth V2: 58.71 mIoU as published; see the MiT-B3 recipe."""
+    return _with_model("diffpixelformer_mit_b5")
+
+
+def _with_model(model: str) -> TrainConfig:
+    return dataclasses.replace(geminifusion_mit_b3_nyuv2(), model=ModelConfig(name=model))
+
+
+RECIPES = {
+    "geminifusion-mit-b3-nyuv2": geminifusion_mit_b3_nyuv2,
+    "geminifusion-mit-b5-nyuv2": geminifusion_mit_b5_nyuv2,
+    "geminifusion-swin-tiny-nyuv2": geminifusion_swin_tiny_nyuv2,
+    "geminifusion-swin-small-nyuv2": geminifusion_swin_small_nyuv2,
+    "geminifusion-swin-large-nyuv2": geminifusion_swin_large_nyuv2,
+    "geminifusion-swin-large-window12-nyuv2": geminifusion_swin_large_window12_nyuv2,
+    "diffpixelformer-mit-b3-nyuv2": diffpixelformer_mit_b3_nyuv2,
+    "diffpixelformer-mit-b5-nyuv2": diffpixelformer_mit_b5_nyuv2,
+}

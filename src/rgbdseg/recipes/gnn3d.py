@@ -29,7 +29,6 @@ def gnn3d_nyuv2() -> TrainConfig:
     Published: 42.0 mIoU with one scale, which is the evaluation here, and 43.1 with all.
     """
     return TrainConfig(
-        recipe="gnn3d-nyuv2",
         model=ModelConfig(name="gnn3d_resnet101"),
         loader=LoaderConfig(batch_size=8),
         augmentation=AugmentationConfig(crop_size=(426, 426), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
@@ -60,7 +59,7 @@ def gnn3d_nyuv2_vgg16() -> TrainConfig:
 
     The released predictions are those of this network.  All else as in `gnn3d-nyuv2`.
     """
-    return dataclasses.replace(gnn3d_nyuv2(), recipe="gnn3d-nyuv2-vgg16", model=ModelConfig(name="gnn3d_vgg16"))
+    return dataclasses.replace(gnn3d_nyuv2(), model=ModelConfig(name="gnn3d_vgg16"))
 
 
 def gnn3d_nyuv2_unary() -> TrainConfig:
@@ -69,4 +68,11 @@ def gnn3d_nyuv2_unary() -> TrainConfig:
     `gnn3d-nyuv2` can start from it: --model.start_from runs/gnn3d-nyuv2-unary.
     """
     model = ModelConfig(name="gnn3d_resnet101", options={"steps": 0})
-    return dataclasses.replace(gnn3d_nyuv2(), recipe="gnn3d-nyuv2-unary", model=model)
+    return dataclasses.replace(gnn3d_nyuv2(), model=model)
+
+
+RECIPES = {
+    "gnn3d-nyuv2": gnn3d_nyuv2,
+    "gnn3d-nyuv2-vgg16": gnn3d_nyuv2_vgg16,
+    "gnn3d-nyuv2-unary": gnn3d_nyuv2_unary,
+}

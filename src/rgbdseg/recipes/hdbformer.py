@@ -27,7 +27,6 @@ def hdbformer_nyuv2() -> TrainConfig:
     Published: 59.3 mIoU.
     """
     return TrainConfig(
-        recipe="hdbformer-nyuv2",
         model=ModelConfig(name="hdbformer", options={"train_all": False}),
         loader=LoaderConfig(batch_size=6),
         augmentation=AugmentationConfig(crop_size=(512, 512), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),

@@ -34,7 +34,6 @@ def malleable_nyuv2() -> TrainConfig:
     let it follow.  Published: 50.9 mIoU and 76.9 % pixel accuracy with several scales and flip.
     """
     return TrainConfig(
-        recipe="malleable-nyuv2",
         model=ModelConfig(name="malleable_resnet101", options=dict(RELEASED_TRAITS)),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(crop_size=(480, 480), scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
@@ -59,4 +58,10 @@ def conv2_5d_nyuv2() -> TrainConfig:
     Published, by another network: 49.1 mIoU and 75.9 % pixel accuracy.
     """
     model = ModelConfig(name="conv2_5d_resnet101", options=dict(RELEASED_TRAITS))
-    return dataclasses.replace(malleable_nyuv2(), recipe="conv2_5d-nyuv2", model=model)
+    return dataclasses.replace(malleable_nyuv2(), model=model)
+
+
+RECIPES = {
+    "malleable-nyuv2": malleable_nyuv2,
+    "conv2_5d-nyuv2": conv2_5d_nyuv2,
+}

@@ -35,7 +35,6 @@ def nyuv2_lite0_half() -> TrainConfig:
     """
     half = EvaluationProtocol(mode="whole", scales=(0.5,))
     return TrainConfig(
-        recipe="nyuv2-lite0-half",
         model=ModelConfig(name="sagate", options=dict(NETWORK)),
         loader=LoaderConfig(batch_size=8, workers=0, validation_limit=100),
         augmentation=AugmentationConfig(
@@ -58,30 +57,38 @@ def nyuv2_lite0_half() -> TrainConfig:
 
 def nyuv2_lite0_half_sum() -> TrainConfig:
     """The same with both streams added stage by stage and no exchange: shows what the gates add."""
-    return _control("nyuv2-lite0-half-sum", "sagate", fusion="sum")
+    return _control("sagate", fusion="sum")
 
 
 def nyuv2_lite0_half_noise() -> TrainConfig:
     """The same with noise in place of HHA: shows what a second stream adds by itself."""
-    return _control("nyuv2-lite0-half-noise", "sagate", second_stream="noise")
+    return _control("sagate", second_stream="noise")
 
 
 def nyuv2_lite0_half_stacked() -> TrainConfig:
     """The same schedule with one stream on RGB and HHA as one image of six channels."""
-    return _control("nyuv2-lite0-half-stacked", "deeplabv3plus", inputs=["rgb", "hha"])
+    return _control("deeplabv3plus", inputs=["rgb", "hha"])
 
 
 def nyuv2_lite0_half_rgb() -> TrainConfig:
     """The same schedule with RGB alone."""
-    return _control("nyuv2-lite0-half-rgb", "deeplabv3plus", inputs=["rgb"])
+    return _control("deeplabv3plus", inputs=["rgb"])
 
 
 def nyuv2_lite0_half_hha() -> TrainConfig:
     """The same schedule with HHA alone."""
-    return _control("nyuv2-lite0-half-hha", "deeplabv3plus", inputs=["hha"])
+    return _control("deeplabv3plus", inputs=["hha"])
 
 
-def _control(recipe: str, model: str, **options: Any) -> TrainConfig:
-    return dataclasses.replace(
-        nyuv2_lite0_half(), recipe=recipe, model=ModelConfig(name=model, options=NETWORK | options)
-    )
+def _control(model: str, **options: Any) -> TrainConfig:
+    return dataclasses.replace(nyuv2_lite0_half(), model=ModelConfig(name=model, options=NETWORK | options))
+
+
+RECIPES = {
+    "nyuv2-lite0-half": nyuv2_lite0_half,
+    "nyuv2-lite0-half-sum": nyuv2_lite0_half_sum,
+    "nyuv2-lite0-half-noise": nyuv2_lite0_half_noise,
+    "nyuv2-lite0-half-stacked": nyuv2_lite0_half_stacked,
+    "nyuv2-lite0-half-rgb": nyuv2_lite0_half_rgb,
+    "nyuv2-lite0-half-hha": nyuv2_lite0_half_hha,
+}

@@ -38,7 +38,6 @@ def padnet_nyuv2() -> TrainConfig:
     The control with one task: --model.options.tasks '[]' --loss.auxiliary_weights '{initial_segmentation: 1}'.
     """
     return TrainConfig(
-        recipe="padnet-nyuv2",
         model=ModelConfig(name="padnet_resnet50"),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(crop_size=(480, 480), scales=(1.0, 1.2, 1.5)),
@@ -68,7 +67,6 @@ def padnet_nyuv2_initial() -> TrainConfig:
     others = {name: weight for name, weight in TASK_WEIGHTS.items() if name not in ("initial_segmentation", "depth")}
     return dataclasses.replace(
         whole,
-        recipe="padnet-nyuv2-initial",
         model=dataclasses.replace(whole.model, options={"phase": "initial"}),
         # The logits are the intermediate segmentation.
         loss=dataclasses.replace(
@@ -88,7 +86,6 @@ def padnet_cityscapes() -> TrainConfig:
     Published: 80.3 class IoU on the test set; 76.1 on the validation set with ResNet-50.
     """
     return TrainConfig(
-        recipe="padnet-cityscapes",
         model=ModelConfig(name="padnet_resnet101"),
         loader=LoaderConfig(batch_size=8, validation_split="val"),
         augmentation=AugmentationConfig(crop_size=(768, 768), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
@@ -110,3 +107,10 @@ def padnet_cityscapes() -> TrainConfig:
         validation=EvaluationProtocol(mode="sliding", crop_size=(768, 768), window_batch=1),
         evaluation=EvaluationProtocol(mode="sliding", crop_size=(768, 768), window_batch=1),
     )
+
+
+RECIPES = {
+    "padnet-nyuv2": padnet_nyuv2,
+    "padnet-nyuv2-initial": padnet_nyuv2_initial,
+    "padnet-cityscapes": padnet_cityscapes,
+}

@@ -30,7 +30,6 @@ def pap_nyuv2() -> TrainConfig:
     Published: 50.4 mIoU and 76.2 % pixel accuracy; whether at this size is not certain, see `pap-nyuv2-480`.
     """
     return TrainConfig(
-        recipe="pap-nyuv2",
         model=ModelConfig(name="pap_resnet50"),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(
@@ -61,9 +60,14 @@ def pap_nyuv2_480() -> TrainConfig:
     base = pap_nyuv2()
     return dataclasses.replace(
         base,
-        recipe="pap-nyuv2-480",
         augmentation=dataclasses.replace(base.augmentation, crop_size=(480, 480), scales=(1.0, 1.2, 1.5)),
         loss=dataclasses.replace(base.loss, dense=dataclasses.replace(base.loss.dense, depth_focal_px=nyuv2.CAMERA.fx)),
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="whole"),
     )
+
+
+RECIPES = {
+    "pap-nyuv2": pap_nyuv2,
+    "pap-nyuv2-480": pap_nyuv2_480,
+}

@@ -35,7 +35,6 @@ def rdfnet_nyuv2() -> TrainConfig:
     Published: 49.1 mIoU, 47.7 with ResNet-50, 50.1 with ResNet-152.
     """
     return TrainConfig(
-        recipe="rdfnet-nyuv2",
         model=ModelConfig(name="rdfnet_resnet101"),
         loader=LoaderConfig(batch_size=1),
         augmentation=AugmentationConfig(
@@ -65,3 +64,8 @@ def rdfnet_nyuv2() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole", margin=WHITE_FRAME_PX),
         evaluation=EvaluationProtocol(mode="whole", scales=(0.6, 0.9, 1.0, 1.2), margin=WHITE_FRAME_PX),
     )
+
+
+RECIPES = {
+    "rdfnet-nyuv2": rdfnet_nyuv2,
+}

@@ -25,7 +25,6 @@ def sagate_nyuv2_480() -> TrainConfig:
     train without.  Published: about 51.4 mIoU single scale, 52.4 with scales 0.75, 1, 1.25 and flip.
     """
     return TrainConfig(
-        recipe="sagate-nyuv2-480",
         model=ModelConfig(name="sagate_resnet101"),
         loader=LoaderConfig(batch_size=16),
         augmentation=AugmentationConfig(crop_size=(480, 480), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
@@ -41,15 +40,20 @@ def sagate_nyuv2_480() -> TrainConfig:
 
 def sagate_nyuv2_432() -> TrainConfig:
     """SA-Gate ResNet-101 on NYU Depth V2, crop 432, as the released 8-GPU trainer ran it."""
-    return with_crop(sagate_nyuv2_480(), "sagate-nyuv2-432", 432, processes=8)
+    return with_crop(sagate_nyuv2_480(), 432, processes=8)
 
 
-def with_crop(base: TrainConfig, recipe: str, crop: int, processes: int) -> TrainConfig:
+def with_crop(base: TrainConfig, crop: int, processes: int) -> TrainConfig:
     """Return ``base`` with another training crop and evaluation window, and the divisor of that many processes."""
     return dataclasses.replace(
         base,
-        recipe=recipe,
         augmentation=dataclasses.replace(base.augmentation, crop_size=(crop, crop)),
         loss=dataclasses.replace(base.loss, loss_scale=1 / processes),
         evaluation=dataclasses.replace(base.evaluation, crop_size=(crop, crop)),
     )
+
+
+RECIPES = {
+    "sagate-nyuv2-480": sagate_nyuv2_480,
+    "sagate-nyuv2-432": sagate_nyuv2_432,
+}

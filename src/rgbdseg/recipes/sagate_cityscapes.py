@@ -39,7 +39,6 @@ def sagate_cityscapes() -> TrainConfig:
     Published with ResNet-101: 81.7 mIoU on val, 82.8 on test (multi-scale).
     """
     return TrainConfig(
-        recipe="sagate-cityscapes",
         model=ModelConfig(name="sagate_resnet101"),
         loader=LoaderConfig(batch_size=16, validation_split="val"),
         augmentation=AugmentationConfig(crop_size=_CROP, scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
@@ -57,3 +56,8 @@ def sagate_cityscapes() -> TrainConfig:
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="sliding", crop_size=_CROP, combination="sagate", window_batch=1),
     )
+
+
+RECIPES = {
+    "sagate-cityscapes": sagate_cityscapes,
+}

@@ -28,7 +28,7 @@ def sigma_nyuv2_tiny() -> TrainConfig:
     epoch 50 on, on the test set.
     Published: 53.9 mIoU.
     """
-    return _sigma_nyuv2("sigma-nyuv2-tiny", "sigma_tiny")
+    return _sigma_nyuv2("sigma_tiny")
 
 
 def sigma_nyuv2_small() -> TrainConfig:
@@ -36,12 +36,11 @@ def sigma_nyuv2_small() -> TrainConfig:
 
     The encoder's weights are in vssmsmall_dp03_ckpt_epoch_238.pth.
     """
-    return _sigma_nyuv2("sigma-nyuv2-small", "sigma_small")
+    return _sigma_nyuv2("sigma_small")
 
 
-def _sigma_nyuv2(recipe: str, model: str) -> TrainConfig:
+def _sigma_nyuv2(model: str) -> TrainConfig:
     return TrainConfig(
-        recipe=recipe,
         model=ModelConfig(name=model, options={"train_all": False}),
         loader=LoaderConfig(batch_size=8),
         augmentation=AugmentationConfig(crop_size=(480, 640), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),

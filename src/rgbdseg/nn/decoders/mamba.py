@@ -11,11 +11,11 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channels_last import resize_last
 from rgbdseg.nn.decoders._base import Decoder, DecoderEntry, FeatureInfo
 from rgbdseg.nn.state_space import SelectiveScan2d
