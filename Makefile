@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install clean gpu-report
 
 install: $(STAMP)
 
@@ -25,6 +25,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# DATA=folder names a prepared dataset, which loading is measured with.
+gpu-report: $(STAMP)
+	$(BIN)/python benchmarks/gpu_report.py $(if $(DATA),--data $(DATA)) --out gpu-report.md
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,7 @@
 """Time and memory of `MalleableConv2_5d` beside the plain unfold formulation and beside the floor.
 
     python benchmarks/conv2_5d.py [--device cpu] [--size 480] [--batches 1 4] [--repeats 7] [--threads 2] [--no-memory]
+                                  [--tf32]
 
 Forward and backward, to every input and parameter, of the four layers that ResNet-101 replaces.  The unfold formulation
 does what the published operator does: it unfolds the input and keeps one masked copy per depth kernel.  The floor is
@@ -8,7 +9,7 @@ what no formulation of the same products can avoid: three plain convolutions of 
 the Triton kernels ("fused") beside the portable tiles ("lean").
 Times are medians of rounds in which all take turns; on one CPU thread they are CPU time, which other processes on
 the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
-before, each in a process of its own (on a GPU: of the allocator's peak), gradients included.
+before, each in a process of its own (on a GPU: of the allocator's peak, in this process), gradients included.
 
 What was tried on the CPU (AMD Zen 4, float32, batch 1), and what it gave:
 
@@ -215,6 +216,8 @@ def measure_memory(layer: Layer, size: int, batch: int, formulation: str, device
 
 
 def memory_in_new_process(layer: Layer, batch: int, formulation: str, options: argparse.Namespace) -> float:
+    if options.device != "cpu":  # where the allocator keeps count, whatever ran before
+        return measure_memory(layer, options.size, batch, formulation, options.device)
     shared = ["--device", options.device, "--size", str(options.size), "--threads", str(options.threads)]
     command = [sys.executable, __file__, *shared, "--memory-of", layer.name, formulation, str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -228,9 +231,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--tf32", action="store_true", help="let every formulation round products to TF32 on a GPU")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.tf32  # the floor as all others
     if arguments.memory_of:
         name, formulation, batch = arguments.memory_of
         layer = next(layer for layer in LAYERS if layer.name == name)
@@ -246,7 +251,10 @@ def compare(options: argparse.Namespace) -> None:
     measured = (*ours, "unfold")
     one_cpu_thread = options.device == "cpu" and options.threads == 1
     clock = time.process_time if one_cpu_thread else time.perf_counter
-    print(f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), image side {options.size}")
+    print(
+        f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), image side {options.size}, "
+        f"{'TF32' if options.tf32 else 'float32'} products"
+    )
     heads = [f"{n} ms" for n in names] + [f"{n}/floor" for n in ours] + [f"unfold/{n}" for n in ours]
     heads += [] if options.no_memory else [f"{n} MiB" for n in measured]
     for batch in options.batches:

@@ -515,14 +515,3 @@ def test_missing_geometry_is_refused_before_anything_runs() -> None:
     with pytest.raises(DataError, match="sample 'a' has no hha, which this model needs"):
         segment(model, RGBDSample(image(8, 8), sample_id="a"), RGB_HHA, EvaluationProtocol())
     assert model.shapes == []
-
-
-@pytest.mark.gpu
-def test_gpu_gives_the_same_scores() -> None:
-    model = Tiny().eval()
-    sample = RGBDSample(image(50, 70))
-    protocol = EvaluationProtocol("sliding", (32, 32), 2 / 3, (0.75, 1.25), True, "sagate")
-    expected = segment(model, sample, PLAIN_RGB, protocol)
-    result = segment(model.cuda(), sample, PLAIN_RGB, protocol)
-    assert result.scores.is_cuda
-    torch.testing.assert_close(result.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-4)

@@ -37,11 +37,27 @@ def connect(model: LiteFusion) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("reduce", [2, 1.5])
 @pytest.mark.parametrize("size", [(64, 96), (61, 47), (33, 130)])
-def test_any_size(size: tuple[int, int]) -> None:
-    logits = small()(frame(*size)).logits
+def test_any_size(size: tuple[int, int], reduce: float) -> None:
+    logits = small(reduce=reduce)(frame(*size)).logits
     assert logits.shape == (1, 5, *size)
     assert logits.isfinite().all()
+
+
+def test_averages_over_one_pixel_and_a_half() -> None:
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    averaged = small(reduce=1.5)._average(image, 1.5)
+    rows = torch.tensor([[2.0, 1, 0], [0, 1, 2]]) / 3  # how much of each row of pixels a cell covers
+    columns = torch.tensor([[2.0, 1, 0, 0], [0, 1, 2, 0]]) / 3
+    torch.testing.assert_close(averaged[0, 0, :, :2], rows @ image[0, 0] @ columns.T)
+    assert averaged.shape[-2:] == (2, 3)
+
+
+@pytest.mark.parametrize("reduce", [0.5, 1.25, 17])
+def test_a_reduction_that_is_none_is_refused(reduce: float) -> None:
+    with pytest.raises(UsageError, match=r"reduce is .*; expected a multiple of 0\.5"):
+        small(reduce=reduce)
 
 
 @torch.no_grad()

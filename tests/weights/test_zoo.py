@@ -42,9 +42,9 @@ def server() -> Iterator[HubServer]:
         yield running
 
 
-def published_file(path: Path) -> dict[str, Tensor]:
+def published_file(path: Path, classes: int = 13) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    state = to_published(create_model(MODEL, 13, **OPTIONS))
+    state = to_published(create_model(MODEL, classes, **OPTIONS))
     torch.save({"model": state, "epoch": 3, "best": np.float64(0.5)}, path)
     return state
 

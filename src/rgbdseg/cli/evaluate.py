@@ -28,18 +28,14 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
-    from rgbdseg.engine.run_folder import RunFolder
     from rgbdseg.engine.train import is_main_process, quiet_lightning
-    from rgbdseg.weights.source import find_checkpoints
+    from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 
     quiet_lightning()
-    paths = find_checkpoints(options.checkpoint, options.epochs)
+    paths = find_checkpoints(options.checkpoint or BUILT_IN, options.epochs)
     if options.save_submission and len(paths) > 1:
         raise UsageError(f"--save-submission takes one checkpoint; --epochs {options.epochs} gives {len(paths)}")
-    place = Path(options.checkpoint)
-    out = (
-        Path(options.out) if options.out else (RunFolder(place).root if place.is_dir() else place.parent) / "evaluation"
-    )
+    out = Path(options.out) if options.out else _usual_folder(options.checkpoint)
     results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
@@ -62,9 +58,24 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _usual_folder(checkpoint: str | None) -> Path:
+    """Return ``evaluation`` in a run's folder, beside a file, and here for what lies in a cache or the package."""
+    from rgbdseg.engine.run_folder import RunFolder
+
+    if checkpoint is None or not Path(checkpoint).exists():
+        return Path("evaluation")
+    place = Path(checkpoint)
+    return (RunFolder(place).root if place.is_dir() else place.parent) / "evaluation"
+
+
 def _parser() -> Parser:
     parser = Parser("evaluate", "Score checkpoints on a split of a prepared dataset.")
-    parser.add_argument("checkpoint", help="a checkpoint file, or a run folder (its last.ckpt)")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="a checkpoint file, a run folder (its last.ckpt) or a name from 'rgbdseg zoo'; default: the model that "
+        "comes with rgbdseg",
+    )
     parser.add_argument("--data", metavar="DATASET", help="prepared dataset; default: the one it was trained on")
     parser.add_argument("--split", help="split to score (default: test)")
     parser.add_argument("--epochs", metavar="A-B", help="every numbered checkpoint of the run in this range")
@@ -75,7 +86,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder of the result files; default: evaluation/ beside it")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the result files; default: evaluation/ in the run's folder or beside the file, or here",
+    )
     parser.add_argument("--name", help="stem of the result files; default: CHECKPOINT-SPLIT-PROTOCOL")
     parser.add_argument("--hha-cache", metavar="DIR", help="folder where computed HHA images are kept")
     parser.add_argument("--workers", type=int, help="loader processes per device (default: 2)")

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "info": "say what a checkpoint is",
     "convert": "turn a published checkpoint into one of this library",
     "zoo": "list published weights, or say all about one",
+    "verify": "score published weights by their authors' protocol",
     "push": "upload a run of your own to the Hugging Face hub",
     "pull": "download a model that was pushed",
 }
@@ -83,7 +84,11 @@ def plain_message(error: BaseException) -> str:
 
 # What the library calls resume=True or hardware.precision, its commands call so.
 _CONFIG_KEY = re.compile(r"(?<![-'\w./])([a-z_]+(?:\.[a-z][a-z0-9_]*)+)(?![\w/]|\.[a-z])")
-_GROUPS = {"evaluate": ("evaluation", "hardware", "loader"), "predict": ("evaluation", "hardware")}
+_GROUPS = {
+    "evaluate": ("evaluation", "hardware", "loader"),
+    "verify": ("evaluation", "hardware", "loader"),
+    "predict": ("evaluation", "hardware"),
+}
 """Groups of the configuration that these commands take."""
 _SHORT_OPTIONS = {
     "hardware.precision": "--precision",

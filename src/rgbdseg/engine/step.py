@@ -10,9 +10,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rgbdseg.config.train import TrainConfig
+from rgbdseg.engine.average import MovingAverage
 from rgbdseg.engine.dropout import draw_dropout_by_sample
 from rgbdseg.engine.hardware import AUTOCAST
 from rgbdseg.engine.health import Health
@@ -43,7 +43,7 @@ class TrainingState:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None
+    average: MovingAverage | None
     health: Health
     step: int = 0
     epoch_finished: bool = True
@@ -64,9 +64,7 @@ def make_state(model: SegmentationModel, config: TrainConfig, fabric: Fabric) ->
     if several and hardware.sync_batch_norm:
         synchronize_batch_norm(model, cpu=fabric.device.type == "cpu")
     draw_dropout_by_sample(model, fabric.global_rank, fabric.world_size)
-    average = None
-    if config.ema_decay is not None:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
     if hardware.compile:
         model.compile()
     return TrainingState(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -92,4 +93,10 @@ def _class_weights(config: LossConfig, logits: Tensor) -> Tensor | None:
         raise UsageError(
             f"class_weights has {len(config.class_weights)} numbers; expected {logits.shape[1]}, one per class"
         )
-    return torch.tensor(config.class_weights, dtype=logits.dtype, device=logits.device)
+    return _tensor_of(tuple(config.class_weights), logits.dtype, logits.device)
+
+
+@functools.lru_cache(maxsize=16)
+def _tensor_of(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the tensor that was made of them the first time: sending numbers to a GPU waits for it."""
+    return torch.tensor(values, dtype=dtype, device=device)

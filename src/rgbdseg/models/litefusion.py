@@ -98,11 +98,12 @@ class LiteFusion(SegmentationModel):
         depth_encoder: the same for HHA; it has a fourth input channel, 1 where there is a reading.
         channels: width of the decoder at 1/8 of its input and coarser.
         fine_channels: width at 1/4, where the classes are decided.
-        reduce: RGB is averaged over squares of that many pixels and HHA over twice as many: 2 for frames of 480x640, 1
-            for frames that are small already.
+        reduce: RGB is averaged over squares of that many pixels and HHA over twice as many: 2 or 1.5 for frames of
+            480x640, 1 for frames that are small already.
 
     Raises:
-        UsageError: for widths that are not positive and encoders with other features.
+        UsageError: for widths that are not positive, a reduction that is no multiple of a half and encoders with other
+            features.
     """
 
     card = _CARD
@@ -116,9 +117,11 @@ class LiteFusion(SegmentationModel):
         depth_encoder: str = "tf_efficientnet_lite0",
         channels: int = 128,
         fine_channels: int = 64,
-        reduce: int = 2,
+        reduce: float = 2,
     ) -> None:
-        check_widths(channels=channels, fine_channels=fine_channels, reduce=reduce)
+        check_widths(channels=channels, fine_channels=fine_channels)
+        if not (1 <= reduce <= 16 and float(2 * reduce).is_integer()):
+            raise UsageError(f"reduce is {reduce}; expected a multiple of 0.5 from 1 to 16")
         streams = (rgb_stream(_HALF, _HALF), dataclasses.replace(hha_stream(_HALF, _HALF), optional=True))
         super().__init__(num_classes, InputSpec(streams))
         self.reduce = reduce
@@ -171,11 +174,13 @@ class LiteFusion(SegmentationModel):
         auxiliary = resize_logits(self.auxiliary(coarse), _size(rgb), align_corners=False)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
 
-    def _average(self, image: Tensor, side: int) -> Tensor:
+    def _average(self, image: Tensor, side: float) -> Tensor:
         """Return means over squares of ``side`` pixels; those at the lower right may be cut off by the image."""
         if side == 1:
             return image
-        return functional.avg_pool2d(image, side, ceil_mode=True, count_include_pad=False)
+        if side != int(side):  # over halves of pixels
+            image, side = functional.interpolate(image, scale_factor=2.0, mode="nearest"), 2 * side
+        return functional.avg_pool2d(image, int(side), ceil_mode=True, count_include_pad=False)
 
     def _geometry(self, hha: Tensor) -> Tensor:
         """Return (B, 4, h, w): means over the readings of each square, and whether a quarter of it has any."""

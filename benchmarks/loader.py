@@ -1,0 +1,145 @@
+"""Reading and augmenting training samples, beside a plain formulation of the same, on one CPU thread.
+
+    python benchmarks/loader.py --data DATASET [--crop 480] [--images 16] [--rounds 5] [--workers 0 8]
+
+The plain formulation does what published loaders do: the whole frame is resized to the scale that was drawn, then
+normalized in float64 as a whole, then cropped and bordered.  The library is what `rgbdseg train` loads with.  Both take
+turns over the same frames with the same draws; images and labels must be equal.  HHA that the dataset lacks is computed
+before and kept, so that neither side pays for it.
+--workers: images per second with so many loader processes, batches of 8, after the first batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ModelConfig, TrainConfig
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.engine.data_module import SegmentationData
+from rgbdseg.engine.sampling import derived_seed
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models._registry import create_model
+from rgbdseg.transforms.augment import Moves, draw_moves
+from rgbdseg.transforms.spatial import resize_raster
+from turns import machine, seconds_in_turns, table
+
+Arrays = dict[str, Tensor]
+
+
+def drawn_moves(data: SegmentationData, index: int) -> Moves:
+    generator = torch.Generator().manual_seed(derived_seed(data.config.seed, index))
+    return draw_moves(data.train_set.sample(index), data.config.augmentation, generator)
+
+
+def plain_sample(dataset: RGBDDataset, index: int, moves: Moves, spec: InputSpec, size: int) -> Arrays:
+    """Return images (3, size, size) and the label (size, size) of one frame."""
+    frame = dataset.sample(index)
+    arrays: dict[str, np.ndarray] = {}
+    for stream in spec.streams:
+        raster = frame.raster(stream.raster)
+        assert raster is not None
+        raster = raster.flip(-1) if moves.flip else raster
+        values = resize_raster(raster, moves.scaled, "bilinear").numpy().astype(np.float64)
+        values = values[::-1] if stream.channel_order == "reversed" else values
+        mean, std = (np.array(numbers)[:, None, None] for numbers in (stream.mean, stream.std))
+        arrays[stream.name] = (values / stream.divide_by - mean) / std
+    assert frame.label is not None
+    label = frame.label.flip(-1) if moves.flip else frame.label
+    arrays["label"] = resize_raster(label, moves.scaled, "nearest").numpy()
+    top, left = (size - moves.height) // 2, (size - moves.width) // 2
+    border = ((0, 0), (top, size - moves.height - top), (left, size - moves.width - left))
+    area = slice(moves.top, moves.top + moves.height), slice(moves.left, moves.left + moves.width)
+    fill = {"label": 255}
+    return {
+        name: torch.from_numpy(
+            np.pad(values[:, *area], border, constant_values=fill.get(name, 0)).astype(
+                np.int64 if name == "label" else np.float32
+            )
+        )
+        for name, values in arrays.items()
+    }
+
+
+def largest_difference(data: SegmentationData, moves: list[Moves], size: int) -> float:
+    """Return that of the images of both sides; labels must be equal."""
+    samples, collate, largest = data.training_samples(), data.collate(), 0.0
+    for index, drawn in enumerate(moves):
+        batch = collate([samples[index, index]])
+        plain = plain_sample(data.train_set, index, drawn, data.input_spec, size)
+        if not torch.equal(batch.label[0], plain["label"][0]):
+            sys.exit(f"the labels of frame {index} differ")
+        for name, image in batch.images.items():
+            largest = max(largest, float((image[0] - plain[name]).abs().max()))
+    return largest
+
+
+def compare(data: SegmentationData, options: argparse.Namespace) -> None:
+    count, size = min(options.images, len(data.train_set)), options.crop
+    samples, collate = data.training_samples(), data.collate()
+    moves = [drawn_moves(data, index) for index in range(count)]
+
+    def plain() -> None:
+        made = [plain_sample(data.train_set, i, moves[i], data.input_spec, size) for i in range(count)]
+        {name: torch.stack([one[name] for one in made]) for name in made[0]}
+
+    def library() -> None:
+        collate([samples[index, index] for index in range(count)])
+
+    print(f"largest difference of normalized values: {largest_difference(data, moves, size):.1e}; labels equal")
+    print(table(seconds_in_turns({"plain": plain, "rgbdseg": library}, options.rounds, "cpu", 1), per=count))
+    print("milliseconds per image, reading included")
+
+
+def with_workers(config: TrainConfig, dataset: RGBDDataset, spec: InputSpec, workers: int, seconds: float) -> float:
+    """Return images per second of a loader after its first batch."""
+    config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, workers=workers))
+    batches = iter(SegmentationData(config, dataset, None, spec).training_batches(0, 100_000))
+    next(batches)
+    start, images = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        images += len(next(batches))
+    return images / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time loading and augmentation beside a plain formulation.")
+    parser.add_argument("--data", required=True, help="a prepared dataset")
+    parser.add_argument("--crop", type=int, default=480)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=64, help="of the dataset that are used at all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=())
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each number of workers")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = create_model("sagate_resnet18", num_classes=40)
+    with tempfile.TemporaryDirectory() as cache:
+        dataset = RGBDDataset(
+            options.data, "train", needs=("rgb", "hha", "label"), hha_cache=cache, limit=options.frames
+        )
+        for index in range(len(dataset)):
+            dataset.sample(index)
+        config = TrainConfig(
+            data=options.data,
+            model=ModelConfig("sagate_resnet18"),
+            loader=LoaderConfig(batch_size=8, workers=0, hha_cache=cache),
+            augmentation=AugmentationConfig(crop_size=(options.crop, options.crop)),
+        )
+        print(machine("cpu", 1))
+        print(f"{len(dataset)} frames of {options.data}, crop {options.crop}", flush=True)
+        compare(SegmentationData(config, dataset, None, model.input_spec), options)
+        for workers in options.workers:
+            rate = with_workers(config, dataset, model.input_spec, workers, options.seconds)
+            print(f"{workers} loader processes: {rate:.1f} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
