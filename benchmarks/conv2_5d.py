@@ -21,7 +21,7 @@ What was tried on the CPU (AMD Zen 4, float32, batch 1), and what it gave:
   to be shared, so that they stayed on one core.  PyTorch's second thread still spins for some milliseconds after the
   masks, which shows on layer3, the smallest: with GOMP_SPINCOUNT=0 it is a tenth faster.
 * Few calls from Python per tile, since the interpreter runs one thread at a time: views of scratch memory are kept,
-  gradients of the kernels are added up side by side and split at the end.  A few per cent.
+  gradients of the kernels are added up side by side and split at the end.  A few percent.
 * Windows copied once per tile and shared by the kernels, all kernels masked in one operation and summed before the
   result is added back: a third of the strided operations and half of the calls.  What remains above the products is a
   third of their time on layer1 with its 64 channels, a quarter on layer2.
@@ -51,23 +51,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rgbdseg.datasets import nyuv2
 from rgbdseg.nn.conv2_5d.operator import DepthConv2d, MalleableConv2_5d
 from rgbdseg.nn.conv2_5d.product import FUSED_VARIABLE
 
 
 def unfold_windows(depth: Tensor, side: int, stride: int, padding: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the depths (B, T, Q) in the windows, at their centres (B, 1, Q), and where both have a reading."""
+    """Return the depths (B, T, Q) in the windows, at their centers (B, 1, Q), and where both have a reading."""
     near = functional.unfold(depth, side, dilation, padding, stride)
-    centre = near[:, side * side // 2, None]
-    return near, centre, (near != 0) & (centre != 0)
+    center = near[:, side * side // 2, None]
+    return near, center, (near != 0) & (center != 0)
 
 
 def unfold_malleable_masks(conv: MalleableConv2_5d, depth: Tensor, focal_px: Tensor) -> Tensor:
     """Return the masks (B, K, T, Q) of the released rule, unweighted."""
     window = conv.window
-    near, centre, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
-    grid = conv.pixel_size * window.dilation * centre / focal_px[:, None, None]
-    difference = near - centre
+    near, center, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
+    grid = conv.pixel_size * window.dilation * center / focal_px[:, None, None]
+    difference = near - center
     cells = 100 * difference / (1e-5 + 100 * grid)
     anchors = conv.depth_anchor.view(1, -1, 1, 1)
     if conv.fix_center:
@@ -86,12 +87,12 @@ def unfold_malleable_masks(conv: MalleableConv2_5d, depth: Tensor, focal_px: Ten
 def unfold_slab_masks(conv: DepthConv2d, depth: Tensor, focal_px: Tensor) -> Tensor:
     """Return the masks (B, K, T, Q) of the plain 2.5D convolution's released rule."""
     window = conv.window
-    near, centre, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
+    near, center, valid = unfold_windows(depth, window.kernel, window.stride, window.padding, window.dilation)
     near = near * valid
-    cell = conv.pixel_size * window.dilation * centre / focal_px[:, None, None]
-    far = ((near - centre - cell).abs() <= cell / 2).to(depth.dtype)
-    same = ((near - centre).abs() <= cell / 2).to(depth.dtype) + (~valid).to(depth.dtype)
-    close = ((near - centre + cell).abs() <= cell / 2).to(depth.dtype)
+    cell = conv.pixel_size * window.dilation * center / focal_px[:, None, None]
+    far = ((near - center - cell).abs() <= cell / 2).to(depth.dtype)
+    same = ((near - center).abs() <= cell / 2).to(depth.dtype) + (~valid).to(depth.dtype)
+    close = ((near - center + cell).abs() <= cell / 2).to(depth.dtype)
     return torch.stack((far, same.clamp(max=1), close), dim=1)
 
 
@@ -147,7 +148,7 @@ def make_steps(layer: Layer, size: int, batch: int, device: str) -> dict[str, St
     x = torch.randn(batch, layer.channels, side, side, device=device, requires_grad=True)
     depth = 1 + 3 * torch.rand(batch, 1, side, side, device=device)
     depth[:, :, : side // 8] = 0
-    focal_px = torch.full((batch,), 518.857901, device=device)
+    focal_px = torch.full((batch,), nyuv2.CAMERA.fx, device=device)
     grad_y = torch.randn(batch, layer.channels, *conv.window.output_size(side, side), device=device)
 
     def floor() -> Tensor:

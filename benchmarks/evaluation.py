@@ -43,7 +43,7 @@ Images = dict[str, NDArray[np.float64]]
 
 
 def made_frame(size: tuple[int, int]) -> RGBDSample:
-    """Return a frame of smooth random pictures, so that neighbouring pixels look alike as in photographs."""
+    """Return a frame of smooth random pictures, so that neighboring pixels look alike as in photographs."""
     generator = torch.Generator().manual_seed(0)
 
     def picture() -> Tensor:

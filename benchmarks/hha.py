@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import INDOOR, encode_hha
 
 Array = NDArray[np.float64]
 
-# Focal length over width of the NYU Depth V2 colour camera, so that other sizes see the same scene.
-FOCAL_LENGTH_PER_WIDTH = 518.857901 / 640
+# Focal length over width of the NYU Depth V2 color camera, so that other sizes see the same scene.
+FOCAL_LENGTH_PER_WIDTH = nyuv2.CAMERA.fx / nyuv2.SIZE[1]
 
 
 def plain_normals(xyz: Array, missing: NDArray[np.bool_], radius: int) -> Array:
@@ -100,7 +101,7 @@ def plain_hha(depth_m: Array, camera: Array, raw_depth_m: Array) -> NDArray[np.u
 
 
 def room(height: int, width: int) -> tuple[Array, Array]:
-    """Return depth in metres and the camera of a box-shaped room seen from 1.4 m by a camera that looks 12 deg down."""
+    """Return depth in meters and the camera of a box-shaped room seen from 1.4 m by a camera that looks 12 deg down."""
     fx = FOCAL_LENGTH_PER_WIDTH * width
     camera = np.array([fx, fx, 0.507 * width, 0.527 * height])
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
@@ -155,7 +156,7 @@ def compare(name: str, depth_m: Array, raw_depth_m: Array, camera: Array, option
         difference = np.abs(ours - plain_hha(depth_m, camera, raw_depth_m))
         plain = fastest_ms(lambda: plain_hha(depth_m, camera, raw_depth_m), 2)
         print(
-            f"  agreement: {(difference == 0).mean():.3%} equal, {(difference <= 1).mean():.3%} within one grey level"
+            f"  agreement: {(difference == 0).mean():.3%} equal, {(difference <= 1).mean():.3%} within one gray level"
         )
     except ImportError:
         print("  SciPy is not installed: no plain formulation to compare with")
@@ -182,7 +183,7 @@ def compare(name: str, depth_m: Array, raw_depth_m: Array, camera: Array, option
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time HHA against a plain NumPy/SciPy formulation.")
-    parser.add_argument("--depth", type=Path, help="NumPy file, (H, W) metres with 0 = missing; default: a made room")
+    parser.add_argument("--depth", type=Path, help="NumPy file, (H, W) meters with 0 = missing; default: a made room")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of the made room")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls; the fastest counts")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 4))

@@ -2,7 +2,7 @@
 
     python scripts/train_litefusion.py rooms /tmp/rooms.npz --frames 8000 --processes 14
     python scripts/train_litefusion.py train --data datasets/nyuv2 --weights DIR --out runs/box --minutes 5
-    python scripts/train_litefusion.py train --data datasets/nyuv2 --start runs/rooms/last.safetensors --out runs/box ...
+    python scripts/train_litefusion.py train --data datasets/nyuv2 --start runs/rooms/last.safetensors --out runs/box
 
 ``--weights`` is a folder with ``tf_efficientnet_lite2*.safetensors`` and ``tf_efficientnet_lite0*.safetensors``, the
 ImageNet weights of timm.  ``--rooms FILE`` trains on made rooms in place of the dataset, with the names of NYU-40.
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -319,8 +320,6 @@ def start_model(options: argparse.Namespace, device: torch.device) -> LiteFusion
     if options.start:
         model.load_state_dict(load_bundle(options.start).model.float().state_dict())
     else:
-        from safetensors.torch import load_file
-
         for encoder, name in ((model.encoder, "lite2"), (model.depth_encoder, "lite0")):
             (file,) = Path(options.weights).glob(f"tf_efficientnet_{name}*.safetensors")
             state = {key: value.float() for key, value in load_file(file).items()}
@@ -367,10 +366,8 @@ def train(options: argparse.Namespace) -> None:
     average = {key: value.clone() for key, value in net.model.state_dict().items()}
     images, steps = _loop(net, average, Batches(training, options), options, out)
     net.model.load_state_dict(average)
-    facts = ModelFacts(
-        "litefusion_lite2", {}, net.model.input_spec, NYU40, "nyuv2", HHA.to_dict(),
-        {"images": images, "steps": steps, "minutes": options.minutes, "options": {k: str(v) for k, v in vars(options).items()}},
-    )  # fmt: skip
+    told = {"images": images, "steps": steps, "options": {key: str(value) for key, value in vars(options).items()}}
+    facts = ModelFacts("litefusion_lite2", {}, net.model.input_spec, NYU40, "nyuv2", HHA.to_dict(), told)
     state = {k: v.half() if v.ndim == 4 else v for k, v in net.model.cpu().state_dict().items()}
     save_bundle(facts, {k: v.contiguous() for k, v in state.items()}, out / "last.safetensors")
     if not options.rooms and not options.all:

@@ -46,10 +46,10 @@ def write_dformer(root: Path) -> Path:
         made = scene(index)
         write_png(root / "RGB" / f"{index}.png", made.rgb)
         low, high = made.depth_m.min(), made.depth_m.max()
-        grey = np.rint((made.depth_m - low) / (high - low) * 255).astype(np.uint8)
-        # matplotlib writes grey colour maps with four channels
+        gray = np.rint((made.depth_m - low) / (high - low) * 255).astype(np.uint8)
+        # matplotlib writes gray color maps with four channels
         (root / "Depth").mkdir(exist_ok=True)
-        Image.fromarray(np.dstack([grey] * 3 + [np.full_like(grey, 255)])).save(root / "Depth" / f"{index}.png")
+        Image.fromarray(np.dstack([gray] * 3 + [np.full_like(gray, 255)])).save(root / "Depth" / f"{index}.png")
         write_png(root / "Label" / f"{index}.png", stored_label(index))
         (root / f"{name}.txt").write_text(f"RGB/{index}.png Label/{index}.png\n")
     return root
@@ -58,11 +58,11 @@ def write_dformer(root: Path) -> Path:
 def write_esanet(root: Path, labels: str = "labels_40", first_id: int = 1, raw: bool = True) -> Path:
     for name, index in LISTS.items():
         made, file = scene(index), f"{index + first_id:04d}.png"
-        millimetres = (made.depth_m * 1000).astype(np.uint16)
+        millimeters = (made.depth_m * 1000).astype(np.uint16)
         write_png(root / name / "rgb" / file, made.rgb)
-        write_png(root / name / "depth" / file, millimetres)
+        write_png(root / name / "depth" / file, millimeters)
         if raw:
-            write_png(root / name / "depth_raw" / file, np.where(made.hole, 0, millimetres).astype(np.uint16))
+            write_png(root / name / "depth_raw" / file, np.where(made.hole, 0, millimeters).astype(np.uint16))
         write_png(root / name / labels / file, stored_label(index))
         (root / f"{name}.txt").write_text(f"{file[:-4]}\n")
     return root

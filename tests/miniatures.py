@@ -153,7 +153,7 @@ def write_nyu_splits(path: Path, train: Sequence[int], test: Sequence[int]) -> P
 
 @dataclasses.dataclass
 class SUNFrame:
-    """One frame: folder below SUNRGBD, millimetres before rotation, labels 0..37."""
+    """One frame: folder below SUNRGBD, millimeters before rotation, labels 0..37."""
 
     folder: str
     stem: str

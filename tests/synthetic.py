@@ -64,8 +64,8 @@ def make_scene(index: int, size: tuple[int, int] = (48, 64), classes: int = len(
         visible = depth[area] > near_m
         depth[area] = np.where(visible, near_m, depth[area])
         label[area] = np.where(visible, kind, label[area])
-    colours = np.array(generic_palette(classes), dtype=np.float64) * 0.6 + 60
-    rgb = np.clip(colours[label] + random.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)
+    colors = np.array(generic_palette(classes), dtype=np.float64) * 0.6 + 60
+    rgb = np.clip(colors[label] + random.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)
     label[:VOID_MARGIN] = label[-VOID_MARGIN:] = IGNORE_INDEX
     label[:, :VOID_MARGIN] = label[:, -VOID_MARGIN:] = IGNORE_INDEX
     hole = random.random(size) < 0.03
@@ -90,7 +90,7 @@ def write_tree(
     """Write ``count`` frames 0..count-1, the first ``train`` (default two thirds) for training; return the root.
 
     layout "rgbdseg": PNG throughout and a dataset.json.  layout "sagate": 480x640 unless told otherwise, JPEG images
-    and HHA, .npy depth in metres, NYU label values, no dataset.json.  sensors: names given to the frames in turn.
+    and HHA, .npy depth in meters, NYU label values, no dataset.json.  sensors: names given to the frames in turn.
     """
     root = Path(root)
     sagate = layout == "sagate"
@@ -138,7 +138,7 @@ def write_depth(folder: Path, name: str, depth_m: npt.NDArray[Any], depth_format
         return path
     path = folder / f"{name}.png"
     unit = DEPTH_UNITS[depth_format]
-    values = np.where(depth_m > 0, np.round(depth_m / unit.metres_per_unit - unit.offset_units), 0)
+    values = np.where(depth_m > 0, np.round(depth_m / unit.meters_per_unit - unit.offset_units), 0)
     write_png(path, values.astype(np.uint16 if depth_format == "mm16" else np.uint8))
     return path
 

@@ -26,7 +26,7 @@ def test_projection_of_the_optical_axis_is_the_principal_point() -> None:
 def test_resizing_keeps_the_place_relative_to_the_outer_borders(height: int, width: int) -> None:
     u, v = project(CAMERA)
     new_u, new_v = project(CAMERA.resized((480, 640), (height, width)))
-    # Pixel centres lie at integers, so the left border of the image is at -0.5.
+    # Pixel centers lie at integers, so the left border of the image is at -0.5.
     assert (new_u + 0.5) / width == pytest.approx((u + 0.5) / 640)
     assert (new_v + 0.5) / height == pytest.approx((v + 0.5) / 480)
 

@@ -71,7 +71,7 @@ def test_what_is_not_known_has_no_facts() -> None:
     other = LabelSet("other", ("x",), generic_palette(1))
     assert facts_of_classes(other) is None
     assert class_prior(other) is None
-    assert median_range_m(other) == median_range_m(None) == (0.2, 100.0)
+    assert median_range_m(other) == median_range_m(None) == (0.1, 100.0)
     with pytest.raises(UsageError, match="unknown label set 'nyu4'; did you mean 'nyu40'"):
         get_label_set("nyu4")
     assert list(label_sets()).count("nyu40") == 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,31 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot write"):
         write_text(tmp_path / "file" / "x.txt", "")
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    with atomic_path(target) as temporary:
+        prefix = temporary.name.rpartition(f"-{os.getpid()}-")[0]
+        temporary.write_text("1")
+    gone = subprocess.run(["true"], check=False)  # a process that is no more
+    assert gone.returncode == 0
+    for number, removed in ((2**22 - 1, True), (os.getpid(), True), (os.getppid(), False)):
+        left = tmp_path / str(number) / f"{prefix}-{number}-abc.part.json"
+        left.parent.mkdir()
+        left.write_text("half")
+        write_text(left.parent / "b.json", "1")
+        assert left.exists() is not removed, number
+    other = tmp_path / "other" / ".a.0123abcd-1-abc.part.json"  # of another machine
+    for age_s, removed in ((0, False), (2 * 24 * 3600, True)):
+        other.parent.mkdir()
+        other.write_text("half")
+        os.utime(other, (time.time() - age_s, time.time() - age_s))
+        write_text(other.parent / "b.json", "1")
+        assert other.exists() is not removed
+        other = tmp_path / "older" / other.name
+
+
+def test_long_names(tmp_path: Path) -> None:
+    write_text(tmp_path / f"{'x' * 250}.txt", "1")
+    assert len(list(tmp_path.iterdir())) == 1

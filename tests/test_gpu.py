@@ -83,6 +83,7 @@ def test_hha_agrees_with_the_cpu() -> None:
     camera = camera_tensor(58, 59, 39, 31)
     depth_m = planes_depth(camera, 60, 80, room(pitch_deg=11), torch.float32)
     depth_m[..., 10:25, 30:50] = 0
+    depth_m = torch.cat((depth_m, 1.5 * depth_m.flip(-1)))
     for parameters in HHA_PRESETS.values():
         on_gpu = encode_hha(depth_m.to(DEVICE), camera, parameters=parameters)
         assert on_gpu.device.type == DEVICE
@@ -203,8 +204,11 @@ def test_augmentation_on_the_device_gives_the_batches_of_the_cpu(tree: Path) -> 
     assert expected.label is not None
     assert found.label is not None
     assert torch.equal(found.label.cpu(), expected.label)
-    assert torch.equal(found.images["hha"].cpu(), expected.images["hha"])
-    # The mean grey level, which contrast turns about, is summed in another order.
+    # Bilinear weights are rounded otherwise: a gray level more or less here and there.
+    difference = (found.images["hha"].cpu() - expected.images["hha"]).abs()
+    assert difference.max() < 0.05
+    assert (difference > 1e-5).float().mean() < 0.01
+    # The mean gray level, which contrast turns about, is summed in another order.
     assert (found.images["rgb"].cpu() - expected.images["rgb"]).abs().max() < 0.05
 
 
@@ -216,7 +220,7 @@ def test_first_losses_are_those_of_the_cpu(tree: Path) -> None:
         cpu_state = make_state(build_run(slow)[0], slow, make_fabric(slow.hardware))
         cpu_batch = batch.to("cpu")
     for module in (*state.model.modules(), *cpu_state.model.modules()):
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0  # devices draw different numbers
     found = float(training_step(state, [batch], one)["loss"])
     assert found == pytest.approx(float(training_step(cpu_state, [cpu_batch], slow)["loss"]), rel=1e-3)

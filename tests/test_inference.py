@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import weakref
@@ -18,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.device import place_model
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.inference import segment, window_positions
+from rgbdseg.inference import Segmentation, segment, window_positions
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.sample import RGBDSample
@@ -112,6 +114,67 @@ def test_the_camera_follows_a_margin() -> None:
     assert seen[0].tolist() == [[20.0, 21.0, 5.0, 2.5]]
 
 
+# --- classes and confidence
+
+
+@pytest.mark.parametrize("size", [(3, 5), (300, 500)])  # the latter is more than is looked at at once
+def test_prediction_and_confidence_are_those_of_argmax_and_softmax(size: tuple[int, int]) -> None:
+    values = torch.randn(7, *size, generator=torch.Generator().manual_seed(0)).mul(30).round()
+    values[:, 0, 1] = 3.0
+    values[2:, 0, 2] = -math.inf
+    result = Segmentation(values, normalized=False)
+    # argmax may return any of equal ones; the first is asked for.
+    first = (values == values.amax(0)).to(torch.uint8).argmax(0)
+    assert result.prediction.dtype == torch.uint8
+    assert torch.equal(result.prediction.long(), first)
+    torch.testing.assert_close(result.confidence, values.softmax(0).amax(0), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(result.log_scores, values.log_softmax(0))
+    assert result.log_scores is result.log_scores  # computed once
+
+
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("combination", ["softmax", "malleable"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_single_view_has_the_scores_of_its_rule(combination: str, flip: bool, margin: int) -> None:
+    weight = 5 * torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight, padding=1))
+    one = EvaluationProtocol(flip=flip, combination=combination, margin=margin)  # type: ignore[arg-type]
+    result = segment(model, RGBDSample(image(20, 30)), PLAIN_RGB, one)
+    assert result.normalized is (flip and combination == "softmax")
+    torch.testing.assert_close(result.scores.sum(0), torch.ones(20, 30))
+    twice = segment(model, RGBDSample(image(20, 30)), PLAIN_RGB, dataclasses.replace(one, scales=(1.0, 1.0)))
+    expected = twice.scores if combination == "softmax" else twice.scores / 2
+    torch.testing.assert_close(result.scores, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(result.prediction, twice.prediction)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_come_in_the_memory_order_of_the_kernels(channels_last: bool) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, images: Mapping[str, Tensor], camera: Tensor | None) -> SegmentationOutput:
+            assert images["rgb"].is_contiguous(memory_format=torch.channels_last) is channels_last
+            return SegmentationOutput(images["rgb"])
+
+    network = Network().eval()
+    if channels_last:
+        place_model(network, torch.device("cpu"))
+    assert network.conv.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    result = segment(network, RGBDSample(image(20, 30)), PLAIN_RGB, EvaluationProtocol(flip=True))
+    assert result.log_scores.is_contiguous()
+
+
+def test_one_view_at_a_time_on_a_cpu_unless_told_otherwise() -> None:
+    for window_batch, most in ((None, 1), (4, 4)):
+        model = Recorder(lambda rgb, *_: rgb)
+        protocol = EvaluationProtocol("sliding", (16, 16), flip=True, window_batch=window_batch)
+        segment(model, RGBDSample(image(40, 40)), PLAIN_RGB, protocol)
+        assert max(shape[0] for shape in model.shapes) == most
+
+
 # --- how views are combined
 
 
@@ -119,7 +182,7 @@ def two_window_scores(combination: str) -> tuple[list[float], int]:
     """Two 4-pixel windows over 6 columns, with logits (0, 1) in the first and (5, 4.5) in the second."""
     logits = torch.tensor([[0.0, 1.0], [5.0, 4.5]])
     model = Recorder(lambda rgb, *_: logits[:, :, None, None].expand(2, 2, 4, 4))
-    protocol = EvaluationProtocol("sliding", (4, 4), 0.5, combination=combination)  # type: ignore[arg-type]
+    protocol = EvaluationProtocol("sliding", (4, 4), 0.5, combination=combination, window_batch=2)  # type: ignore[arg-type]
     result = segment(model, RGBDSample(image(4, 6)), PLAIN_RGB, protocol)
     return result.scores[:, 0, 2].tolist(), int(result.prediction[0, 2])
 
@@ -159,7 +222,7 @@ def test_mirror_image_enters_as_each_rule_says(combination: str, expected: list[
     # logits (4, 0) for the image and (0, 1) for its mirror image
     logits = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
     model = Recorder(lambda rgb, *_: logits[:, :, None, None].expand(2, 2, *rgb.shape[-2:]))
-    protocol = EvaluationProtocol(flip=True, combination=combination)  # type: ignore[arg-type]
+    protocol = EvaluationProtocol(flip=True, combination=combination, window_batch=2)  # type: ignore[arg-type]
     scores = segment(model, RGBDSample(image(3, 5)), PLAIN_RGB, protocol).scores
     assert scores[:, 1, 2].tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -191,13 +254,13 @@ def reference_scores(network: nn.Conv2d, rgb: Tensor, protocol: EvaluationProtoc
     for scale in protocol.scales:
         height, width = round(size[0] * scale), round(size[1] * scale)
         scaled = resize_raster(rgb, (height, width), "bilinear").double() / 255
-        normalised = (scaled - 0.25) / 0.5
+        normalized = (scaled - 0.25) / 0.5
         black = (0 - 0.25) / 0.5
         released = protocol.combination != "softmax"
         border = black if released and (height > crop_h or width > crop_w) else 0.0
         rows, columns = max(0, crop_h - height), max(0, crop_w - width)
         padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        padded = functional.pad(normalised, padding, value=border)
+        padded = functional.pad(normalized, padding, value=border)
         scores = torch.zeros(network.out_channels, *padded.shape[1:], dtype=torch.float64)
         count = torch.zeros(padded.shape[1:], dtype=torch.float64)
         stride_h, stride_w = (math.ceil(c * protocol.stride_rate) for c in (crop_h, crop_w))
@@ -251,7 +314,7 @@ def test_scores_equal_the_plain_formulation(
     assert torch.equal(result.prediction.long(), expected.argmax(0))
 
 
-@pytest.mark.parametrize("case", ["single_scale", "multi_scale_flip", "small_image"])
+@pytest.mark.parametrize("case", ["single_scale", "multi_scale_flip", "small_image", "odd_sizes"])
 @pytest.mark.parametrize("window_batch", [1, 3])
 def test_published_evaluation(case: str, window_batch: int) -> None:
     facts = json.loads(shared_path(f"golden/evaluation_{case}.json").read_text())
@@ -266,10 +329,17 @@ def test_published_evaluation(case: str, window_batch: int) -> None:
     sample = RGBDSample(data["input:rgb"].permute(2, 0, 1), hha=data["input:hha"].permute(2, 0, 1))
     crop = facts["crop_size"]
     protocol = EvaluationProtocol(
-        "sliding", (crop, crop), facts["stride_rate"], tuple(facts["scales"]), facts["flip"], "sagate", window_batch
+        "sliding",
+        (crop, crop),
+        facts["stride_rate"],
+        tuple(facts["scales"]),
+        facts["flip"],
+        "sagate",
+        window_batch,
+        resize_by="factor",
     )
     result = segment(network, sample, RGB_HHA, protocol)
-    torch.testing.assert_close(result.scores, data["output:scores"].permute(2, 0, 1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.scores, data["output:scores"].permute(2, 0, 1), rtol=2e-5, atol=0)
     assert torch.equal(result.prediction, data["output:prediction"])
 
 
@@ -310,7 +380,7 @@ class PeakMemory(TorchDispatchMode):
 def test_one_score_map_is_held_and_one_at_the_scale_in_progress(
     combination: str, scales: tuple[float, ...], most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rgbdseg.inference._NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr("rgbdseg.inference.scores.NUMBERS_AT_ONCE", 1)
     weight = torch.randn(40, 3, 1, 1)
     model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight))
     protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, scales, True, combination, window_batch=1)  # type: ignore[arg-type]
@@ -328,7 +398,7 @@ def test_resizing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     protocol = EvaluationProtocol("sliding", (16, 16), 2 / 3, (0.6, 1.0, 1.4))
     results = []
     for numbers in (1, 3 * 40 * 50, 2**24):
-        monkeypatch.setattr("rgbdseg.inference._NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr("rgbdseg.inference.scores.NUMBERS_AT_ONCE", numbers)
         model = Recorder(lambda rgb, *_: functional.conv2d(rgb, weight, padding=1))
         results.append(segment(model, RGBDSample(image(29, 37)), PLAIN_RGB, protocol).log_scores)
     for result in results[:2]:  # vector instructions round a little differently where an array ends
@@ -373,7 +443,7 @@ def test_scores_beyond_float32_are_scaled_and_log_scale_says_how() -> None:
 
 
 def test_mean_over_scales_is_taken_of_scores_not_of_logits() -> None:
-    # At half size each 2x2 block is one pixel; enlarging mixes neighbours with weights 3/4 and 1/4.
+    # At half size each 2x2 block is one pixel; enlarging mixes neighbors with weights 3/4 and 1/4.
     values = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(2).expand(3, 2, 4).contiguous()
     model = Recorder(lambda rgb, *_: 300 * rgb[:, :2] * torch.tensor([1.0, 0.5]).view(2, 1, 1))
     protocol = EvaluationProtocol(scales=(0.5,), combination="sagate")
@@ -397,7 +467,7 @@ def test_whole_image_is_padded_to_the_divisor_and_cropped_back() -> None:
     rgb = image(13, 18)
     result = segment(network, RGBDSample(rgb), spec, EvaluationProtocol(combination="sagate"))
     assert seen[0].shape == (1, 3, 16, 24)
-    assert torch.all(seen[0][..., 0, :] == 0)  # the border is 0 after normalisation
+    assert torch.all(seen[0][..., 0, :] == 0)  # the border is 0 after normalization
     torch.testing.assert_close(result.log_scores, (rgb.float() / 255 - 0.5) / 0.25)
     assert result.prediction.dtype == torch.uint8
     assert result.prediction.shape == (13, 18)

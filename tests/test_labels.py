@@ -1,4 +1,4 @@
-"""Names and colours of the label sets."""
+"""Names and colors of the label sets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_order_of_classes(name: str, count: int, known: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(label_sets()))
-def test_colours_are_distinct_and_not_black(name: str) -> None:
+def test_colors_are_distinct_and_not_black(name: str) -> None:
     palette = get_label_set(name).palette
     assert len(set(palette)) == len(palette)
     # The colour of void, and by its authors' choice of MFNet's class "unlabelled".
     assert (0, 0, 0) not in palette[name == "mfnet9" :]
 
 
-def test_cityscapes_has_the_official_colours() -> None:
+def test_cityscapes_has_the_official_colors() -> None:
     cityscapes = get_label_set("cityscapes19")
     assert cityscapes.palette[cityscapes.index("road")] == (128, 64, 128)
     assert cityscapes.palette[cityscapes.index("sky")] == (70, 130, 180)

@@ -24,7 +24,7 @@ def labels(seed: int, *shape: int, classes: int = 4) -> torch.Tensor:
 
 
 def test_cross_entropy_by_hand() -> None:
-    # Two labelled pixels with probabilities 1/2 and 3/4 of the true class, one void pixel that must not matter.
+    # Two labeled pixels with probabilities 1/2 and 3/4 of the true class, one void pixel that must not matter.
     values = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [50.0, -50.0]]).T.reshape(1, 2, 1, 3)
     total, parts = segmentation_loss(SegmentationOutput(values), torch.tensor([[[1, 0, 255]]]), LossConfig())
     expected = (math.log(2) + math.log(4 / 3)) / 2
@@ -54,10 +54,10 @@ def test_loss_scale_is_the_released_divisor() -> None:
     gradient = torch.autograd.grad(
         functional.cross_entropy(functional.conv2d(rgb, weight), label, ignore_index=255), weight
     )[0]
-    optimiser = torch.optim.SGD([weight], learning_rate, weight_decay=decay)
+    optimizer = torch.optim.SGD([weight], learning_rate, weight_decay=decay)
     output = SegmentationOutput(functional.conv2d(rgb, weight))
     segmentation_loss(output, label, LossConfig(loss_scale=1 / processes)).total.backward()
-    optimiser.step()
+    optimizer.step()
     expected = start - learning_rate / processes * gradient - learning_rate * decay * start
     torch.testing.assert_close(weight.detach(), expected)
 
@@ -108,7 +108,7 @@ def test_smaller_auxiliary_logits_meet_the_label_as_configured() -> None:
     enlarged = functional.interpolate(aux, (6, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(up, functional.cross_entropy(enlarged, label, ignore_index=255).detach())
     down = segmentation_loss(output, label, LossConfig(auxiliary_resolution="downsample_label")).parts["deep"]
-    # At half size the pixel centre lies between two pixels; the lower right one is taken.
+    # At half size the pixel center lies between two pixels; the lower right one is taken.
     small = label[:, 1::2, 1::2]
     torch.testing.assert_close(down, functional.cross_entropy(aux, small, ignore_index=255).detach())
 

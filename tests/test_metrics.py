@@ -32,6 +32,15 @@ def by_hand() -> SegmentationScores:
     return metrics.compute()
 
 
+def test_absent_classes_leave_the_mean_and_are_counted() -> None:
+    confusion = np.array([[3, 1, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 2, 0, 0]])
+    scores = SegmentationScores.from_confusion(confusion, 1)
+    assert scores.scored_classes == 3  # class 3 is in the truth, class 2 nowhere
+    assert scores.mean_iou == pytest.approx((3 / 5 + 3 / 7 + 0) / 3)
+    assert scores.to_dict()["scored_classes"] == 3
+    assert scores.with_absent_as_zero().scored_classes == 4
+
+
 def test_scores_by_hand() -> None:
     scores = by_hand()
     # truth: 3, 3, 0, 0; predicted (void left out): 2, 3, 1, 0; found: 2, 2, 0, 0
@@ -188,11 +197,20 @@ def test_json_csv_and_table() -> None:
         (torch.zeros(2, 3), torch.zeros(3, 2), r"prediction \(2, 3\) and label \(3, 2\) differ in size"),
         (torch.zeros(1, 1), torch.full((1, 1), 40), r"label value 40 is not a class; expected 0\.\.2, or 255 for void"),
         (torch.zeros(1, 1), torch.full((1, 1), -1), "label value -1 is not a class"),
+        (torch.tensor([[0, 3]]), torch.zeros(1, 2), r"the prediction holds 0\.\.3; expected classes 0\.\.2"),
+        (torch.tensor([[-1, 2]]), torch.zeros(1, 2), r"the prediction holds -1\.\.2"),
     ],
 )
 def test_bad_labels_are_refused(prediction: torch.Tensor, label: torch.Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         SegmentationMetrics(3).update(prediction.long(), label.long())
+
+
+def test_shapes_of_a_confusion_matrix() -> None:
+    with pytest.raises(DataError, match=r"has shape \(2, 3\); expected one row and column per class"):
+        SegmentationScores.from_confusion(np.zeros((2, 3), np.int64), 1)
+    with pytest.raises(DataError, match="1 categories for 2 classes"):
+        SegmentationScores.from_confusion(np.zeros((2, 2), np.int64), 1, categories=("flat",))
 
 
 def test_names_must_match_the_classes() -> None:
@@ -232,3 +250,14 @@ def test_two_processes_are_summed(tmp_path: Path) -> None:
     # Rank 0 counts one image, rank 1 two images in which class 0 is missed.
     expected = [[[1, 2], [0, 3]], 3]
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+def test_absent_classes_can_count_zero() -> None:
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    scores = SegmentationScores.from_confusion(confusion, 1)
+    counted = scores.with_absent_as_zero()
+    assert scores.mean_iou == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert counted.mean_iou == pytest.approx((3 / 4 + 4 / 5) / 3)
+    assert counted.mean_accuracy == pytest.approx((3 / 4 + 1) / 3)
+    assert counted.pixel_accuracy == scores.pixel_accuracy
+    assert math.isnan(counted.iou[2])  # what is absent has no score of its own

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import rgbdseg
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.device import choose_device
 from rgbdseg.errors import CheckpointError, DataError, RGBDSegError, UsageError
 from rgbdseg.geometry.hha import INDOOR
 from rgbdseg.inference import segment
@@ -25,7 +26,8 @@ from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.sample import RGBDSample, register_raster
-from rgbdseg.segmenter import SegmentedFrame, Segmenter, choose_device
+from rgbdseg.segmented_frame import SegmentedFrame
+from rgbdseg.segmenter import Segmenter
 from rgbdseg.transforms.derive import with_hha
 from rgbdseg.weights.checkpoint import load_bundle, save_bundle
 from tests import infrared
@@ -95,7 +97,9 @@ def test_pictures_point_cloud_and_files(tmp_path: Path) -> None:
         "label/one.png", "color/one.png", "overlay/one.png", "cloud/one.ply",
     ]  # fmt: skip
     assert np.array_equal(np.asarray(Image.open(files[0])), result.labels)
-    assert files[3].read_bytes().startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 763\n")
+    header = files[3].read_bytes().split(b"end_header\n")[0].decode().splitlines()
+    assert header[:3] == ["ply", "format binary_little_endian 1.0", "comment label 0 a"]
+    assert "element vertex 763" in header
     without_depth = segmenter()(rgb)
     assert len(without_depth.save(tmp_path / "b")) == 3
     with pytest.raises(DataError, match="'frame' has no depth; a point cloud needs depth and a camera"):
@@ -172,7 +176,7 @@ def test_forms_of_a_camera(camera: Any) -> None:
     assert [result.sample.camera for result in several] == [expected, expected]
 
 
-def test_a_list_of_frames_is_labelled_frame_by_frame() -> None:
+def test_a_list_of_frames_is_labeled_frame_by_frame() -> None:
     rgb = [picture(seed) for seed in range(3)]
     depth = [np.full(SIZE, 1.0 + seed) for seed in range(3)]
     cameras = [CAMERA.cropped(0, seed) for seed in range(3)]
@@ -244,7 +248,10 @@ def test_further_rasters_by_name() -> None:
         ({"depth": np.ones((5, 6))}, "depth is 5x6 but rgb is 24x32; register depth to the color image"),
         ({"depth": np.ones((*SIZE, 3))}, "depth has the shape .* is it a colored rendering"),
         ({"depth": np.full(SIZE, 1500, np.uint16)}, "depth is uint16, whole numbers whose unit .* depth_unit='mm'"),
-        ({"depth": np.full(SIZE, 1500.0)}, r"frame: depth: the median depth is 1500 m, .* millimeters \(unit 0.001\)"),
+        (
+            {"depth": np.full(SIZE, 1500.0)},
+            r"frame: depth: the median depth is 1500 m .*0.001 m for each unit \(millimeters\)",
+        ),
         ({"depth": np.zeros(SIZE)}, "depth has no reading"),
         ({"depth": np.ones(SIZE, np.bool_)}, "depth is bool; expected numbers"),
         ({"depth": np.ones(SIZE), "depth_unit": "inch"}, "depth unit 'inch' is not understood; expected m, cm, mm or"),

@@ -15,7 +15,7 @@ from rgbdseg.visualize import (
     colorize,
     contact_sheet,
     depth_image,
-    labelled_point_cloud,
+    labeled_point_cloud,
     legend,
     overlay,
     picture,
@@ -31,14 +31,14 @@ def sample() -> RGBDSample:
     return RGBDSample(torch.zeros(3, 2, 3, dtype=torch.uint8), depth_m=depth_m, camera=PinholeCamera(2, 4, 1, 0.5))
 
 
-def test_labels_take_their_colours_and_void_is_black() -> None:
+def test_labels_take_their_colors_and_void_is_black() -> None:
     label = np.array([[0, 1], [2, 255]], dtype=np.uint8)
     expected = [[[10, 20, 30], [200, 100, 0]], [[1, 2, 3], [0, 0, 0]]]
     assert colorize(label, PALETTE).tolist() == expected
     assert colorize(torch.from_numpy(label), PALETTE).tolist() == expected
 
 
-def test_a_label_without_a_colour_is_refused() -> None:
+def test_a_label_without_a_color_is_refused() -> None:
     with pytest.raises(DataError, match=r"label value 3 has no color; expected 0\.\.2, or 255 for void"):
         colorize(np.array([[0, 3]], dtype=np.uint8), PALETTE)
 
@@ -89,36 +89,36 @@ def test_depth_without_readings_or_with_one_value() -> None:
 def test_contact_sheet_places_every_picture() -> None:
     red, blue = (np.full((20, 40, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
     sheet = contact_sheet([[red, blue], [blue, np.full((40, 80), 7, np.uint8)]], ["first", "second"], ["a", "b"])
-    counts = {colour: int((sheet == colour).all(-1).sum()) for colour in ((255, 0, 0), (0, 0, 255), (7, 7, 7))}
+    counts = {color: int((sheet == color).all(-1).sum()) for color in ((255, 0, 0), (0, 0, 255), (7, 7, 7))}
     assert counts == {(255, 0, 0): 800, (0, 0, 255): 1600, (7, 7, 7): 800}  # the larger one was halved
     (rows, columns) = np.nonzero((sheet == (255, 0, 0)).all(-1))
     assert (rows.max() - rows.min(), columns.max() - columns.min()) == (19, 39)
     assert (sheet < 128).all(-1).any()  # captions are written
 
 
-def test_legend_shows_every_colour() -> None:
+def test_legend_shows_every_color() -> None:
     drawn = legend(("wall", "floor", "bed"), PALETTE, columns=2)
-    for colour in PALETTE:
-        assert (drawn == colour).all(-1).sum() >= 200
+    for color in PALETTE:
+        assert (drawn == color).all(-1).sum() >= 200
 
 
 def test_point_cloud_by_hand() -> None:
     prediction = np.array([[0, 1, 2], [1, 1, 255]], dtype=np.uint8)
-    xyz_cam_m, colours, labels = labelled_point_cloud(sample(), prediction, PALETTE)
+    xyz_cam_m, colors, labels = labeled_point_cloud(sample(), prediction, PALETTE)
     # x = (u - 1) z / 2, y = (v - 0.5) z / 4; the pixels without a reading are left out.
     expected = [[-1, -0.25, 2], [2, -0.5, 4], [-0.5, 0.125, 1], [4, 1, 8]]
     np.testing.assert_allclose(xyz_cam_m, expected, rtol=1e-6)
     assert labels.tolist() == [0, 2, 1, 255]
-    assert colours.tolist() == [list(PALETTE[0]), list(PALETTE[2]), list(PALETTE[1]), [0, 0, 0]]
+    assert colors.tolist() == [list(PALETTE[0]), list(PALETTE[2]), list(PALETTE[1]), [0, 0, 0]]
 
 
 def test_point_cloud_needs_depth_camera_and_the_same_size() -> None:
     prediction = np.zeros((2, 3), dtype=np.uint8)
     for name, text in (("depth_m", "depth"), ("camera", "camera")):
         with pytest.raises(DataError, match=f"has no {text}; a point cloud needs depth and a camera"):
-            labelled_point_cloud(sample().replace(**{name: None}), prediction, PALETTE)
+            labeled_point_cloud(sample().replace(**{name: None}), prediction, PALETTE)
     with pytest.raises(DataError, match=r"prediction \(3, 2\) and sample \(2, 3\) differ in size"):
-        labelled_point_cloud(sample(), prediction.T, PALETTE)
+        labeled_point_cloud(sample(), prediction.T, PALETTE)
 
 
 def read_ply(path: Path) -> tuple[list[str], np.ndarray]:
@@ -132,15 +132,15 @@ def read_ply(path: Path) -> tuple[list[str], np.ndarray]:
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_ply_round_trip(tmp_path: Path, with_labels: bool) -> None:
     xyz_cam_m = np.array([[1.5, -2, 3], [0.1, 0.2, 0.3]], dtype=np.float32)
-    colours = np.array([[1, 2, 3], [255, 0, 128]], dtype=np.uint8)
+    colors = np.array([[1, 2, 3], [255, 0, 128]], dtype=np.uint8)
     labels = np.array([7, 255], dtype=np.uint8)
     path = tmp_path / "new" / "cloud.ply"
-    write_ply(path, xyz_cam_m, colours, labels if with_labels else None)
+    write_ply(path, xyz_cam_m, colors, labels if with_labels else None)
     lines, vertices = read_ply(path)
     assert lines[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 2"]
     assert len(vertices) == 2
     assert np.array_equal(np.stack([vertices[n] for n in "xyz"], 1), xyz_cam_m)
-    assert np.array_equal(np.stack([vertices[n] for n in ("red", "green", "blue")], 1), colours)
+    assert np.array_equal(np.stack([vertices[n] for n in ("red", "green", "blue")], 1), colors)
     assert vertices.dtype.names is not None
     assert ("label" in vertices.dtype.names) == with_labels
     if with_labels:

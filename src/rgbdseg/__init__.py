@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from rgbdseg.errors import RGBDSegError
     from rgbdseg.input_spec import InputSpec, Stream
     from rgbdseg.labels import LabelSet
+    from rgbdseg.loading import load
     from rgbdseg.models._registry import create_model, list_models, register_model
     from rgbdseg.sample import RasterRule, RGBDBatch, RGBDSample, register_raster
-    from rgbdseg.segmenter import SegmentedFrame, Segmenter, load
+    from rgbdseg.segmented_frame import SegmentedFrame
+    from rgbdseg.segmenter import Segmenter
     from rgbdseg.weights.published import load_published
 
 _HOMES = {
@@ -32,7 +34,7 @@ _HOMES = {
     "RGBDSample": "rgbdseg.sample",
     "RGBDSegError": "rgbdseg.errors",
     "RasterRule": "rgbdseg.sample",
-    "SegmentedFrame": "rgbdseg.segmenter",
+    "SegmentedFrame": "rgbdseg.segmented_frame",
     "Segmenter": "rgbdseg.segmenter",
     "Stream": "rgbdseg.input_spec",
     "create_encoder": "rgbdseg.encoders",
@@ -40,7 +42,7 @@ _HOMES = {
     "list_encoders": "rgbdseg.encoders",
     "get_label_set": "rgbdseg.datasets",
     "list_models": "rgbdseg.models._registry",
-    "load": "rgbdseg.segmenter",
+    "load": "rgbdseg.loading",
     "load_published": "rgbdseg.weights.published",
     "register_raster": "rgbdseg.sample",
     "register_model": "rgbdseg.models._registry",

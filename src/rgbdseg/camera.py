@@ -14,7 +14,7 @@ from rgbdseg.errors import DataError
 class PinholeCamera:
     """Intrinsics in pixels: a point (x, y, z) projects to (fx x/z + cx, fy y/z + cy).
 
-    Pixel centres lie at integers counted from 0, +x points right, +y down and +z forward, so depth is z-depth.
+    Pixel centers lie at integers counted from 0, +x points right, +y down and +z forward, so depth is z-depth.
     Published principal points that count from 1 (NYU Depth V2, MATLAB) must be reduced by 1: see `from_one_based`.
     """
 
@@ -65,10 +65,13 @@ class PinholeCamera:
     def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> PinholeCamera:
         """Return the camera of an image resized from ``old_size`` to ``new_size`` (height, width).
 
-        The outer pixel borders are kept (half-pixel centres, as `align_corners=False`), so a pixel x moves to
+        The outer pixel borders are kept (half-pixel centers, as `align_corners=False`), so a pixel x moves to
         (x + 0.5) s - 0.5.
         """
-        scale_y, scale_x = new_size[0] / old_size[0], new_size[1] / old_size[1]
+        return self.scaled(new_size[0] / old_size[0], new_size[1] / old_size[1])
+
+    def scaled(self, scale_y: float, scale_x: float) -> PinholeCamera:
+        """Return the camera of an image in which pixel x lies at (x + 0.5) scale_x - 0.5, and y likewise."""
         return PinholeCamera(
             self.fx * scale_x,
             self.fy * scale_y,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,45 +27,79 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, since writers choose the format by it.  Parent folders are created, and what
     killed processes have left half-written in the folder is removed.
-    Raises WriteError, with the reason, when the operating system refuses.
+
+    Raises:
+        WriteError: with the reason, when the operating system refuses.
     """
     target = Path(path)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent)
-        prefix = f".{target.stem}.{_HOST}-{os.getpid()}-"
+        prefix = f".{target.stem[:_SHOWN_STEM]}.{_HOST}-{os.getpid()}-"
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=f".part{target.suffix}")
         os.close(handle)
         temporary = Path(name)
+        _writing.add(temporary.name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())  # a rename must not become durable before the bytes are
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
+        _writing.discard(temporary.name)
         temporary = None
     except OSError as error:
         raise WriteError(f"cannot write {target}: {error.strerror or error}; nothing was left half-written") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+            _writing.discard(temporary.name)
 
 
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _PART = re.compile(rf"\..*\.{_HOST}-(\d+)-[^.]*\.part(\.[^.]*)?")
+_ANY_PART = re.compile(r"\..*\.part(\.[^.]*)?")
+_FORGOTTEN_S = 24 * 3600
+_SHOWN_STEM = 40
+"""Characters of the name that a temporary one keeps, so that it is never too long where the name itself is not."""
 _visited: set[str] = set()
+_writing: set[str] = set()
+"""Names of the temporary files of this process: numbers of processes come again, in containers always."""
+
+
+def is_part(name: str) -> bool:
+    """Return whether a file of this name is one that `atomic_path` has not finished."""
+    return _ANY_PART.fullmatch(name) is not None
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the half-written files of processes of this machine that are no more; looks once into each folder."""
+    """Remove the half-written files of processes of this machine that are no more; looks once into each folder.
+
+    Those of other machines, such as containers that are no more, are removed after a day.
+    """
     key = os.path.abspath(folder)
     if key in _visited:
         return
     _visited.add(key)
     for name in os.listdir(folder):
-        match = _PART.fullmatch(name)
-        if match and not is_alive(int(match[1])):
+        if is_part(name) and _is_abandoned(folder / name):
             (folder / name).unlink(missing_ok=True)
+
+
+def _is_abandoned(file: Path) -> bool:
+    match = _PART.fullmatch(file.name)
+    if match is None:
+        with contextlib.suppress(OSError):
+            return time.time() - file.stat().st_mtime > _FORGOTTEN_S
+        return False
+    process = int(match[1])
+    return file.name not in _writing if process == os.getpid() else not is_alive(process)
+
+
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Return whether ``path``, with all links followed, lies in ``folder`` or is it."""
+    real, base = os.path.realpath(path), os.path.realpath(folder)
+    return real == base or real.startswith(os.path.join(base, ""))
 
 
 def is_alive(process: int) -> bool:
@@ -84,7 +121,12 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@functools.cache
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _umask_lock:  # a second thread would read, and then restore, what the first has set
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
+
+
+_umask_lock = threading.Lock()

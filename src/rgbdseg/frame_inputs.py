@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.camera_check import require_plausible_camera
 from rgbdseg.depth import DepthUnit, check_plausible, parse_depth_unit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.sample import RASTERS, RGBDSample
@@ -43,17 +44,19 @@ def make_sample(
         device: where the tensors go.
 
     Raises:
-        DataError: for arrays of another type, shape or size, and depth that cannot be in this unit.
+        DataError: for arrays of another type, shape or size, and depth in this unit or a camera that cannot be right.
         UsageError: for unknown names.
     """
     rgb_CHW = _rgb(rgb, name).to(device)
     size = (rgb_CHW.shape[-2], rgb_CHW.shape[-1])
+    known_camera = make_camera(camera)
+    require_plausible_camera(known_camera, size, name)
     rasters: dict[str, Tensor] = {}
     if depth is not None:
         rasters["depth_m"] = _depth_m(depth, depth_unit, size, name).to(device)
     for raster, values in (images or {}).items():
         rasters[raster] = _further(raster, values, size, name).to(device)
-    return RGBDSample(rgb_CHW, camera=make_camera(camera), sample_id=name).replace(**rasters)
+    return RGBDSample(rgb_CHW, camera=known_camera, sample_id=name).replace(**rasters)
 
 
 def make_camera(camera: CameraLike | None) -> PinholeCamera | None:
@@ -116,10 +119,10 @@ def _depth_m(depth: Any, unit: str | float | DepthUnit | None, size: tuple[int, 
             "meters per unit"
         )
     known = unit if isinstance(unit, DepthUnit) else parse_depth_unit("m" if unit is None else unit)
-    meters = known.to_metres(values.cpu().numpy())
+    meters = known.to_meters(values.cpu().numpy())
     if not meters.any():
         raise DataError(f"{name}: depth has no reading: every value is 0, negative or not a number")
-    check_plausible(meters, f"{name}: depth")
+    check_plausible(meters, f"{name}: depth", known)
     return torch.from_numpy(meters)[None]
 
 

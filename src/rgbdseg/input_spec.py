@@ -6,6 +6,7 @@ The spec travels inside every checkpoint, so prediction can never normalize diff
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ class Stream:
             after normalization; a number, in the raster's unit: normalized in its place.
         stretch: ``image`` stretches the readings of each frame from their smallest and largest to 0..255 first, as
             depth pictures of published datasets are made.
+        tone: what becomes of stretched readings: ``linear`` leaves them, ``greys_r`` makes of each the gray level that
+            matplotlib's color map of that name has, in whole numbers.
         optional: whether a frame without the raster will do: the network then sees what it sees where a reading is
             missing everywhere.
     """
@@ -47,22 +50,30 @@ class Stream:
     channel_order: Literal["stored", "reversed"] = "stored"
     missing: float | Literal["mean"] | None = None
     stretch: Literal["none", "image"] = "none"
+    tone: Literal["linear", "greys_r"] = "linear"
     optional: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name or not self.raster:
+        if not (isinstance(self.name, str) and isinstance(self.raster, str) and self.name and self.raster):
             raise UsageError(f"stream {self.name!r} of raster {self.raster!r}: both need a name")
-        if not self.mean or len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if not self.mean or len(self.mean) != len(self.std) or not finite or not all(value > 0 for value in self.std):
             raise UsageError(
                 f"stream '{self.name}' has mean {self.mean} and std {self.std}; expected one number per channel in "
                 "both, and positive ones in std"
             )
-        if not self.divide_by > 0:
+        if not 0 < self.divide_by < math.inf:
             raise UsageError(f"stream '{self.name}' divides by {self.divide_by}; expected a positive number")
         if self.channel_order not in ("stored", "reversed") or self.stretch not in ("none", "image"):
             raise UsageError(
                 f"stream '{self.name}' has channel_order {self.channel_order!r} and stretch {self.stretch!r}; expected "
                 "'stored' or 'reversed', and 'none' or 'image'"
+            )
+
+        if self.tone not in ("linear", "greys_r") or (self.tone != "linear" and self.stretch != "image"):
+            raise UsageError(
+                f"stream '{self.name}' has tone {self.tone!r} and stretch {self.stretch!r}; expected 'linear', or "
+                "'greys_r' with stretch 'image'"
             )
 
     @property
@@ -94,6 +105,8 @@ class InputSpec:
         names = [stream.name for stream in self.streams]
         if not names or len(set(names)) != len(names):
             raise UsageError(f"an input has streams {names}; expected at least one, and each name once")
+        if type(self.size_divisor) is not int or self.size_divisor < 1:
+            raise UsageError(f"an input has the size_divisor {self.size_divisor!r}; expected a whole number above 0")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,14 +149,15 @@ class InputSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
         """Rebuild from `to_dict`, or from what checkpoints of version 0.1 hold.
 
-        Raises CheckpointError for anything else.
+        Raises:
+            CheckpointError: for anything else.
         """
         try:
             if "streams" not in values:
                 return _from_first_format(values)
             streams = tuple(Stream(**{k: _tupled(v) for k, v in stream.items()}) for stream in values["streams"])
             return cls(streams, **{k: v for k, v in values.items() if k != "streams"})
-        except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
             raise CheckpointError(f"input spec {values!r} is not understood: {error!r}") from None
 
 

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rgbdseg.errors import CheckpointError, DataError, unknown_name
 
 IGNORE_INDEX = 255
@@ -17,9 +20,10 @@ RGB = tuple[int, int, int]
 class LabelSet:
     """Names and colors of the classes 0..len-1; 255 is void.
 
-    aliases: other published spellings -> the name used here.
-    categories: the coarser group that each class belongs to, one name per class, or none at all.
-    official_ids: the number of each class in the files that the benchmark's server takes, 0..255, or none at all.
+    Args:
+        aliases: other published spellings -> the name used here.
+        categories: the coarser group that each class belongs to, one name per class, or none at all.
+        official_ids: the number of each class in the files that the benchmark's server takes, 0..255, or none at all.
     """
 
     name: str
@@ -73,8 +77,56 @@ class LabelSet:
                 categories=tuple(str(c) for c in values.get("categories", ())),
                 official_ids=tuple(int(i) for i in values.get("official_ids", ())),
             )
-        except (DataError, KeyError, TypeError, ValueError) as error:
+        except (DataError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"label set is not understood: {error!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelValues:
+    """The numbers that stand for the classes in the label files of a dataset, 0 to 65535.
+
+    Args:
+        classes: number of each class, all different.
+        void: number of unlabeled pixels, none of ``classes``.
+    """
+
+    classes: tuple[int, ...]
+    void: int = IGNORE_INDEX
+
+    def __post_init__(self) -> None:
+        numbers = (*self.classes, self.void)
+        if len(set(numbers)) < len(numbers) or not all(0 <= number <= 65535 for number in numbers):
+            raise DataError(f"label values {self.classes}, void {self.void}; expected distinct numbers of 0..65535")
+
+    @classmethod
+    def of_indices(cls, count: int) -> LabelValues:
+        """Return the numbers 0 to ``count`` - 1, and 255 for void."""
+        return cls(tuple(range(count)))
+
+    @classmethod
+    def with_free_void(cls, classes: tuple[int, ...], void: tuple[int, ...]) -> LabelValues:
+        """Return the numbers of a dataset; void is its first number for that, else 255 or the first that is free."""
+        taken = set(classes)
+        free = (number for number in (*void, IGNORE_INDEX, *range(65536)) if number not in taken)
+        return cls(classes, next(free))
+
+    def encode(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return class indices, 255 for void, as the numbers of the files: uint8 where they fit, else uint16."""
+        table = np.full(IGNORE_INDEX + 1, self.void, dtype=np.uint16)
+        table[: len(self.classes)] = self.classes
+        return table[labels] if max(*self.classes, self.void) > 255 else table.astype(np.uint8)[labels]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON or a checkpoint."""
+        return {"classes": list(self.classes), "void": self.void}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LabelValues:
+        """Rebuild from `to_dict`."""
+        try:
+            return cls(tuple(int(number) for number in values["classes"]), int(values["void"]))
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"label values are not understood: {error!r}") from None
 
 
 def generic_palette(count: int) -> tuple[RGB, ...]:

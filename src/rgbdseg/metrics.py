@@ -25,15 +25,20 @@ from rgbdseg.labels import IGNORE_INDEX
 class SegmentationScores:
     """Scores in [0, 1], NaN where undefined.
 
-    confusion: int64 (C, C), rows = truth, columns = prediction, pixels; void pixels are not in it.
-    iou: (C,) intersection over union; NaN for a class in neither truth nor prediction.
-    accuracy: (C,) share of a class's pixels that is found; NaN for a class without pixels.
-    mean_iou, mean_accuracy: means over the classes where they are defined.
-    pixel_accuracy: share of all labelled pixels.  frequency_weighted_iou: mean of iou weighted by the class's pixels.
-    images: number of images counted.
-    category_names, category_iou: categories in the order of their first class, and their (K,) intersection over union,
-    where confusing classes of one category is no error; NaN for one in neither truth nor prediction.  Empty without
-    categories.  mean_category_iou: mean over the categories where it is defined; NaN without categories.
+    Args:
+        confusion: int64 (C, C), rows = truth, columns = prediction, pixels; void pixels are not in it.
+        iou: (C,) intersection over union; NaN for a class in neither truth nor prediction.
+        accuracy: (C,) share of a class's pixels that is found; NaN for a class without pixels.
+        mean_iou: means over the classes where they are defined.
+        mean_accuracy: means over the classes where they are defined.
+        pixel_accuracy: share of all labeled pixels.
+        frequency_weighted_iou: mean of iou weighted by the class's pixels.
+        images: number of images counted.
+        category_names: categories in the order of their first class; empty without categories.
+        category_iou: their (K,) intersection over union, where confusing classes of one category is no error; NaN for
+            one in neither truth nor prediction.
+        mean_category_iou: mean over the categories where it is defined; NaN without categories.
+        absent_as_zero: whether the means over classes count 0 for each that has none.
     """
 
     confusion: NDArray[np.int64]
@@ -48,6 +53,7 @@ class SegmentationScores:
     category_names: tuple[str, ...] = ()
     category_iou: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
     mean_category_iou: float = math.nan
+    absent_as_zero: bool = False
 
     @classmethod
     def from_confusion(
@@ -59,12 +65,16 @@ class SegmentationScores:
     ) -> SegmentationScores:
         """Compute all scores from a confusion matrix (C, C) with the truth in rows.
 
-        categories: the category of each class, or none.  Their scores are those of the Cityscapes benchmark: pixels of
-        void truth count nowhere, whatever category their void label belongs to.
+        Args:
+            categories: the category of each class, or none. Their scores are those of the Cityscapes benchmark: pixels
+                of void truth count nowhere, whatever category their void label belongs to.
         """
         counts = np.asarray(confusion, dtype=np.int64)
         names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(len(counts)))
-        assert counts.shape == (len(names), len(names)), (counts.shape, len(names))
+        if counts.shape != (len(names), len(names)):
+            raise DataError(f"the confusion matrix has shape {counts.shape}; expected one row and column per class")
+        if categories and len(categories) != len(names):
+            raise DataError(f"there are {len(categories)} categories for {len(names)} classes; expected one for each")
         found, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
         iou = _ratio(found, truth + predicted - found)
         accuracy = _ratio(found, truth)
@@ -86,6 +96,11 @@ class SegmentationScores:
             mean_category_iou=_mean(category_iou),
         )
 
+    def with_absent_as_zero(self) -> SegmentationScores:
+        """Return the scores with 0 in both means over classes for each that has none, as some released code counts."""
+        means = {name: float(np.nan_to_num(getattr(self, name)).mean()) for name in ("iou", "accuracy")}
+        return dataclasses.replace(self, mean_iou=means["iou"], mean_accuracy=means["accuracy"], absent_as_zero=True)
+
     def summary(self) -> dict[str, float]:
         """Return the scalar scores by name, for logging."""
         return {
@@ -96,12 +111,18 @@ class SegmentationScores:
             **({"mean_category_iou": self.mean_category_iou} if self.category_names else {}),
         }
 
+    @property
+    def scored_classes(self) -> int:
+        """Number of classes that the mean IoU is over: those in the truth or in a prediction, or all."""
+        return len(self.iou) if self.absent_as_zero else int((~np.isnan(self.iou)).sum())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON; undefined scores are None."""
         return {
             **{name: _or_none(value) for name, value in self.summary().items()},
             "images": self.images,
             "pixels": int(self.confusion.sum()),
+            "scored_classes": self.scored_classes,
             "classes": [
                 {"class": name, "iou": _or_none(iou), "accuracy": _or_none(accuracy), "pixels": int(pixels)}
                 for name, iou, accuracy, pixels in self._per_class()
@@ -132,7 +153,7 @@ class SegmentationScores:
         return text.getvalue()
 
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Return rows (class, IoU %, accuracy %, share of labelled pixels %) for display; '-' where undefined."""
+        """Return rows (class, IoU %, accuracy %, share of labeled pixels %) for display; '-' where undefined."""
         total = max(1, int(self.confusion.sum()))
         return [
             (name, _percent(iou), _percent(accuracy), _percent(pixels / total))
@@ -171,7 +192,9 @@ class SegmentationMetrics(nn.Module):
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count images: prediction and label are integer (B, H, W), or (H, W) for one; label 255 is void.
 
-        Raises DataError for sizes that differ and for labels that are neither a class nor 255.
+        Raises:
+            DataError: for sizes that differ, for predictions that are no class, and for labels that are neither a class
+                nor 255.
         """
         if prediction.shape != label.shape:
             raise DataError(
@@ -185,7 +208,9 @@ class SegmentationMetrics(nn.Module):
                 f"label value {value} is not a class; expected 0..{self.num_classes - 1}, or {IGNORE_INDEX} for void"
             )
         prediction = prediction.to(self.counter.confmat.device, torch.long)
-        assert int(prediction.max()) < self.num_classes, (int(prediction.max()), self.num_classes)
+        lowest, highest = torch.stack(prediction.aminmax()).tolist()
+        if lowest < 0 or highest >= self.num_classes:
+            raise DataError(f"the prediction holds {lowest}..{highest}; expected classes 0..{self.num_classes - 1}")
         self.counter.update(prediction, label)
 
     def compute(self) -> SegmentationScores:
@@ -221,7 +246,6 @@ def _category_iou(confusion: NDArray[np.int64], categories: Sequence[str], names
     """Sum the rows and columns of each category, then score as for classes."""
     if not categories:
         return np.empty(0)
-    assert len(categories) == len(confusion), (len(categories), len(confusion))
     member = (np.array(names)[:, None] == np.array(categories)).astype(np.int64)
     merged = member @ confusion @ member.T
     found = merged.diagonal()

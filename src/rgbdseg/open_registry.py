@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from rgbdseg.errors import UsageError, unknown_name
@@ -100,6 +101,26 @@ def declared_names(source: str, variable: str) -> list[str] | None:
     return []
 
 
+def import_module(name: str, wanted: str) -> ModuleType:
+    """Import a module that a user names.
+
+    Args:
+        name: of the module.
+        wanted: what is looked for in it, for the message.
+
+    Raises:
+        UsageError: when there is no such module.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it needs is not
+        raise UsageError(f"there is no module '{error.name}' to take {wanted} from") from None
+    except Exception as error:  # code of the user's own
+        raise UsageError(f"importing '{name}' fails: {type(error).__name__}: {error}") from error
+
+
 def load_object(reference: str) -> object:
     """Import ``package.module:attribute``.
 
@@ -107,12 +128,7 @@ def load_object(reference: str) -> object:
         UsageError: when the module or the attribute does not exist.
     """
     module_name, _, attribute = reference.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it needs is not
-        raise UsageError(f"there is no module '{error.name}' to import '{reference}' from") from None
+    module = import_module(module_name, f"'{reference}'")
     try:
         return functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:

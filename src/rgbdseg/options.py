@@ -56,7 +56,7 @@ def check_options(owner: str, types: Mapping[str, Any], options: Mapping[str, An
         wrong = _unknown_choice(value, kind)
         if wrong is not None:
             raise unknown_name(option, *wrong)
-        raise UsageError(f"{owner} option {option} is {value!r}; expected {_described(kind)}")
+        raise UsageError(f"{owner} option {option} is {value!r}; expected {described(kind)}")
 
 
 def make_options(owner: str, kind: type[Options], options: Mapping[str, Any]) -> Options:
@@ -113,12 +113,13 @@ def _unknown_choice(value: object, kind: Any) -> tuple[str, tuple[Any, ...]] | N
     return (wrong[0], choices) if wrong and choices else None
 
 
-def _described(kind: Any) -> str:
+def described(kind: Any) -> str:
+    """Return in words what a value of a type is."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(_described(argument) for argument in arguments)
+        return " or ".join(described(argument) for argument in arguments)
     if origin in _LISTS:
-        return f"a list ({_described(arguments[0])} each)"
+        return f"a list ({described(arguments[0])} each)"
     if origin is Mapping or origin is dict:
         return "a mapping"
     if origin is Literal:

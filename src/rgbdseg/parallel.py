@@ -36,9 +36,10 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yield ``function(context, item)`` for each item, in order.
 
-    workers: processes; 0 works in this one.  ``context`` is sent to each process once, so it may be large; function,
-    context and items must be picklable.  Only a few results are in flight at a time.  When the caller stops early, or
-    an item raises, items that have not begun are dropped.
+    Args:
+        workers: processes; 0 works in this one. ``context`` is sent to each process once, so it may be large; function,
+            context and items must be picklable. Only a few results are in flight at a time. When the caller stops
+            early, or an item raises, items that have not begun are dropped.
     """
     if workers <= 0 or len(items) <= 1:
         for item in items:

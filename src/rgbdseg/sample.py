@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # B batch, C channels, H height, W width
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-VALUE_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+DEPTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".npz", ".exr", ".pgm", ".pfm")
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy", ".pgm")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,13 +51,11 @@ class RasterRule:
 _BUILT_IN = {
     "rgb": RasterRule(3, torch.uint8, "bilinear", folder="RGB"),
     # A mean of two depths across an edge is a point in empty space, and a mean with 0 is no reading at all.
-    "depth_m": RasterRule(1, torch.float32, "nearest", suffixes=VALUE_SUFFIXES, folder="Depth"),
-    "raw_depth_m": RasterRule(1, torch.float32, "nearest", suffixes=VALUE_SUFFIXES, folder="RawDepth"),
+    "depth_m": RasterRule(1, torch.float32, "nearest", suffixes=DEPTH_SUFFIXES, folder="Depth"),
+    "raw_depth_m": RasterRule(1, torch.float32, "nearest", suffixes=DEPTH_SUFFIXES, folder="RawDepth"),
     "hha": RasterRule(3, torch.uint8, "bilinear", suffixes=(".png", ".jpg", ".jpeg"), folder="HHA"),
     "noise": RasterRule(3, torch.uint8, "bilinear", suffixes=()),
-    "label": RasterRule(
-        1, torch.uint8, "nearest", IGNORE_INDEX, suffixes=(".png", ".bmp", ".tif", ".tiff"), folder="Label"
-    ),
+    "label": RasterRule(1, torch.uint8, "nearest", IGNORE_INDEX, suffixes=LABEL_SUFFIXES, folder="Label"),
 }
 
 BUILT_IN_RASTERS = tuple(_BUILT_IN)

@@ -4,120 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
+from rgbdseg.datasets import find_facts, nyuv2
 from rgbdseg.depth import DepthUnit
+from rgbdseg.device import AUTOCAST, choose_device, chosen_precision, place_model
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.frame_inputs import CameraLike, check_known, make_sample
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
-from rgbdseg.inference import AUTOCAST, Segmentation, segment
+from rgbdseg.inference import Segmentation, segment
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.labels import IGNORE_INDEX, RGB, LabelSet
+from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.options import check_choice
+from rgbdseg.outputs import LabelFiles
 from rgbdseg.sample import RGBDSample
+from rgbdseg.segmented_frame import SegmentedFrame
+from rgbdseg.training_size import enlarged_scores, seen_size, shrunk
 from rgbdseg.transforms.derive import with_hha
-from rgbdseg.visualize import Picture, colorize, labelled_point_cloud, overlay, picture, save_png, write_ply
-from rgbdseg.weights.checkpoint import ModelBundle, load_bundle
-from rgbdseg.weights.source import resolve_source
+from rgbdseg.weights.checkpoint import ModelBundle, ModelFacts
 
 # H height, W width, N points
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SegmentedFrame:
-    """What a model sees in one frame.
-
-    Args:
-        labels: uint8 (H, W), the class of every pixel, an index into ``names``.
-        confidence: float32 (H, W), 0 to 1, the share of the most likely class in the scores of all.
-        names: of the classes.
-        palette: a color of 0 to 255 for each class.
-        sample: the frame.
-    """
-
-    labels: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-    names: tuple[str, ...]
-    palette: tuple[RGB, ...]
-    sample: RGBDSample
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the pixels of every class that is there, 0 to 1, the largest first."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))[: len(self.names)]
-        order = np.argsort(-counts, kind="stable")
-        return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
-
-    def mask(self, name: str) -> NDArray[np.bool_]:
-        """Return bool (H, W), where the class ``name`` is.
-
-        Raises:
-            UsageError: for a name that is none of ``names``.
-        """
-        return self.labels == LabelSet("the model", self.names, self.palette).index(name)
-
-    def restricted_to(self, names: Sequence[str]) -> SegmentedFrame:
-        """Return the same frame with every other class void (255).
-
-        Raises:
-            UsageError: for a name that is none of ``names``.
-        """
-        label_set = LabelSet("the model", self.names, self.palette)
-        kept = [label_set.index(name) for name in names]
-        return dataclasses.replace(
-            self, labels=np.where(np.isin(self.labels, kept), self.labels, np.uint8(IGNORE_INDEX))
-        )
-
-    def colors(self) -> Picture:
-        """Return the labels as a picture, uint8 (H, W, 3), in the colors of the palette."""
-        return colorize(self.labels, self.palette)
-
-    def overlay(self, alpha: float = 0.5) -> Picture:
-        """Return the colored labels over the image, uint8 (H, W, 3); alpha 0 shows the image, 1 the labels."""
-        return overlay(picture(self.sample.rgb), self.colors(), alpha)
-
-    def point_cloud(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the pixels with a depth reading as points in the camera's frame.
-
-        Returns:
-            tuple: xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colors uint8 (N, 3), labels uint8 (N,).
-
-        Raises:
-            DataError: for a frame without depth or camera.
-        """
-        return labelled_point_cloud(self.sample, self.labels, self.palette)
-
-    def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
-        """Write label/NAME.png (class indices), color/NAME.png, overlay/NAME.png and, with depth, cloud/NAME.ply.
-
-        Args:
-            folder: is created.
-            name: by default the frame's own.
-
-        Returns:
-            list: the files.
-
-        Raises:
-            WriteError: when a file cannot be written; none is left half-written.
-        """
-        stem = self.sample.sample_id if name is None else name
-        pictures = {"label": self.labels, "color": self.colors(), "overlay": self.overlay()}
-        files = []
-        for kind, image in pictures.items():
-            files.append(Path(folder) / kind / f"{stem}.png")
-            save_png(files[-1], image)
-        if self.sample.depth_m is not None and self.sample.camera is not None:
-            files.append(Path(folder) / "cloud" / f"{stem}.ply")
-            write_ply(files[-1], *self.point_cloud())
-        return files
 
 
 class Segmenter:
@@ -130,9 +42,17 @@ class Segmenter:
         protocol: how an image is looked at (windows, scales, mirror image); by default in one piece.
         hha: parameters that HHA is computed with from depth, where the model looks at HHA.
         device: ``auto`` takes a GPU where there is one.
-        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network; scores stay float32.
+        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network; scores stay float32.  ``auto``
+            takes bf16-mixed where the device has instructions of its own for it.
         name: of the model, for messages.
+        training_size: (height, width) of the images it was trained on; much larger ones are looked at in that size, see
+            `rgbdseg.training_size`.  None: every image as it is.
+        label_values: numbers of the classes in label files; None writes class indices.
+        dataset: whose numbers they are.
     """
+
+    label_values: LabelValues | None = None
+    dataset: str = ""
 
     def __init__(
         self,
@@ -145,16 +65,21 @@ class Segmenter:
         device: str | torch.device = "auto",
         precision: str = "32-true",
         name: str = "the model",
+        label_values: LabelValues | None = None,
+        dataset: str = "",
+        training_size: tuple[int, int] | None = None,
     ) -> None:
+        self.label_values, self.dataset = label_values, dataset
         self.device = choose_device(device)
-        self.model = model.to(self.device).eval()
         self.label_set = label_set
         self.input_spec = input_spec or model.input_spec
         self.protocol = protocol or EvaluationProtocol()
-        check_choice("precision", precision, AUTOCAST)
-        self.autocast_dtype = AUTOCAST[precision]
+        check_choice("precision", precision, ("auto", *AUTOCAST))
+        self.autocast_dtype = AUTOCAST[chosen_precision(precision, self.device)]
+        self.model = place_model(model, self.device, self.autocast_dtype).eval()
         self.hha = hha
         self.name = name
+        self.training_size = training_size
 
     @classmethod
     def from_bundle(
@@ -164,6 +89,7 @@ class Segmenter:
         protocol: EvaluationProtocol | None = None,
         device: str | torch.device = "auto",
         precision: str = "32-true",
+        fit_size: bool | None = None,
     ) -> Segmenter:
         """Make one from a checkpoint that has been read.
 
@@ -172,8 +98,11 @@ class Segmenter:
             protocol: by default that of its recipe, except for the margin and the area that belong to a dataset.
             device: see the class.
             precision: see the class.
+            fit_size: whether much larger images than those of training are looked at in their size; by default where
+                no protocol is given.
         """
         facts = bundle.facts
+        fit_size = protocol is None if fit_size is None else fit_size
         if protocol is None:
             protocol = dataclasses.replace(stored_protocol(facts.config), margin=0, area="full")
         return cls(
@@ -185,11 +114,19 @@ class Segmenter:
             device=device,
             precision=precision,
             name=facts.model_name,
+            label_values=facts.label_values,
+            dataset=facts.dataset,
+            training_size=training_size(facts) if fit_size else None,
         )
 
     def __repr__(self) -> str:
         streams = " + ".join(self.input_spec.names)
         return f"Segmenter({self.name}: {streams} to {len(self.label_set)} classes of {self.label_set.name})"
+
+    @property
+    def label_files(self) -> LabelFiles:
+        """How the labels of frames are written: which number is which class."""
+        return LabelFiles.of_classes(self.label_set, self.label_values, self.dataset)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -270,16 +207,18 @@ class Segmenter:
         Raises:
             DataError: where the frame lacks what the model needs.
         """
-        sample = self._complete(sample)
         with torch.inference_mode():
-            result = self.score(sample)
-            confidence = result.log_scores.softmax(0).amax(0)
+            result, seen = self._score(sample)
+            sample = seen if seen.size == sample.size else sample
+            confidence = result.confidence
         return SegmentedFrame(
             labels=result.prediction.cpu().numpy(),
             confidence=confidence.cpu().numpy(),
             names=self.label_set.classes,
             palette=self.label_set.palette,
             sample=sample,
+            label_values=self.label_values,
+            dataset=self.dataset,
         )
 
     def score(self, sample: RGBDSample) -> Segmentation:
@@ -289,14 +228,18 @@ class Segmenter:
             DataError: where the frame lacks what the model needs.
         """
         with torch.inference_mode():
-            return segment(
-                self.model,
-                self._complete(sample),
-                self.input_spec,
-                self.protocol,
-                device=self.device,
-                autocast_dtype=self.autocast_dtype,
-            )
+            return self._score(sample)[0]
+
+    def _score(self, sample: RGBDSample) -> tuple[Segmentation, RGBDSample]:
+        """Return the scores of a sample at its own size, and the sample as the model saw it."""
+        size = seen_size(sample.size, self.training_size)
+        seen = self._complete(sample if size == sample.size else shrunk(sample, size))
+        result = segment(
+            self.model, seen, self.input_spec, self.protocol, device=self.device, autocast_dtype=self.autocast_dtype
+        )
+        if size != sample.size:
+            result = Segmentation(enlarged_scores(result.log_scores, sample.size))
+        return result, seen
 
     def _frame(
         self,
@@ -311,6 +254,19 @@ class Segmenter:
         check_known(list(images or ()), [*self.input_spec.rasters, "raw_depth_m"], self.name)
         sample = make_sample(rgb, depth, camera, depth_unit=depth_unit, images=images, name=name, device=self.device)
         return self.segment(sample)
+
+    def prepare(self, sample: RGBDSample) -> RGBDSample:
+        """Return the sample with what is computed from it before the network: HHA, where the model looks at it.
+
+        An image that is looked at in a smaller size is returned as it is: its HHA is computed in that size.
+
+        Raises:
+            DataError: where the frame lacks what the model needs.
+        """
+        if seen_size(sample.size, self.training_size) != sample.size:
+            return sample
+        with torch.inference_mode():
+            return self._complete(sample)
 
     def _complete(self, sample: RGBDSample) -> RGBDSample:
         """Return the sample with what is computed from it; raises DataError naming what has to be given."""
@@ -334,73 +290,25 @@ class Segmenter:
         return all(stream.optional for stream in self.input_spec.streams if stream.raster == raster)
 
 
+def training_size(facts: ModelFacts) -> tuple[int, int] | None:
+    """Return (height, width) of the images that a model was trained on, as its checkpoint or its dataset says."""
+    if facts.image_size is not None:
+        return facts.image_size
+    known = find_facts(facts.dataset)
+    return None if known is None else known.size
+
+
 def assumed_camera(size: tuple[int, int]) -> PinholeCamera:
-    """Return the camera that is assumed where none is given: 63 degrees from left to right, as usual RGB-D cameras.
+    """Return the camera that is assumed where none is given: that of NYU Depth V2, 63 degrees from left to right.
+
+    RealSense and Azure Kinect are within a quarter of its focal length.
 
     Args:
         size: (height, width) of the image in pixels.
     """
     height, width = size
-    focal_px = ASSUMED_FOCAL_WIDTHS * width
+    focal_px = nyuv2.CAMERA.fx / nyuv2.SIZE[1] * width
     return PinholeCamera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
-
-
-ASSUMED_FOCAL_WIDTHS = 0.81
-"""Focal length over image width of NYU Depth V2's Kinect; RealSense and Azure Kinect are within a quarter of it."""
-
-
-def load(
-    source: str | Path | None = None,
-    *,
-    protocol: EvaluationProtocol | None = None,
-    device: str | torch.device = "auto",
-    precision: str = "32-true",
-) -> Segmenter:
-    """Load a trained model, ready to label frames.
-
-    Args:
-        source: a run folder, a checkpoint (.ckpt), a .safetensors file that `rgbdseg convert` wrote, an .onnx file that
-            `rgbdseg export` wrote or a name of the zoo, see `rgbdseg.weights.source.resolve_source`; None: the model
-            that comes with this package.
-        protocol: how an image is looked at; by default as its recipe evaluates.  An exported graph has its own inside.
-        device: ``auto`` takes a GPU where there is one.
-        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network; an exported graph has its own.
-
-    Raises:
-        CheckpointError: when there is no model at ``source``, or it cannot be read.
-    """
-    file = resolve_source(source)
-    if file.suffix == ".onnx":
-        # Only here, so that nobody needs ONNX Runtime who has no such file.
-        from rgbdseg.export.onnx_segmenter import load_onnx  # noqa: PLC0415
-
-        if protocol is not None or precision != "32-true":
-            raise UsageError(f"{file} holds how an image is looked at, and in which precision; leave both out")
-        return load_onnx(file, device=device)
-    bundle = load_bundle(file)
-    return Segmenter.from_bundle(bundle, protocol=protocol, device=device, precision=precision)
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        UsageError: for unknown names and GPUs that are not there.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device '{device}'; expected auto, cpu, cuda or cuda:N") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device '{device}'; expected auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device '{device}' is not available: PyTorch sees {torch.cuda.device_count()} CUDA devices; use 'cpu' or "
-            "another number"
-        )
-    return chosen
 
 
 def _one_each(values: Any, count: int, what: str) -> list[Any]:

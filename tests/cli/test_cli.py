@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from rgbdseg.cli.main import COMMANDS, in_options, main, plain_message
 from rgbdseg.errors import DataError
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.published import to_published
-from tests.synthetic import make_camera, make_scene, write_depth, write_tree
+from tests.synthetic import CLASSES, make_camera, make_scene, write_depth, write_tree
 
 SIZE = (40, 48)
 CAMERA = ",".join(map(str, make_camera(SIZE).as_tuple()))
@@ -227,16 +229,20 @@ def test_evaluate_writes_what_it_prints(
     assert results[0]["protocol"]["crop_size"] == [32, 32]
     assert "sliding 32x32" in out
     assert "(sagate)" in out
-    assert f"mIoU {100 * results[1]['mean_iou']:.2f}" in out
+    scored = results[1]["scored_classes"]
+    assert scored == sum(one["iou"] is not None for one in results[1]["classes"])
+    over = f"{scored} of {len(CLASSES)} classes" if scored < len(CLASSES) else f"{len(CLASSES)} classes"
+    assert f"mIoU {100 * results[1]['mean_iou']:.2f} over {over}" in out
+    assert f"mean of {over}" in out
     assert "sensors" not in results[1]
     assert "by sensor" not in out
-    # The saved predictions are those that were counted.
+    # The saved predictions are those that were counted, in the values that the dataset stores.
     confusion = np.zeros((4, 4), dtype=int)
     for index in (3, 4):
         stored = np.array(Image.open(tree / "Label" / f"{index}.png")).astype(int)
         predicted = np.array(Image.open(tmp_path / "p" / "label" / f"{index}.png"))
         valid = stored > 0
-        np.add.at(confusion, (stored[valid] - 1, predicted[valid]), 1)
+        np.add.at(confusion, (stored[valid] - 1, predicted[valid] - 1), 1)
     assert confusion.tolist() == results[1]["confusion"]
 
 
@@ -278,12 +284,52 @@ def test_evaluate_reports_each_sensor(call: Callable[..., Result], run_folder: P
     assert f"{100 * result['sensors']['xtion']['mean_iou']:.2f}" in out
 
 
+def test_evaluate_reports_each_condition(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "weather", count=5, size=SIZE, train=1, sensors=("kinect", "xtion"))
+    stated = {"1": ["fog"], "2": ["fog", "motionblur"], "3": [], "4": ["motionblur"]}
+    (root / "conditions.json").write_text(json.dumps(stated))
+    status, out, err = call("evaluate", run_folder, "--data", root, "--workers", "0", "--out", tmp_path / "out")
+    assert status == 0, err
+    result = json.loads((tmp_path / "out" / "last-test-softmax-whole.json").read_text())
+    assert {name: scores["images"] for name, scores in result["conditions"].items()} == {"fog": 2, "motionblur": 2}
+    assert result["images"] == sum(scores["images"] for scores in result["sensors"].values()) == 4
+    (root / "test.txt").write_text("2\n4\n")  # those of one condition by themselves
+    status, _, err = call("evaluate", run_folder, "--data", root, "--workers", "0", "--out", tmp_path / "alone")
+    assert status == 0, err
+    alone = json.loads((tmp_path / "alone" / "last-test-softmax-whole.json").read_text())
+    assert alone["confusion"] == result["conditions"]["motionblur"]["confusion"] != result["confusion"]
+    assert "by condition" in out
+    assert f"{100 * alone['mean_iou']:.2f}" in out
+
+
+def test_published_protocols_are_found_by_name(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    status, out, err = call(
+        "evaluate",
+        run_folder,
+        "--workers",
+        "0",
+        "--limit",
+        "1",
+        "--out",
+        tmp_path,
+        "--protocol",
+        "dformer",
+        "--no-flip",
+    )
+    assert status == 0, err
+    (path,) = tmp_path.glob("*.json")
+    protocol = json.loads(path.read_text())["protocol"]
+    assert (protocol["resize"], protocol["side_multiple"], protocol["absent_iou"]) == ("input", 32, "zero")
+    assert (protocol["scales"], protocol["flip"]) == ([0.5, 0.75, 1.0, 1.25, 1.5], False)
+    assert "sides rounded up to multiples of 32; absent classes count 0 in the mean" in " ".join(out.split())
+
+
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     for index in range(2):
         scene = make_scene(index, SIZE)
-        (tmp_path / "colour").mkdir(exist_ok=True)
-        Image.fromarray(scene.rgb).save(tmp_path / "colour" / f"f {index}.png")
+        (tmp_path / "color").mkdir(exist_ok=True)
+        Image.fromarray(scene.rgb).save(tmp_path / "color" / f"f {index}.png")
         (tmp_path / "depth").mkdir(exist_ok=True)
         write_depth(tmp_path / "depth", f"f {index}", scene.depth_m, "mm16")
     return tmp_path
@@ -292,18 +338,22 @@ def recording(tmp_path: Path) -> Path:
 def test_predict_a_folder(call: Callable[..., Result], run_folder: Path, recording: Path) -> None:
     out = recording / "my labels"
     command = (
-        "predict", run_folder, "--rgb", recording / "colour", "--depth", recording / "depth", "--camera", CAMERA,
-        "--out", out,
+        "predict", run_folder, "--rgb", recording / "color", "--depth", recording / "depth", "--camera", CAMERA,
+        "--out", out, "--outputs", "label,overlay,cloud",
     )  # fmt: skip
     status, _, err = call(*command)
     assert status == 0, err
+    assert not (out / "color").exists()
     label = np.array(Image.open(out / "label" / "f 0.png"))
     assert label.shape == SIZE
-    assert label.max() < 4
+    assert 1 <= label.min() <= label.max() <= 4  # as the tree stores them
     header = (out / "cloud" / "f 1.ply").read_bytes().split(b"end_header\n")[0].decode()
     assert f"element vertex {SIZE[0] * SIZE[1]}" in header
     assert (out / "overlay" / "f 1.png").is_file()
-    expect_error(call(*command), "already holds a prediction of 'f 0'", "--force")
+    status, said, _ = call(*command)
+    assert status == 0
+    assert "nothing to do: all 2 frames were finished before; --force" in said
+    expect_error(call(*command, "--classes", "floor"), "made with another classes", "another --out", "--force")
     # The same preprocessing as in evaluation: predict on a frame of the dataset equals evaluate --save.
     assert call(*command, "--force")[0] == 0
 
@@ -320,11 +370,59 @@ def test_predict_equals_evaluate(call: Callable[..., Result], run_folder: Path, 
         assert np.array_equal(evaluated, predicted)
 
 
+def test_evaluate_refuses_hha_with_its_channels_exchanged(
+    call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(tree, tmp_path / "tree"))
+    shutil.rmtree(root / "HHA", ignore_errors=True)
+    assert call("hha", root, "--workers", "0")[0] == 0
+    (root / "HHA" / "hha.json").unlink()
+    for path in (root / "HHA").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+    command = ("evaluate", run_folder, "--data", root, "--workers", "0", "--out", tmp_path)
+    expect_error(call(*command), "channels in the order angle, height, disparity", '"hha_channels"')
+
+
+def test_predict_says_and_checks_what_it_assumes(
+    call: Callable[..., Result], run_folder: Path, recording: Path
+) -> None:
+    def predict(*arguments: object) -> Result:
+        places = (
+            "--rgb",
+            recording / "color",
+            "--depth",
+            recording / "depth",
+            "--out",
+            recording / "out",
+            "--force",
+            "--outputs",
+            "label,cloud",
+        )
+        return call("predict", run_folder, *places, *arguments)
+
+    status, out, err = predict("--camera", CAMERA)
+    assert status == 0, err
+    assert "depth: uint16 in millimeters (assumed), median 4.5 m over 2 files, 0% missing" in out
+    assert "in millimeters (stated)" in predict("--camera", CAMERA, "--depth-unit", "mm")[1]
+    expect_error(predict("--camera", CAMERA, "--depth-unit", "0.1"), "0.001 m for each unit", "would make it 4.5")
+    assert predict("--camera", CAMERA, "--depth-unit", "0.003", "--largest-depth", "50")[0] == 0
+    expect_error(predict("--camera", "518.9,519.5,324.6,252.7"), "lies outside the 40x48 image", "they are 39.6,39.66")
+    expect_error(predict("--camera", CAMERA, "--missing", "holes"), "'holes' is not understood")
+    expect_error(predict("--camera", CAMERA, "--hha", "sensors"), "did you mean 'sensor'")
+    for arguments in (("--hha", "sensor"), ("--missing", "0,4500")):
+        assert predict("--camera", CAMERA, *arguments)[0] == 0, arguments
+    # The wall at 4.5 m is no reading, so the cloud lacks it.
+    header = (recording / "out" / "cloud" / "f 0.ply").read_bytes().split(b"end_header\n")[0].decode()
+    wall = int((make_scene(0, SIZE).depth_m == 4.5).sum())
+    assert wall
+    assert f"element vertex {SIZE[0] * SIZE[1] - wall}" in header
+
+
 def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, recording: Path) -> None:
     def predict(*arguments: object) -> Result:
         return call("predict", run_folder, "--out", recording / "out", *arguments)
 
-    rgb, depth = recording / "colour" / "f 0.png", recording / "depth" / "f 0.png"
+    rgb, depth = recording / "color" / "f 0.png", recording / "depth" / "f 0.png"
     pair = ("--rgb", rgb, "--depth", depth)
     expect_error(predict("--rgb", rgb), "needs depth", "--depth")
     expect_error(predict(*pair), "--camera")
@@ -332,16 +430,16 @@ def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, record
     expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "furlong"), "furlong")
     expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "m"), "median depth", "millimeters")
     expect_error(predict("--rgb", recording / "no.png", "--depth", depth), "does not exist")
-    expect_error(predict("--rgb", recording / "colour", "--depth", depth), "both be folders")
+    expect_error(predict("--rgb", recording / "color", "--depth", depth), "both be folders")
     (recording / "void").mkdir()
     expect_error(predict("--rgb", recording / "void", "--depth", recording / "depth"), "holds no images")
-    expect_error(predict("--rgb", recording / "colour", "--depth", recording / "void"), "no depth map of the same name")
+    expect_error(predict("--rgb", recording / "color", "--depth", recording / "void"), "void holds no depth_m files")
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(recording / "small.png")
     expect_error(predict("--rgb", rgb, "--depth", recording / "small.png", "--camera", CAMERA), "20x20", "40x48")
     (recording / "cut.png").write_bytes(rgb.read_bytes()[:200])
     expect_error(predict("--rgb", recording / "cut.png", "--depth", depth, "--camera", CAMERA), "cut.png")
-    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(recording / "colour depth.png")
-    expect_error(predict("--rgb", rgb, "--depth", recording / "colour depth.png", "--camera", CAMERA), "depth map")
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(recording / "color depth.png")
+    expect_error(predict("--rgb", rgb, "--depth", recording / "color depth.png", "--camera", CAMERA), "depth map")
     expect_error(predict(*pair, "--camera", CAMERA, "--device", "cuda:7"), "cuda:7")
     Image.fromarray(np.zeros(SIZE, np.uint16)).save(recording / "blind.png")
     expect_error(predict("--rgb", rgb, "--depth", recording / "blind.png", "--camera", CAMERA), "has no reading")
@@ -365,11 +463,24 @@ def test_convert_and_use_a_published_checkpoint(call: Callable[..., Result], rec
     assert "sagate_resnet18" in out
     assert "13 of nyu13" in out
     status, _, err = call(
-        "predict", target, "--rgb", recording / "colour", "--depth", recording / "depth", "--camera", CAMERA,
+        "predict", target, "--rgb", recording / "color", "--depth", recording / "depth", "--camera", CAMERA,
         "--out", tmp_path / "labels",
     )  # fmt: skip
     assert status == 0, err
     assert len(list((tmp_path / "labels" / "label").iterdir())) == 2
+
+
+def test_evaluate_refuses_a_truth_that_is_void_throughout(
+    call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tree, tmp_path / "void"))
+    for path in (other / "Label").iterdir():
+        pixels = np.zeros_like(np.array(Image.open(path)))
+        Image.fromarray(pixels).save(path)
+    result = call("evaluate", run_folder, "--data", other, "--workers", "0", "--out", tmp_path / "scores")
+    expect_error(result, "is void in every pixel that is counted", "first_label, label_values and void_label")
+    assert "nan" not in result[1]
+    assert not (tmp_path / "scores").exists()
 
 
 def test_evaluate_refuses_other_classes(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
@@ -416,13 +527,18 @@ def test_models_say_what_they_cost(call: Callable[..., Result], tmp_path: Path) 
     assert code == 0
     assert "SA-Gate (2020; ECCV 2020" in out
     assert "charlesCXK/RGBD_Semantic_Segmentation_PyTorch" in out
-    code, out, _ = call("models", "*_resnet18", "--no-latency", "--size", "32", "64", "--markdown", tmp_path / "m.md")
+    assert re.search(r"\d\.\d\d s", out)
+    files = ("--markdown", tmp_path / "m.md", "--latency", tmp_path / "l.md", "--repeats", "1")
+    code, out, _ = call("models", "*a*_resnet18", "--size", "32", "64", *files)
     assert code == 0
     rows = [line.split(" | ") for line in (tmp_path / "m.md").read_text().splitlines() if line.startswith("| ")]
     (row,) = [row for row in rows if row[0] == "| sagate_resnet18"]
     count = sum(p.numel() for p in create_model("sagate_resnet18", 40).parameters())
     assert row[1:5] == ["SA-Gate", "2020", "RGB + HHA", f"{count / 1e6:.2f} M"]
-    assert row[6] == "-"
+    assert not re.search(r"\d s\b|[Ll]atency", (tmp_path / "m.md").read_text())  # the same on every machine
+    latencies = (tmp_path / "l.md").read_text()
+    assert "that of one run in float32" in latencies
+    assert re.search(r"^\| sagate_resnet18 \| \d\.\d\d s \|$", latencies, re.MULTILINE)
     expect_error(call("models", "--details", "--size", "0", "5"), "--size is 0 5")
 
 
@@ -431,7 +547,7 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
     code, out, _ = call("benchmark", "loader", "demo-rgb-only", "--data", tree, "--iterations", "2", *small)
     assert code == 0
     assert "plain" in out
-    assert "times the images per second" in out
+    assert "there is nothing to compare" in out  # the same work on both sides is recognized
     expect_error(call("benchmark", "loader", "demo", "--data", tree, "--iterations", "0"), "--iterations is 0")
     expect_error(call("benchmark", "drive", "demo", "--data", tree), "drive")
     expect_error(call("benchmark", "loader", "dmo", "--data", tree), "did you mean 'demo'?")

@@ -60,8 +60,8 @@ def test_nyuv2(call: Callable[..., Result], tmp_path: Path) -> None:
     assert "converted 2 frames in " in out
     assert "frames/s)" in out
     assert "verified: every file was read back" in out
-    assert "Depth/  depth: metres = value x 0.001; 0 = no reading" in out
-    assert "Label/  1..13 = the 13 classes of nyu13, bed to window; not labelled: 0" in out
+    assert "Depth/  depth: meters = value x 0.001; 0 = no reading" in out
+    assert "Label/  1..13 = the 13 classes of nyu13, bed to window; not labeled: 0" in out
     assert "camera fx 518.86 fy 519.47 cx 324.58 cy 252.74 px, pixel centers counted from 0" in out
     assert "note: the official split has 795 training and 654 test frames" in out
     values = json.loads((tmp_path / "out" / "dataset.json").read_text())
@@ -108,7 +108,7 @@ def test_sunrgbd(call: Callable[..., Result], tmp_path: Path) -> None:
     assert "sunrgbd, 5 frames (3 train, 2 test), " in out
     assert "sensors: 2 kinect_v1, 1 kinect_v2, 1 realsense, 1 xtion" in out
     assert "cameras.json  the camera of each image" in out
-    assert "Label/  1..37 = the 37 classes of sun37, wall to bag; not labelled: 0" in out
+    assert "Label/  1..37 = the 37 classes of sun37, wall to bag; not labeled: 0" in out
     assert main(["check", str(tmp_path / "out"), "--workers", "0"]) == 0
 
 

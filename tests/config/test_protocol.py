@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.errors import DataError, UsageError
 
 
@@ -31,6 +32,15 @@ def test_description_names_everything_that_changes_the_number() -> None:
         {"area": "nyu-eigen"},
         {"margin": 7},
         {"margin": 7, "area": "nyu-eigen"},
+        {"resize_by": "factor"},
+        {"side_multiple": 32},
+        {"side_multiple": 32, "side_rounding": "up"},
+        {"side_rounding": "down"},
+        {"windows": "cmx_released"},
+        {"absent_iou": "zero"},
+        {"resize": "input", "combination": "softmax"},
+        {"resize": "input_centered", "combination": "softmax"},
+        {"combination": "logits"},
     ]
     texts = {dataclasses.replace(base, **change).describe() for change in changes}
     assert len(texts | {text}) == len(changes) + 1
@@ -65,6 +75,22 @@ def test_to_dict_goes_through_json_and_back() -> None:
         ({"window_batch": 0}, "window_batch is 0; expected at least 1"),
         ({"margin": -1}, "margin is -1; expected 0 or more pixels"),
         ({"area": "nyu-corp"}, "unknown evaluation area 'nyu-corp'; did you mean 'nyu-crop'?"),
+        ({"side_multiple": 0}, "side_multiple is 0; expected at least 1"),
+        ({"resize_by": "faktor"}, "unknown resize_by 'faktor'; did you mean 'factor'?"),
+        (
+            {"resize": "input", "combination": "sagate"},
+            "combination 'sagate' is given with resize 'input', where logits are resized before they are combined; use "
+            "softmax or logits, or resize 'picture'",
+        ),
+        (
+            {"resize": "input", "resize_by": "factor"},
+            "resize_by 'factor' is given with resize 'input'; it needs resize 'picture'",
+        ),
+        (
+            {"windows": "cmx_released"},
+            "windows 'cmx_released' need mode 'sliding', resize 'picture' and combination 'sagate'; got 'whole', "
+            "'picture' and 'softmax'",
+        ),
     ],
 )
 def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
@@ -120,6 +146,34 @@ def test_an_area_of_another_size_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rounding", "multiple", "expected"),
+    [
+        ("nearest", 1, [(240, 320), (50, 74), (600, 800)]),  # 50.5 and 74.5, as OpenCV rounds halves
+        ("up", 32, [(256, 320), (64, 96), (608, 800)]),
+        ("down", 32, [(224, 320), (32, 64), (576, 800)]),
+        ("nearest", 32, [(256, 320), (64, 64), (608, 800)]),
+    ],
+)
+def test_scaled_sides(rounding: str, multiple: int, expected: list[tuple[int, int]]) -> None:
+    protocol = EvaluationProtocol(side_rounding=rounding, side_multiple=multiple)  # type: ignore[arg-type]
+    images = [((480, 640), 0.5), ((101, 149), 0.5), ((480, 640), 1.25)]
+    assert [protocol.scaled_size(*image) for image in images] == expected
+    assert protocol.scaled_size((3, 3), 0.1) == (multiple, multiple)
+
+
+def test_published_protocols_say_factor_or_size() -> None:
+    by_factor = {name for name, one in PUBLISHED_PROTOCOLS.items() if one.resize_by == "factor"}
+    assert by_factor == {"sagate-nyuv2", "malleable-nyuv2", "cmx", "cmx-released", "sigma", "sigma-released"}
+    for name in ("cmx", "sigma"):
+        right, released = PUBLISHED_PROTOCOLS[name], PUBLISHED_PROTOCOLS[f"{name}-released"]
+        assert dataclasses.replace(right, windows="cmx_released") == released
+    sizes = [PUBLISHED_PROTOCOLS["dformer"].scaled_size((480, 640), scale) for scale in (0.5, 0.75, 1, 1.25, 1.5)]
+    assert sizes == [(256, 320), (384, 480), (480, 640), (608, 800), (736, 960)]
+    assert PUBLISHED_PROTOCOLS["dplnet"].scaled_size((480, 640), 0.75) == (352, 480)
+    assert PUBLISHED_PROTOCOLS["asymformer"].scaled_size((480, 640), 1.2) == (576, 768)
+
+
 def test_torch_is_not_imported() -> None:
-    code = "import sys, rgbdseg.config.protocol, rgbdseg.config.loss; sys.exit('torch' in sys.modules)"
+    code = "import sys, rgbdseg.config.published_protocols, rgbdseg.config.loss; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

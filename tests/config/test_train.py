@@ -47,7 +47,7 @@ from rgbdseg.errors import UsageError
         ({"contrast": -0.1}, "augmentation.contrast is -0.1; expected 0 or more"),
         ({"hsv_hue_factor": -0.1}, "augmentation.hsv_hue_factor is -0.1; expected 0 or more"),
         ({"hsv_saturation_factor": -0.1}, "augmentation.hsv_saturation_factor is -0.1; expected 0 or more"),
-        ({"hsv_value_shift": 256.0}, "augmentation.hsv_value_shift is 256.0; expected 0 to 255 grey levels"),
+        ({"hsv_value_shift": 256.0}, "augmentation.hsv_value_shift is 256.0; expected 0 to 255 gray levels"),
         ({"flip_probability": 1.5}, "augmentation.flip_probability is 1.5; expected 0 to 1"),
         ({"hue": 0.6}, "augmentation.hue is 0.6; expected 0 to 0.5 turns"),
         ({"rotation_degrees": -5.0}, "augmentation.rotation_degrees is -5.0; expected 0 to 180"),

@@ -23,7 +23,7 @@ NYU = {
     "label_set": "nyu40",
     "void_label": 0,
     "first_label": 1,
-    "depth": {"metres_per_unit": 0.04, "offset_units": 0.5, "missing": 0},
+    "depth": {"meters_per_unit": 0.04, "offset_units": 0.5, "missing": 0},
     "camera": {"fx": 518.8, "fy": 519.4, "cx": 324.5, "cy": 252.7},
     "size": [480, 640],
     "splits": {"train": "train.txt", "test": "test.txt"},
@@ -55,6 +55,14 @@ def test_reads_every_field_of_a_file_without_a_format_number() -> None:
     )
     assert description.hha == INDOOR
     assert description.folder("depth_m") == "Depth"
+
+
+def test_a_description_of_version_0_1_is_read() -> None:
+    earlier = changed(depth={"metres_per_unit": 0.04, "offset_units": 0.5, "missing": 0})
+    assert DatasetDescription.from_dict(earlier) == DatasetDescription.from_dict(NYU)
+    both = changed(depth={"metres_per_unit": 0.04, "meters_per_unit": 0.001})
+    with pytest.raises(DataError, match=r"unknown key 'depth\.metres_per_unit'"):
+        DatasetDescription.from_dict(both)
 
 
 def test_reads_the_nyuv2_description() -> None:
@@ -153,21 +161,21 @@ def test_hha_presets_are_read_by_name() -> None:
         (changed(label_set="nyu4"), "key 'label_set': unknown label set 'nyu4'; did you mean 'nyu40'"),
         (changed(label_set=40), "key 'label_set' is 40; expected an object"),
         (changed(label_set={"name": "x"}), "key 'label_set.classes' is missing; expected a list of class names"),
-        (changed(label_set={"name": "x", "classes": ["a"], "palette": [[0, 0, 256]]}), "expected 1 colours"),
-        (changed(label_set={"name": "x", "classes": ["a", "b"], "palette": [[0, 0, 0]]}), "expected 2 colours"),
+        (changed(label_set={"name": "x", "classes": ["a"], "palette": [[0, 0, 256]]}), "expected 1 colors"),
+        (changed(label_set={"name": "x", "classes": ["a", "b"], "palette": [[0, 0, 0]]}), "expected 2 colors"),
         (changed(first_label=None), "key 'first_label' is missing"),
         (changed(first_label=-1), "key 'first_label' is -1"),
         (changed(first_label=True), "key 'first_label' is true; expected a whole number"),
         (changed(void_label=None), "key 'void_label' is missing"),
         (changed(void_label=1.5), "key 'void_label' is 1.5"),
         (changed(void_label=40), "key 'void_label' is 40; expected a value outside 1..40"),
-        (changed(depth={}), "key 'depth.metres_per_unit' is missing; expected a number"),
-        (changed(depth={"metres_per_unit": "0.001"}), "key 'depth.metres_per_unit' is \"0.001\"; expected a number"),
-        (changed(depth={"metres_per_unit": 0}), "key 'depth.metres_per_unit' is 0; expected a positive number"),
-        (changed(depth={"metres_per_unit": float("nan")}), "key 'depth.metres_per_unit' is NaN; expected a number"),
-        (changed(depth={"metre_per_unit": 1}), "unknown key 'depth.metre_per_unit'; did you mean 'metres_per_unit'"),
+        (changed(depth={}), "key 'depth.meters_per_unit' is missing; expected a number"),
+        (changed(depth={"meters_per_unit": "0.001"}), "key 'depth.meters_per_unit' is \"0.001\"; expected a number"),
+        (changed(depth={"meters_per_unit": 0}), "key 'depth.meters_per_unit' is 0; expected a positive number"),
+        (changed(depth={"meters_per_unit": float("nan")}), "key 'depth.meters_per_unit' is NaN; expected a number"),
+        (changed(depth={"meter_per_unit": 1}), "unknown key 'depth.meter_per_unit'; did you mean 'meters_per_unit'"),
         (changed(depth=0.001), "key 'depth' is 0.001; expected an object"),
-        (changed(raw_depth={"metres_per_unit": 1, "missing": "0"}), "key 'raw_depth.missing' is \"0\""),
+        (changed(raw_depth={"meters_per_unit": 1, "missing": "0"}), "key 'raw_depth.missing' is \"0\""),
         (changed(camera={"fx": 1, "fy": 1, "cx": 1}), "key 'camera.cy' is missing; expected a number"),
         (changed(camera={"fx": 0, "fy": 1, "cx": 1, "cy": 1}), "key 'camera.fx' is 0; expected a positive focal"),
         (changed(cameras="cameras.json"), "one of camera (for all images) and cameras (a file), not both"),
@@ -175,8 +183,8 @@ def test_hha_presets_are_read_by_name() -> None:
         (changed(size=[480, 0]), "key 'size' is [480, 0]"),
         (changed(splits={"train": 1}), "key 'splits.train' is 1; expected a text"),
         (changed(splits={"all": "all.txt"}), "'all' is every image"),
-        (changed(folders={"colour": "x"}), "unknown key 'folders.colour'"),
-        (changed(hha="underwater"), "key 'hha' is \"underwater\"; expected one of indoor, outdoor"),
+        (changed(folders={"color": "x"}), "unknown key 'folders.color'"),
+        (changed(hha="underwater"), "key 'hha' is \"underwater\"; expected one of indoor, sensor, outdoor"),
         (changed(hha={"normal_radios": 3}), "key 'hha': unknown HHA parameter 'normal_radios'"),
         ([1], "the file holds [1]; expected an object"),
     ],
@@ -202,16 +210,16 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
-def test_metres_are_value_plus_offset_times_unit_where_not_missing(dtype: type) -> None:
+def test_meters_are_value_plus_offset_times_unit_where_not_missing(dtype: type) -> None:
     values = np.array([[0, 1, 45], [92, 200, 7]], dtype=dtype)
-    metres = DepthUnit(0.04, 0.5, 7).to_metres(values)
-    assert metres.dtype == np.float32
+    meters = DepthUnit(0.04, 0.5, 7).to_meters(values)
+    assert meters.dtype == np.float32
     # 0 is a reading here, since 7 is what means missing
-    np.testing.assert_array_equal(metres, np.float32([[0.02, 0.06, 1.82], [3.7, 8.02, 0]]))
+    np.testing.assert_array_equal(meters, np.float32([[0.02, 0.06, 1.82], [3.7, 8.02, 0]]))
 
 
 def test_unusable_readings_become_missing() -> None:
     values = np.array([[np.nan, np.inf, -np.inf, -1.0, 1e300, 2.0]])
-    np.testing.assert_array_equal(DepthUnit(1.0, missing=None).to_metres(values), [[0, 0, 0, 0, 0, 2]])
+    np.testing.assert_array_equal(DepthUnit(1.0, missing=None).to_meters(values), [[0, 0, 0, 0, 0, 2]])
     # a negative offset would otherwise turn a small value into a negative distance
-    np.testing.assert_array_equal(DepthUnit(1.0, -5, None).to_metres(np.uint8([[4, 5, 6]])), [[0, 0, 1]])
+    np.testing.assert_array_equal(DepthUnit(1.0, -5, None).to_meters(np.uint8([[4, 5, 6]])), [[0, 0, 1]])

@@ -35,7 +35,7 @@ def copy(trees: Path, name: str, tmp_path: Path) -> Path:
 
 def test_cmx_gives_hha_and_labels_and_no_depth(trees: Path) -> None:
     tree = open_tree(trees / "cmx")
-    assert tree.recognised_as == "CMX tree"
+    assert tree.recognized_as == "CMX tree"
     assert (tree.description.label_set, tree.description.depth) == (NYU40, None)
     dataset = RGBDDataset(tree, "test", needs={"rgb", "hha", "label"})
     assert dataset.ids == ("1",)
@@ -54,7 +54,7 @@ def test_cmx_folders_may_be_named_by_the_modality_in_general(tmp_path: Path) -> 
     assert open_tree(root).description.folder("hha") == "ModalXFolder"
     for path in (root / "ModalXFolder").iterdir():
         write_png(path, np.full((480, 640), 90, np.uint8))
-    with pytest.raises(DataError, match=r"not CMX tree: ModalXFolder/0\.png is a grey picture, not HHA"):
+    with pytest.raises(DataError, match=r"not CMX tree: ModalXFolder/0\.png is a gray picture, not HHA"):
         open_tree(root)
 
 
@@ -63,19 +63,19 @@ def test_cmx_lists_over_sagate_folders_are_read(trees: Path, tmp_path: Path) -> 
     for old, new in (("RGBFolder", "RGB"), ("HHAFolder", "HHA"), ("LabelFolder", "Label")):
         (root / old).rename(root / new)
     tree = open_tree(root)
-    assert tree.recognised_as == "SA-Gate tree"
+    assert tree.recognized_as == "SA-Gate tree"
     assert [frame.sample_id for frame in tree.frames("train")] == ["0"]
 
 
 def test_dformer_says_that_metric_depth_is_lost(trees: Path) -> None:
     tree = open_tree(trees / "dformer")
-    assert tree.recognised_as == "DFormer tree"
+    assert tree.recognized_as == "DFormer tree"
     assert tree.description.label_set == NYU40
     sample = RGBDDataset(tree, "train", needs={"rgb", "label"})[0]
     assert sample.label is not None
     assert np.array_equal(sample.label[0], scene(0).label)
     for needs in ({"depth_m"}, {"hha"}):
-        with pytest.raises(DataError, match=r"no depth_m: .*stretched to 0\.\.255 on its own.*metres are lost"):
+        with pytest.raises(DataError, match=r"no depth_m: .*stretched to 0\.\.255 on its own.*meters are lost"):
             RGBDDataset(tree, "train", needs=needs)
     report = check_dataset(trees / "dformer")
     assert report.ok, report.lines()
@@ -91,9 +91,9 @@ def test_dformer_with_hha_beside_it_gives_hha(trees: Path, tmp_path: Path) -> No
     assert np.array_equal(sample.hha.permute(1, 2, 0), hha(1))
 
 
-def test_esanet_depth_is_in_millimetres_by_split(trees: Path, tmp_path: Path) -> None:
+def test_esanet_depth_is_in_millimeters_by_split(trees: Path, tmp_path: Path) -> None:
     tree = open_tree(trees / "esanet")
-    assert tree.recognised_as == "ESANet tree"
+    assert tree.recognized_as == "ESANet tree"
     assert tree.description.camera == nyuv2.CAMERA
     assert [frame.sample_id for frame in tree.frames("train")] == ["train/0001"]
     assert [frame.sample_id for frame in tree.frames("all")] == ["test/0002", "train/0001"]
@@ -102,9 +102,9 @@ def test_esanet_depth_is_in_millimetres_by_split(trees: Path, tmp_path: Path) ->
     assert sample.depth_m is not None
     assert sample.raw_depth_m is not None
     assert sample.label is not None
-    millimetres = np.floor(made.depth_m * np.float32(1000)) / 1000
-    assert np.allclose(sample.depth_m[0], millimetres, atol=1e-6)
-    assert np.allclose(sample.raw_depth_m[0], np.where(made.hole, 0, millimetres), atol=1e-6)
+    millimeters = np.floor(made.depth_m * np.float32(1000)) / 1000
+    assert np.allclose(sample.depth_m[0], millimeters, atol=1e-6)
+    assert np.allclose(sample.raw_depth_m[0], np.where(made.hole, 0, millimeters), atol=1e-6)
     assert np.array_equal(sample.label[0], made.label)
     assert check_dataset(tree.root).ok
     root = copy(trees, "esanet", tmp_path)
@@ -130,7 +130,7 @@ def not_stretched(root: Path) -> None:
     write_png(root / "Depth" / "0.png", np.clip(np.asarray(Image.open(root / "Depth" / "0.png"))[..., 0], 18, 230))
 
 
-def coloured(root: Path) -> None:
+def colored(root: Path) -> None:
     write_png(root / "Depth" / "0.png", scene(0).rgb)
 
 
@@ -138,7 +138,7 @@ def small(root: Path) -> None:
     write_png(root / "RGB" / "0.png", np.zeros((530, 730, 3), np.uint8))
 
 
-def metres_in_whole_numbers(root: Path) -> None:
+def meters_in_whole_numbers(root: Path) -> None:
     write_png(root / "train" / "depth" / "0001.png", np.full((480, 640), 2, np.uint16))
 
 
@@ -157,11 +157,11 @@ def no_known_labels(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("dformer", sixteen_bits, "not DFormer tree: Depth/0.png is not a grey picture of 8 bits"),
-        ("dformer", coloured, "not DFormer tree: Depth/0.png is not a grey picture of 8 bits"),
+        ("dformer", sixteen_bits, "not DFormer tree: Depth/0.png is not a gray picture of 8 bits"),
+        ("dformer", colored, "not DFormer tree: Depth/0.png is not a gray picture of 8 bits"),
         ("dformer", not_stretched, "not DFormer tree: Depth/0.png holds 18..230, not 0..255, so its unit is not known"),
         ("dformer", small, "not DFormer tree: RGB/0.png is 530x730, not 480x640"),
-        ("esanet", metres_in_whole_numbers, "not ESANet tree: train/depth/0001.png holds uint16 with median 2, which"),
+        ("esanet", meters_in_whole_numbers, "not ESANet tree: train/depth/0001.png holds uint16 with median 2, which"),
         ("esanet", label_41, "not ESANet tree: train/labels_40/0001.png holds the value 41, above 40"),
         ("esanet", no_depth, "not ESANet tree: train/depth/ holds no depth maps"),
         ("esanet", no_known_labels, "not ESANet tree: train/ holds none of the folders labels_40, semantic_40"),

@@ -38,8 +38,15 @@ def test_the_trees_own_folder_gets_what_would_be_computed_on_the_fly(root: Path)
     for index, hha in enumerate(expected):
         assert torch.equal(read_hha(root / "HHA" / f"{index}.png"), hha)  # type: ignore[arg-type]
     record = json.loads((root / "HHA" / "hha.json").read_text())
-    assert record["depth"]["metres_per_unit"] == 0.001
+    assert record["depth"]["meters_per_unit"] == 0.001
     assert record["parameters"]["gravity_radius"] == 10
+
+
+def test_images_computed_by_version_0_1_are_kept(root: Path) -> None:
+    cache_hha(root)
+    record = root / "HHA" / "hha.json"
+    record.write_text(record.read_text().replace("meters_per_unit", "metres_per_unit"))
+    assert cache_hha(root).kept == 6
 
 
 def test_processes_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -120,7 +127,7 @@ def test_missing_camera_or_depth_is_said_before_anything_is_written(tmp_path: Pa
 
 def test_a_destination_that_cannot_be_written_to(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write HHA images to .*file/x: .*--cache DIR"):
+    with pytest.raises(DataError, match=r"cannot write HHA images to .*file/x: .*choose another folder for them"):
         cache_hha(root, tmp_path / "file" / "x")
 
 

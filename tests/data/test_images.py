@@ -12,7 +12,7 @@ from rgbdseg.data.description import DepthUnit
 from rgbdseg.data.images import LabelCodec, read_depth, read_hha, read_label, read_rgb, write_hha, write_png
 from rgbdseg.errors import DataError
 
-MILLIMETRES = DepthUnit(0.001)
+MILLIMETERS = DepthUnit(0.001)
 NYU_VALUES = {value: value - 1 if value else None for value in range(41)}
 
 
@@ -33,9 +33,9 @@ def test_rgb_is_channels_first_in_rgb_order(tmp_path: Path) -> None:
     rgb += 1  # writable: no view of the decoder's read-only memory
 
 
-def test_grey_images_are_repeated_palettes_resolved_and_alpha_dropped(tmp_path: Path) -> None:
-    grey = read_rgb(save(tmp_path / "grey.png", ramp()[:, :, 0]))
-    assert torch.equal(grey, torch.from_numpy(ramp()[:, :, 0]).expand(3, 3, 4))
+def test_gray_images_are_repeated_palettes_resolved_and_alpha_dropped(tmp_path: Path) -> None:
+    gray = read_rgb(save(tmp_path / "gray.png", ramp()[:, :, 0]))
+    assert torch.equal(gray, torch.from_numpy(ramp()[:, :, 0]).expand(3, 3, 4))
     alpha = np.dstack([ramp(), np.zeros((3, 4), np.uint8)])
     assert torch.equal(read_rgb(save(tmp_path / "alpha.png", alpha)), torch.from_numpy(ramp()).permute(2, 0, 1))
     palette = Image.fromarray(np.array([[1, 0]], np.uint8), mode="P")
@@ -44,7 +44,7 @@ def test_grey_images_are_repeated_palettes_resolved_and_alpha_dropped(tmp_path: 
     assert read_rgb(tmp_path / "palette.png").flatten().tolist() == [40, 10, 50, 20, 60, 30]
 
 
-def test_a_16_bit_picture_is_refused_as_colour(tmp_path: Path) -> None:
+def test_a_16_bit_picture_is_refused_as_color(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", np.array([[1000]], np.uint16))
     with pytest.raises(DataError, match=r"x\.png has 16 or 32 bits per pixel"):
         read_rgb(path)
@@ -58,23 +58,23 @@ def test_depth_of_8_bits_with_offset(tmp_path: Path) -> None:
     np.testing.assert_array_equal(depth[0, 0].numpy(), expected)
 
 
-def test_depth_of_16_bits_in_millimetres_is_not_cut_to_8(tmp_path: Path) -> None:
+def test_depth_of_16_bits_in_millimeters_is_not_cut_to_8(tmp_path: Path) -> None:
     path = save(tmp_path / "d.png", np.array([[0, 1, 256, 1800, 65535]], np.uint16))
     np.testing.assert_array_equal(
-        read_depth(path, MILLIMETRES)[0, 0].numpy(), np.float32([0, 0.001, 0.256, 1.8, 65.535])
+        read_depth(path, MILLIMETERS)[0, 0].numpy(), np.float32([0, 0.001, 0.256, 1.8, 65.535])
     )
 
 
 def test_depth_of_32_bits(tmp_path: Path) -> None:
     path = save(tmp_path / "d.tif", np.array([[0, 100_000, -5]], np.int32))
-    np.testing.assert_array_equal(read_depth(path, MILLIMETRES)[0, 0].numpy(), np.float32([0, 100, 0]))
+    np.testing.assert_array_equal(read_depth(path, MILLIMETERS)[0, 0].numpy(), np.float32([0, 100, 0]))
     path = save(tmp_path / "f.tif", np.array([[0.5, np.nan]], np.float32))
     np.testing.assert_array_equal(read_depth(path, DepthUnit(1.0))[0, 0].numpy(), np.float32([0.5, 0]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_depth_from_npy_in_metres(tmp_path: Path, dtype: type, order: str) -> None:
+def test_depth_from_npy_in_meters(tmp_path: Path, dtype: type, order: str) -> None:
     values = np.array([[1.25, np.nan, np.inf], [-1, 0, 7.5]], dtype=dtype, order=order)  # type: ignore[call-overload]
     np.save(tmp_path / "d.npy", values)
     depth = read_depth(tmp_path / "d.npy", DepthUnit(1.0))
@@ -101,25 +101,29 @@ def test_pickled_npy_is_never_loaded(tmp_path: Path) -> None:
 def test_three_channels_are_too_many_for_depth_and_labels(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", ramp())
     with pytest.raises(DataError, match=r"x\.png has 3 channels \(mode RGB\); expected a depth map with one channel"):
-        read_depth(path, MILLIMETRES)
-    with pytest.raises(DataError, match=r"x\.png has 3 channels .* coloured rendering of labels"):
+        read_depth(path, MILLIMETERS)
+    with pytest.raises(DataError, match=r"x\.png has 3 channels .* colored rendering of labels"):
         read_label(path, LabelCodec(NYU_VALUES))
     with pytest.raises(DataError, match=r"y\.png has 1 channel \(mode L\); expected an 8-bit HHA image"):
         read_hha(save(tmp_path / "y.png", ramp()[:, :, 0]))
 
 
 @pytest.mark.parametrize(
-    ("unit", "hint"), [(DepthUnit(1.0), r"are the values millimeters"), (DepthUnit(1e-6), "the depth unit is wrong")]
+    ("unit", "hint"),
+    [
+        (DepthUnit(1.0), r"0\.001 m for each unit \(millimeters\) would make it 2\.7 m"),
+        (DepthUnit(1e-6), "the depth unit is wrong"),
+    ],
 )
 def test_depth_in_the_wrong_unit_is_an_error(tmp_path: Path, unit: DepthUnit, hint: str) -> None:
     path = save(tmp_path / "d.png", np.full((4, 4), 2700, np.uint16))
-    with pytest.raises(DataError, match=rf"d\.png: the median depth is .* m, expected .*{hint}"):
+    with pytest.raises(DataError, match=rf"d\.png: the median depth is .*, expected .*{hint}"):
         read_depth(path, unit)
-    assert read_depth(path, MILLIMETRES).unique().tolist() == pytest.approx([2.7])
+    assert read_depth(path, MILLIMETERS).unique().tolist() == pytest.approx([2.7])
 
 
 def test_a_frame_without_any_reading_is_not_a_wrong_unit(tmp_path: Path) -> None:
-    assert read_depth(save(tmp_path / "d.png", np.zeros((4, 4), np.uint16)), MILLIMETRES).sum() == 0
+    assert read_depth(save(tmp_path / "d.png", np.zeros((4, 4), np.uint16)), MILLIMETERS).sum() == 0
 
 
 def test_labels_are_shifted_and_void_becomes_255(tmp_path: Path) -> None:
@@ -184,13 +188,13 @@ def test_missing_files_and_files_of_another_type_are_named(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"none\.png does not exist"):
         read_rgb(tmp_path / "none.png")
     with pytest.raises(DataError, match=r"none\.npy does not exist"):
-        read_depth(tmp_path / "none.npy", MILLIMETRES)
+        read_depth(tmp_path / "none.npy", MILLIMETERS)
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(DataError, match=r"text\.png is not an image"):
         read_rgb(tmp_path / "text.png")
     (tmp_path / "text.npy").write_text("hello")
     with pytest.raises(DataError, match=r"text\.npy is not a readable \.npy"):
-        read_depth(tmp_path / "text.npy", MILLIMETRES)
+        read_depth(tmp_path / "text.npy", MILLIMETERS)
 
 
 def test_hha_keeps_its_channel_order_through_a_file(tmp_path: Path) -> None:

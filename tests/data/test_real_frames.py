@@ -45,7 +45,7 @@ def test_the_frame_around_the_picture_is_void(nyuv2: Path, released: RGBDSample)
     assert torch.equal(sample.label, released.label)  # type: ignore[arg-type]
 
 
-def test_8_bit_depth_agrees_with_the_released_metres(nyuv2: Path, released: RGBDSample) -> None:
+def test_8_bit_depth_agrees_with_the_released_meters(nyuv2: Path, released: RGBDSample) -> None:
     sample = RGBDDataset(nyuv2, ids=["0"], needs={"depth_m"})[0]
     assert sample.depth_m is not None
     assert released.depth_m is not None

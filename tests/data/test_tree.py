@@ -69,7 +69,7 @@ def test_names_with_spaces_and_folders(root: Path) -> None:
         ("RGB/1.png\tLabel/99.png", "Label/99.png does not exist in .*Label"),
         ("RGB/1.png\tLabel/2.png", "pairs RGB/1.png with Label/2.png; expected two files of one id"),
         ("RGB/1.png\tLabel/1.png\tDepth/1.png", "is not understood; expected RGB/<id>.jpg<TAB>Label/<id>.png"),
-        ("RGB/1.png\t", "is not understood"),
+        ("RGB/1.png\t\tLabel/1.png", "is not understood"),
         ("Depth/1.png\tLabel/1.png", "Depth/1.png does not exist in .*RGB"),
         ("../RGB/1.png\tLabel/1.png", "../RGB/1.png does not exist"),
     ],
@@ -94,7 +94,7 @@ def test_unusable_lists(root: Path) -> None:
     with pytest.raises(DataError, match=r"split 'train' of .* has no frames"):
         tree.frames("train")
     (root / "train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"cannot read the list .*train\.txt"):
+    with pytest.raises(DataError, match=r"train\.txt is damaged: it begins as utf-16 but is none"):
         tree.frames("train")
     (root / "train.txt").unlink()
     with pytest.raises(DataError, match=r"train\.txt does not exist"):
@@ -129,10 +129,10 @@ def test_hidden_and_foreign_files_are_no_frames(root: Path) -> None:
 
 
 def test_folders_may_have_other_names(root: Path) -> None:
-    (root / "RGB").rename(root / "colour")
+    (root / "RGB").rename(root / "color")
     description = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps({**description, "folders": {"rgb": "colour"}}))
-    assert ids(lists(root, "colour/3.png\tLabel/3.png\n")) == ["3"]
+    (root / "dataset.json").write_text(json.dumps({**description, "folders": {"rgb": "color"}}))
+    assert ids(lists(root, "color/3.png\tLabel/3.png\n")) == ["3"]
 
 
 def test_cameras_and_sensors_of_single_images(tmp_path: Path) -> None:
@@ -177,14 +177,14 @@ def sagate(sagate_tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sagate_tree, tmp_path / "NYUDepthv2"))
 
 
-def test_the_sagate_tree_is_recognised(sagate: Path) -> None:
+def test_the_sagate_tree_is_recognized(sagate: Path) -> None:
     tree = open_tree(sagate)
     description: DatasetDescription = tree.description
-    assert tree.recognised_as == "SA-Gate tree"
+    assert tree.recognized_as == "SA-Gate tree"
     assert (description.label_set, description.first_label, description.void_labels) == (NYU40, 1, (0,))
     assert description.depth is not None
-    assert description.depth.metres_per_unit == 1
-    # the published centre is (325.58, 253.74) in pixels counted from 1
+    assert description.depth.meters_per_unit == 1
+    # the published center is (325.58, 253.74) in pixels counted from 1
     assert description.camera is not None
     assert (round(description.camera.cx, 2), round(description.camera.cy, 2)) == (324.58, 252.74)
     assert tree.split_names == ("train", "test")
@@ -199,7 +199,7 @@ def test_the_sagate_tree_without_lists_has_all(sagate: Path) -> None:
         ids(sagate, "train")
 
 
-def depth_in_millimetres(root: Path) -> None:
+def depth_in_millimeters(root: Path) -> None:
     for path in (root / "Depth").iterdir():
         np.save(path, np.load(path) * 1000)
 
@@ -230,8 +230,8 @@ def no_geometry(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (depth_in_millimetres, r"Depth/0\.npy holds float32 with median \d+, which are not metres"),
-        (depth_as_png, r"Depth/0\.png is not an \.npy file in metres"),
+        (depth_in_millimeters, r"Depth/0\.npy holds float32 with median \d+, which are not meters"),
+        (depth_as_png, r"Depth/0\.png is not an \.npy file in meters"),
         (labels_above_40, r"Label/0\.png holds the value 41, above 40"),
         (other_size, r"RGB/0\.jpg is 240x320, not 480x640"),
         (no_labels, r"Label/ holds no \.png files"),

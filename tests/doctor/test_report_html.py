@@ -68,8 +68,8 @@ def test_a_sound_tree(root: Path) -> None:
     assert "a <b> & c" in found.text  # escaped, or the parser would have taken it for a tag
     assert len(found.images) == 6 * 4  # three frames of each split: image, depth, HHA, label
     assert np.array_equal(np.asarray(found.images[0]), make_scene(0).rgb)
-    millimetres = np.rint(make_scene(0).depth_m * 1000) / 1000
-    assert np.array_equal(np.asarray(found.images[1]), depth_image(millimetres.astype(np.float32)))
+    millimeters = np.rint(make_scene(0).depth_m * 1000) / 1000
+    assert np.array_equal(np.asarray(found.images[1]), depth_image(millimeters.astype(np.float32)))
     assert "1wall" in found.text.replace(" ", "")
     assert found.bars > 10
 
@@ -87,7 +87,7 @@ def test_faults_are_shown_and_damaged_files_do_not_stop_it(root: Path) -> None:
     assert check_dataset(root).leaks == (("2", "7"),)
 
 
-def test_unlabelled_trees_and_trees_without_lists(root: Path) -> None:
+def test_unlabeled_trees_and_trees_without_lists(root: Path) -> None:
     path = root / "dataset.json"
     values = json.loads(path.read_text())
     for key in ("label_set", "first_label", "void_label", "splits", "depth"):

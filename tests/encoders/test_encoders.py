@@ -13,7 +13,7 @@ FAMILY_MEMBERS = ["resnet18", "resnet26", "resnet50s", "resnet18d", "seresnet18"
 
 
 def randomize(module: nn.Module) -> None:
-    """Give normalisation layers weights and statistics that make every branch count."""
+    """Give normalization layers weights and statistics that make every branch count."""
     generator = torch.Generator().manual_seed(3)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):

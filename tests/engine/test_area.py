@@ -30,7 +30,7 @@ INTERIOR = EvaluationProtocol(margin=7)
 
 
 class Brightest(nn.Module):
-    """Predicts which of the colours is brightest."""
+    """Predicts which of the colors is brightest."""
 
     def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         return SegmentationOutput(images["rgb"])
@@ -71,7 +71,8 @@ class OneFrame(list[RGBDSample]):
     """Stands for a dataset."""
 
     ids, needs, label_set, split = ("7",), {"label"}, LABELS, "test"
-    description = SimpleNamespace(name="one frame")
+    description = SimpleNamespace(name="one frame", label_values=None)
+    root = "one frame"
 
     def sensor(self, index: int) -> None:
         return None

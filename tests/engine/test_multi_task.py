@@ -170,7 +170,7 @@ def test_a_tree_without_a_camera_is_refused_where_one_is_needed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("model", ["padnet", "pap"])
-def test_every_task_is_learnt_together(model: str) -> None:
+def test_every_task_is_learned_together(model: str) -> None:
     """A few steps on one batch lower every part of the loss by more than half."""
     scenes = [make_scene(index, (48, 48)) for index in range(2)]
     label = torch.stack([torch.from_numpy(scene.label).long() for scene in scenes])
@@ -184,14 +184,14 @@ def test_every_task_is_learnt_together(model: str) -> None:
         else PAP(4, "test_resnet", channels=32)
     ).train()
     settings = LossConfig(auxiliary_weight=1.0, dense=DenseLossConfig(depth_target="inverse", depth_loss="berhu"))
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     parts: list[dict[str, float]] = []
     for _ in range(60):
         loss = segmentation_loss(network({"rgb": rgb}), label, settings, depth_m, camera)
         parts.append({name: float(value) for name, value in loss.parts.items()})
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.total.backward()
-        optimiser.step()
+        optimizer.step()
     assert len(parts[0]) == 7
     for name, first in parts[0].items():
         assert parts[-1][name] < 0.5 * first, (name, first, parts[-1][name])

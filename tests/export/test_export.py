@@ -4,8 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +26,12 @@ from rgbdseg.export.export import Exported, Frames, export_model, trtexec_line
 from rgbdseg.export.frames import dataset_frames, room_frames
 from rgbdseg.export.onnx_graph import ExportError, GraphStages, OnnxRunner
 from rgbdseg.export.onnx_segmenter import OnnxSegmenter
-from rgbdseg.export.parity import BARS, ParityBar, ParityReport, plain_frame
+from rgbdseg.export.openvino import OpenVINORunner, write_openvino
+from rgbdseg.export.parity import BARS, ParityBar, ParityReport, graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
+from rgbdseg.export.table import BEGIN, END, FamilyExport, _speeds, write_table
 from rgbdseg.input_spec import InputSpec, hha_stream, metric_depth_stream, rgb_stream
-from rgbdseg.labels import LabelSet
+from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
 from tests.export.networks import ABC, Mixing
@@ -43,6 +47,10 @@ DEPTH = InputSpec((rgb_stream(), metric_depth_stream()), size_divisor=16)
 _MADE: dict[str, tuple[bytes, Exported]] = {}
 
 
+VALUES = LabelValues((1, 2, 300), 0)
+"""Numbers in the label files that the network is said to be trained on."""
+
+
 def exported(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object) -> tuple[Segmenter, Exported]:
     """Export, or write again what was exported before."""
     key = f"{spec} {out.suffix} {precision} {plan}"
@@ -51,17 +59,20 @@ def exported(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object
         _MADE[key] = (out.read_bytes(), found)
         return segmenter, found
     out.write_bytes(_MADE[key][0])
-    return Segmenter(Mixing(spec), ABC, protocol=_MADE[key][1].plan.protocol, device="cpu", name="mixing"), _MADE[key][
-        1
-    ]
+    return mixing(spec, protocol=_MADE[key][1].plan.protocol), _MADE[key][1]
+
+
+def mixing(spec: InputSpec, **options: Any) -> Segmenter:
+    options |= {"name": "mixing", "label_values": VALUES, "dataset": "mine"}
+    return Segmenter(Mixing(spec), ABC, device="cpu", **options)
 
 
 def export_now(spec: InputSpec, out: Path, precision: str = "fp32", **plan: object) -> tuple[Segmenter, Exported]:
-    model = Mixing(spec)
     graph_plan = GraphPlan(spec, **{"size": SIZE, "scores": True, **plan})  # type: ignore[arg-type]
-    segmenter = Segmenter(model, ABC, protocol=graph_plan.protocol, device="cpu", name="mixing")
+    segmenter = mixing(spec, protocol=graph_plan.protocol)
     frames, label_set = room_frames(graph_plan.size or SIZE, 2, spec)
-    facts = ModelFacts("mixing", {}, spec, ABC, config={"data": "/home/me/secret"})
+    secret = {"data": "/home/me/secret"}
+    facts = ModelFacts("mixing", {}, spec, ABC, "mine", config=secret, label_values=VALUES)
     found = export_model(segmenter, facts, graph_plan, out, Frames(frames, label_set), precision=precision)
     return segmenter, found
 
@@ -103,7 +114,7 @@ def test_what_a_graph_says_of_itself(tmp_path: Path) -> None:
     assert entry.key == "rgbdseg"
     assert facts["model"]["label_set"]["classes"] == ["a", "b", "c"]
     assert facts["model"]["input_spec"] == DEPTH.to_dict()
-    assert facts["plan"]["depth_unit"]["metres_per_unit"] == 0.001
+    assert facts["plan"]["depth_unit"]["meters_per_unit"] == 0.001
     assert facts["versions"]["rgbdseg"] == rgbdseg.__version__
     assert facts["parity"]["passed"] is True
     assert "secret" not in entry.value
@@ -281,6 +292,50 @@ def test_openvino_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.Monke
         export_now(DEPTH, tmp_path / "graph.xml")
 
 
+def test_openvino_runs_the_same_graph(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    segmenter, _ = exported(DEPTH, tmp_path / "graph.onnx")
+    graph = (tmp_path / "graph.onnx").read_bytes()
+    room = room_frames(SIZE, 1, DEPTH)[0][0]
+    plan = GraphPlan(DEPTH, size=SIZE)
+    found = OpenVINORunner(graph, threads=1)(graph_inputs([plain_frame(room, plan)], plan))
+    assert (found["labels"][0] == segmenter.segment(room).labels).mean() > 0.999
+    write_openvino(graph, {"format": 1}, tmp_path / "graph.xml")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["graph.bin", "graph.onnx", "graph.xml"]
+    read = openvino.Core().read_model(tmp_path / "graph.xml")
+    assert json.loads(read.get_rt_info("rgbdseg").astype(str)) == {"format": 1}
+    with pytest.raises(ExportError, match="OpenVINO cannot read the graph"):
+        OpenVINORunner(b"no graph")
+
+
+def test_the_table(tmp_path: Path) -> None:
+    report = ParityReport(2, 0.99987, 0.02, 2.0, None, BARS["fp32"])
+    speeds = {("ONNX Runtime", 1): 2.0, ("ONNX Runtime", 2): 1.5, ("OpenVINO", 1): 3.25}
+    rows = [
+        FamilyExport("works", "", {"ONNX Runtime": report}, {"OpenVINO": "no a|b"}, speeds),
+        FamilyExport("fails", "for | that"),
+    ]
+    (tmp_path / "page.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_table(tmp_path / "page.md", rows, SIZE)
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert "| works | yes | 99.987 % | no: no a/b | 1.0e-02 | 2.00 | 1.50 | 3.25 |  |" in lines
+    assert any(line.startswith("| fails | no: for / that |") for line in lines)
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_speeds_are_ratios_in_one_run() -> None:
+    room = room_frames(SIZE, 1, DEPTH)[0]
+    segmenter = Segmenter(Mixing(DEPTH), ABC, device="cpu")
+    runs = {("slow", 1): lambda inputs: time.sleep(0.05), ("fast", 1): lambda inputs: None}
+    before = torch.get_num_threads()
+    found = _speeds(segmenter, runs, GraphPlan(DEPTH, size=SIZE), Frames(room), repeats=2)  # type: ignore[arg-type]
+    assert found["slow", 1] < 1 < found["fast", 1]
+    assert torch.get_num_threads() == before
+
+
 def test_the_line_for_tensorrt() -> None:
     plan = GraphPlan(DEPTH, size=SIZE)
     assert trtexec_line(Path("g.onnx"), plan, "fp16") == (
@@ -331,7 +386,7 @@ def check_bundle(python: list[str], segmenter: Segmenter, folder: Path, spec: In
         depth = np.asarray(Image.open(folder / f"frames/depth/{index}.png"))
         wanted = segmenter(rgb, depth, room.camera, depth_unit="mm")
         found = np.asarray(Image.open(folder / f"out/label/{index}.png"))
-        assert (found == wanted.labels).mean() > 0.998
+        assert (found == wanted.label_files.encode(wanted.labels)).mean() > 0.998
         assert len(np.unique(found)) > 1
         wanted.save(folder / "wanted", str(index))
         for file in (f"color/{index}.png", f"overlay/{index}.png"):
@@ -339,6 +394,8 @@ def check_bundle(python: list[str], segmenter: Segmenter, folder: Path, spec: In
             assert (np.abs(mine - theirs).max(2) > 1).mean() < 2e-3
         sizes = [(folder / place / f"cloud/{index}.ply").stat().st_size for place in ("out", "wanted")]
         assert sizes[0] == sizes[1]
+    keys = [json.loads((folder / place / "classes.json").read_text()) for place in ("out", "wanted")]
+    assert keys[0] == keys[1]
 
 
 def test_the_bundle_runs_where_there_is_no_pytorch(tmp_path: Path) -> None:
@@ -452,8 +509,10 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give MODEL and either OUT or --bundle DIR"),
-        (["MODEL"], "give MODEL and either OUT or --bundle DIR"),
+        ([], "give [MODEL] and either OUT or --bundle DIR"),
+        (["MODEL"], "is no file to write a graph to; expected OUT to end in .onnx, .pt2, .xml"),
+        (["MODEL", "a.onnx", "--bundle", "b"], "give [MODEL] and either OUT or --bundle DIR"),
+        (["--table", "a.html"], "does not end in .md"),
         (["MODEL", "a.onnx", "--size", "4"], "--size 4 is not understood; expected a height and a width, or open"),
         (["MODEL", "a.onnx", "--format", "torch-export"], "does not end in .pt2"),
         (["MODEL", "a.onnx", "--frames", "0"], "--frames is 0; expected 1 at least"),

@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 
 from rgbdseg import create_model, get_label_set
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.depth import MILLIMETERS, DepthUnit
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.export.export import Frames, with_variants
 from rgbdseg.export.frames import room_frames
 from rgbdseg.export.hha import encode_hha_in_graph, smallest_eigenvector
+from rgbdseg.export.open_sizes import convolve_same, pool_adaptively, traceable_open_sizes
 from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
 from rgbdseg.export.stages import WholeGraph, meters, views_per_frame
 from rgbdseg.geometry.hha import INDOOR, OUTDOOR, HHAParameters, encode_hha
-from rgbdseg.geometry.neighbours import nearest_neighbours
+from rgbdseg.geometry.neighbors import nearest_neighbors
 from rgbdseg.input_spec import InputSpec, Stream, hha_stream, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.rooms.samples import render_room
@@ -75,7 +79,7 @@ def test_whole_numbers_become_the_same_meters(unit: DepthUnit) -> None:
     stored = np.random.default_rng(0).integers(0, 65536, (2, 7, 9)).astype(np.uint16)
     stored[0, 0] = 0
     found = meters(torch.from_numpy(stored), unit)
-    assert np.array_equal(found[:, 0].numpy(), unit.to_metres(stored))
+    assert np.array_equal(found[:, 0].numpy(), unit.to_meters(stored))
 
 
 def test_what_is_no_reading_becomes_zero() -> None:
@@ -118,6 +122,8 @@ PROTOCOLS = {
     "window higher than the frame": EvaluationProtocol(mode="sliding", crop_size=(48, 32), combination="sagate"),
     "window larger than the frame": EvaluationProtocol(mode="sliding", crop_size=(64, 80)),
     "smaller": EvaluationProtocol(scales=(0.5,)),
+    "smaller, by factor": EvaluationProtocol(scales=(0.55,), resize_by="factor"),
+    "sides of multiples": EvaluationProtocol(scales=(0.7,), side_multiple=16, side_rounding="up"),
     "larger, sagate": EvaluationProtocol(mode="sliding", crop_size=(32, 48), scales=(1.25,), combination="sagate"),
 }
 
@@ -136,6 +142,7 @@ def test_a_graph_looks_as_the_segmenter_does(protocol: EvaluationProtocol) -> No
         (Stream("depth", "depth_m", (2.0,), (0.7,), 1.0, missing="mean"),),
         (Stream("depth", "depth_m", (2.0,), (0.7,), 1.0, missing=9.0),),
         (rgb_stream(), Stream("depth", "depth_m", stretch="image")),
+        (rgb_stream(), Stream("depth", "depth_m", stretch="image", tone="greys_r")),
         (Stream("hha", "hha", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), channel_order="reversed"),),
         (Stream("sensor", "raw_depth_m", (2.0,), (0.7,), 1.0),),
     ],
@@ -175,10 +182,63 @@ def test_neighbors_in_a_program_are_the_same_also_at_equal_distances() -> None:
 
     class Search(torch.nn.Module):
         def forward(self, points: torch.Tensor) -> torch.Tensor:
-            return nearest_neighbours(points, 9)
+            return nearest_neighbors(points, 9)
 
     program = torch.export.export(Search(), (points,)).module()
-    assert torch.equal(program(points), nearest_neighbours(points, 9))
+    assert torch.equal(program(points), nearest_neighbors(points, 9))
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9), (16, 16), (7, 7)])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_same_padding_written_for_graphs(kernel: int, stride: int, size: tuple[int, int]) -> None:
+    convolution = Conv2dSame(4, 6, kernel, stride, groups=2)
+    image = torch.randn(2, 4, *size)
+    torch.testing.assert_close(convolve_same(convolution, image), convolution(image))
+
+
+def test_same_padding_is_traced_with_open_sizes_and_put_back() -> None:
+    model = torch.nn.Sequential(*(Conv2dSame(2, 2, kernel, 2) for kernel in (3, 5, 3))).eval()
+    image = torch.randn(1, 2, 40, 48)
+    free = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    with traceable_open_sizes(model):
+        program = torch.export.export(model, (image,), dynamic_shapes=(free,), strict=False).module()
+    for size in ((40, 48), (37, 51), (16, 33)):
+        other = torch.randn(1, 2, *size)
+        torch.testing.assert_close(program(other), model(other))
+    assert "forward" not in vars(model[0])
+
+
+@pytest.mark.parametrize("cells", [1, 2, 4, (3, 5), (2, None)])
+def test_means_over_cells_written_for_graphs(cells: Any) -> None:
+    for size in ((8, 8), (7, 11), (3, 4), (20, 15)):
+        image = torch.randn(2, 3, *size)
+        torch.testing.assert_close(
+            pool_adaptively(image, cells), torch.nn.functional.adaptive_avg_pool2d(image, cells), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_color_alone_where_depth_is_optional() -> None:
+    spec = InputSpec((rgb_stream(), dataclasses.replace(hha_stream(), optional=True)))
+    hha = dataclasses.replace(INDOOR, missing_fill=0)
+    model = Mixing(spec)
+    plan = GraphPlan(spec, hha=hha, size=SIZE)
+    assert [one.optional for one in plan.inputs] == [False, True, True]
+    room = render_room(0, 0, SIZE)
+    alone = dataclasses.replace(room.replace(depth_m=None, raw_depth_m=None), camera=None)
+    wanted = Segmenter(model, ABC, hha=hha, device="cpu").segment(alone)
+    inputs = graph_inputs([plain_frame(alone, plan)], plan)
+    assert not inputs["depth"].any()
+    with torch.no_grad():
+        labels = WholeGraph(model, plan).eval()(*(torch.from_numpy(inputs[one.name]) for one in plan.inputs))[0]
+    assert np.array_equal(labels[0].numpy(), wanted.labels)
+    # A zero of depth means something else to the network where HHA of missing readings is not 0.
+    other = GraphPlan(spec, hha=INDOOR, size=SIZE)
+    assert not any(one.optional for one in other.inputs)
+    with pytest.raises(DataError, match="has no depth"):
+        plain_frame(alone, other)
+    assert len(with_variants(Frames([room]), plan)) == 2
+    assert len(with_variants(Frames([room]), other)) == 1
 
 
 # --- what a graph cannot do
@@ -194,6 +254,10 @@ def test_plans_that_are_refused() -> None:
         GraphPlan(spec, EvaluationProtocol(mode="sliding", crop_size=(32, 32)))
     with pytest.raises(UsageError, match="margin, which belongs to a dataset"):
         GraphPlan(spec, EvaluationProtocol(margin=4))
+    for released in ("cmx-released", "dformer", "asymformer"):
+        protocol = dataclasses.replace(PUBLISHED_PROTOCOLS[released], scales=(1.0,))
+        with pytest.raises(UsageError, match="a released evaluator's rule that no graph follows"):
+            GraphPlan(spec, protocol, size=(480, 640))
     with pytest.raises(UsageError, match=r"expected .height, width. of 16 to 16384"):
         GraphPlan(spec, size=(8, 8))
 

@@ -1,4 +1,4 @@
-"""Analytic scenes: a plane is a unit normal n and a distance d in metres with n.P = d, seen where d / (n.ray) > 0."""
+"""Analytic scenes: a plane is a unit normal n and a distance d in meters with n.P = d, seen where d / (n.ray) > 0."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_integer_and_half_depth_become_float32() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (1, 3, 4, 4), (1, 1, 0, 4), (0, 1, 4, 4)])
 def test_depth_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"depth_m has shape .*expected \(batch, 1, height, width\) in metres"):
+    with pytest.raises(DataError, match=r"depth_m has shape .*expected \(batch, 1, height, width\) in meters"):
         backproject(torch.ones(shape), camera_tensor(1, 1, 0, 0))
 
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.geometry.hha import HHA_PRESETS, INDOOR, OUTDOOR, HHAParameters, encode_hha, outdoor_parameters
+from rgbdseg.geometry.hha import (
+    HHA_PRESETS,
+    INDOOR,
+    OUTDOOR,
+    HHAParameters,
+    _encode_together,
+    encode_hha,
+    outdoor_parameters,
+)
 from tests.geometry.scenes import camera_tensor, planes_depth, rays, room
 from tests.shared_data import shared_path
 
@@ -77,9 +85,9 @@ def test_heights_above_the_floor_and_beyond_8_bits() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.01, 300), min_size=1, max_size=40))
-def test_disparity_is_31000_over_centimetres_of_at_least_100(metres: list[float]) -> None:
-    disparity, _, _ = encode(torch.tensor(metres, dtype=torch.float64)[None, None, None], CAMERA)
-    expected = [min(255, round(31000 / max(100 * z, 100))) for z in metres]
+def test_disparity_is_31000_over_centimeters_of_at_least_100(meters: list[float]) -> None:
+    disparity, _, _ = encode(torch.tensor(meters, dtype=torch.float64)[None, None, None], CAMERA)
+    expected = [min(255, round(31000 / max(100 * z, 100))) for z in meters]
     assert disparity[0].tolist() == expected
 
 
@@ -148,7 +156,7 @@ def test_equals_a_plain_reference_pixel_by_pixel() -> None:
 
 
 def test_a_tilt_below_a_tenth_of_a_degree_is_not_applied_to_heights() -> None:
-    for pitch_deg, levelled in ((0.08, True), (0.2, False)):
+    for pitch_deg, leveled in ((0.08, True), (0.2, False)):
         pitch = math.radians(pitch_deg)
         camera = camera_tensor(60, 62, 15.5, -2.0)
         depth_m = planes_depth(camera, 24, 32, [((0.0, math.cos(pitch), math.sin(pitch)), 1.4)])
@@ -156,7 +164,7 @@ def test_a_tilt_below_a_tenth_of_a_degree_is_not_applied_to_heights() -> None:
         published = dataclasses.replace(INDOOR, height_scale=20.0)
         # At 20 levels per cm an applied rotation puts the whole floor at 0; without it, it keeps its slope.
         assert (encode(depth_m, camera, exact)[1] == 0).all()
-        assert bool(encode(depth_m, camera, published)[1].max() > 0) is levelled
+        assert bool(encode(depth_m, camera, published)[1].max() > 0) is leveled
 
 
 def test_resolution_and_crop_do_not_change_the_encoding() -> None:
@@ -206,6 +214,12 @@ def test_a_batch_equals_its_images_one_by_one() -> None:
         assert torch.equal(together[i : i + 1], encode_hha(depth_m[i : i + 1], cameras[i : i + 1]))
     shared_camera = encode_hha(depth_m[[0, 2]], cameras[:1])
     assert torch.equal(shared_camera, together[[0, 2]])
+    # On a GPU all frames of a batch are computed together; the same must come out.
+    assert torch.equal(_encode_together(depth_m, cameras, None, INDOOR), together)
+    assert torch.equal(
+        _encode_together(depth_m[[0, 2]], cameras[:1], depth_m[[2, 0]], OUTDOOR),
+        encode_hha(depth_m[[0, 2]], cameras[:1], depth_m[[2, 0]], OUTDOOR),
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -24,7 +24,7 @@ def bumpy_depth(height: int = 14, width: int = 19, missing: float = 0.0, seed: i
 
 
 def least_squares_normals(depth_m: Tensor, camera: Tensor, radius: int) -> np.ndarray:
-    """The definition: per window, minimise sum (n.r - 1/z)^2; (H, W, 3), NaN where the rank is below 3."""
+    """The definition: per window, minimize sum (n.r - 1/z)^2; (H, W, 3), NaN where the rank is below 3."""
     z = depth_m[0, 0].numpy()
     height, width = z.shape
     ray = rays(camera, height, width)

@@ -172,7 +172,7 @@ def test_a_loss_keeps_no_more_than_four_matrices() -> None:
     assert sum(kept.values()) < 4.1 * 4 * 300**2
 
 
-def test_similarities_need_not_be_normalised() -> None:
+def test_similarities_need_not_be_normalized() -> None:
     known = torch.ones(1, 4, dtype=torch.bool)
     assert float(divergence(on_grid(BLOCKS), 7 * BLOCKS[None], known)) == pytest.approx(0, abs=1e-6)
 

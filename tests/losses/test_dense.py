@@ -194,7 +194,7 @@ def test_normals_are_computed_once_for_all_outputs(monkeypatch: pytest.MonkeyPat
 # --- contours
 
 
-def test_contours_are_label_changes_to_four_neighbours() -> None:
+def test_contours_are_label_changes_to_four_neighbors() -> None:
     label = torch.tensor(
         [
             [0, 0, 1, 1, 1],
@@ -211,7 +211,7 @@ def test_contours_are_label_changes_to_four_neighbours() -> None:
         [1, 0, 1, 1, 0],
         [1, 1, 1, 1, 0],
     ]
-    # Void itself, and its neighbours (1, 4) and (3, 4), of which nothing is known; (2, 3) is on a contour anyway.
+    # Void itself, and its neighbors (1, 4) and (3, 4), of which nothing is known; (2, 3) is on a contour anyway.
     assert known[0, 0].int().tolist() == [
         [1, 1, 1, 1, 1],
         [1, 1, 1, 1, 0],

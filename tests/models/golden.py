@@ -15,7 +15,7 @@ Outputs = dict[str, np.ndarray]
 
 
 def golden_case(case: str) -> tuple[dict[str, Tensor], Tensor, Outputs]:
-    """Checkpoint in the published layout, normalised rgb input and outputs of a case of one RGB input."""
+    """Checkpoint in the published layout, normalized rgb input and outputs of a case of one RGB input."""
     facts: dict[str, Any] = json.loads(shared_path(f"golden/{case}.json").read_text())
     rgb = golden_image("rgb", tuple(facts["input_shape"]), facts["seed"])
     return golden_weights(case), rgb, golden_arrays(case, "output")
@@ -27,7 +27,7 @@ def golden_weights(case: str) -> dict[str, Tensor]:
 
 
 def golden_image(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """A normalised input."""
+    """A normalized input."""
     return torch.from_numpy(seeded().image(name, shape, seed))
 
 

@@ -146,7 +146,7 @@ def test_doubling_block_by_hand() -> None:
     for norm in (block.bn1, block.bn2, block.shortcut[1]):  # type: ignore[index]
         norm.eps = 0.0
     block.conv1.weight.data[0, 0, 1, 1] = -1.0
-    block.conv2.weight.data[0, 0, 1, 1] = 10.0  # the centre tap hits the even positions
+    block.conv2.weight.data[0, 0, 1, 1] = 10.0  # the center tap hits the even positions
     block.shortcut[0].weight.data[:] = 1.0  # type: ignore[index]
     x = torch.tensor([[[[1.0, -2.0]]]])
     # rectified -x is (0, 2), so 20 lands at (0, 2); the shortcut repeats x fourfold; then ReLU.
@@ -195,7 +195,7 @@ def test_input_is_meters_and_a_missing_reading_is_no_distance() -> None:
     assert batch.images["depth"][0, 0, 0, 0] == 0
 
 
-def test_recipe_sums_five_losses_over_labelled_pixels() -> None:
+def test_recipe_sums_five_losses_over_labeled_pixels() -> None:
     config = get_recipe("acnet-nyuv2").loss
     assert config.class_weights is not None
     generator = torch.Generator().manual_seed(3)
@@ -206,7 +206,7 @@ def test_recipe_sums_five_losses_over_labelled_pixels() -> None:
     expected = torch.zeros(())
     weights = torch.tensor(config.class_weights)
     for i, logits in enumerate(maps):
-        # The pixel at the centre of each block, or the one right below the centre.
+        # The pixel at the center of each block, or the one right below the center.
         step = 2**i
         small = label[:, step // 2 :: step, step // 2 :: step]
         each = functional.cross_entropy(logits, small, weights, ignore_index=255, reduction="none")

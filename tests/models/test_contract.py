@@ -175,16 +175,30 @@ def test_one_return_type(small: Case) -> None:
             assert auxiliary.value.shape[:2] == (len(output.logits), channels[auxiliary.task])
 
 
-def test_gradient_reaches_every_parameter(small: Case) -> None:
-    model = small.model().train()
-    if model.card.method == "LiteFusion":
-        pytest.xfail("the last color stage is seen through batch statistics of single cells at this size")
-    activate_all_branches(model)
+def without_gradient(model: SegmentationModel) -> list[str]:
+    model.zero_grad()
     total(model(*inputs(model))).backward()
     trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    without = [n for n, gradient in trained.items() if gradient is None or gradient.abs().max() == 0]
-    assert without == []
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert all(gradient.isfinite().all() for gradient in trained.values() if gradient is not None)
+    return [n for n, gradient in trained.items() if gradient is None or gradient.abs().max() == 0]
+
+
+def test_gradient_reaches_every_parameter(small: Case) -> None:
+    """But for shifts that batch statistics take off again, which have none at any size, up to rounding.
+
+    Such is the last shift of an inverted residual block (EfficientNet, MobileNet): what follows, through the sum of the
+    block's shortcut too, is a 1x1 convolution without activation and then batch normalization.
+    """
+    model = small.model().train()
+    activate_all_branches(model)
+    taken_off = without_gradient(model)
+    if not taken_off:
+        return
+    assert all(name.endswith("bias") for name in taken_off), taken_off
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # statistics that are held take nothing off
+    assert set(taken_off) & set(without_gradient(model)) == set()
 
 
 def test_every_input_counts(small: Case) -> None:

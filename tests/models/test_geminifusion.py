@@ -16,7 +16,8 @@ import rgbdseg
 from rgbdseg.encoders import create_encoder
 from rgbdseg.encoders._paired import PairedEncoder
 from rgbdseg.errors import UsageError
-from rgbdseg.models.geminifusion import GeminiFusion, PixelAttention, PixelFusion
+from rgbdseg.models.geminifusion import GeminiFusion
+from rgbdseg.nn.pixel_fusion import PixelAttention, PixelFusion
 from rgbdseg.weights.building import without_first_values
 from rgbdseg.weights.imagenet import load_encoder_weights
 from rgbdseg.weights.published import load_published, to_published

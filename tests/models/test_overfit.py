@@ -21,7 +21,7 @@ FRAMES = ("2", "7", "500", "1000")
 SIZE = (96, 128)
 STEPS = 80
 # RDFNet has no normalization outside its encoders and small first weights; PAD-Net sees its features only through the
-# intermediate predictions, which must be learnt first.
+# intermediate predictions, which must be learned first.
 MORE_STEPS = {"rdfnet_resnet18": 200, "padnet_resnet18": 300}
 
 # (name, options, learning rate); the smallest variant of each family.
@@ -77,6 +77,6 @@ def test_learns_four_frames_by_heart(name: str, options: dict[str, object], lear
         losses.append(float(loss.parts["main"]))
     with torch.no_grad():  # batch statistics: the running ones have not caught up after so few steps
         prediction = model(batch.images, batch.camera).logits.argmax(1)
-    labelled = batch.label != 255
+    labeled = batch.label != 255
     assert losses[-1] < losses[0] / 4, losses[:: steps // 8]
-    assert (prediction == batch.label)[labelled].float().mean() > 0.75
+    assert (prediction == batch.label)[labeled].float().mean() > 0.75

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import rgbdseg
+from rgbdseg import models
 from rgbdseg.errors import UsageError
 from rgbdseg.models._registry import VARIANTS, Variant, get_variant, register_model
 from rgbdseg.models.danet import DANet
@@ -184,3 +186,13 @@ def test_input_specs() -> None:
         control.eval()({"rgb": torch.zeros(1, 3, 32, 32)})
     with pytest.raises(UsageError, match=r"called with tensors by name, such as \{'hha': image\}; got a Tensor"):
         control.eval()(torch.zeros(1, 3, 32, 32))
+
+
+def test_no_family_imports_another() -> None:
+    families = sorted(Path(models.__file__).parent.glob("[!_]*.py"))
+    assert len(families) > 20
+    for family in families:
+        for node in ast.walk(ast.parse(family.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.startswith("rgbdseg.models."):
+                assert module.startswith("rgbdseg.models._"), f"{family.name} imports {module}"

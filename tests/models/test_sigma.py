@@ -204,7 +204,7 @@ def test_both_modalities_go_through_one_encoder() -> None:
     assert calls == [(4, 3, 32, 32)]
 
 
-def test_drop_path_of_the_decoder_rises_towards_coarse_levels() -> None:
+def test_drop_path_of_the_decoder_rises_toward_coarse_levels() -> None:
     model = rgbdseg.create_model("sigma_nano", 5, decoder_drop_path_rate=0.15)
     assert isinstance(model, Sigma)
     rates = [[block.drop_path.drop_prob for block in level] for level in model.decoder.levels]  # type: ignore[attr-defined]

@@ -198,7 +198,7 @@ def test_plain_operator_ignores_the_other_side_of_a_step() -> None:
     torch.testing.assert_close(conv(x, depth, torch.tensor([500.0]))[..., :5], expected[..., :5])
 
 
-def test_missing_neighbour_of_a_valid_center_belongs_to_the_middle_kernel() -> None:
+def test_missing_neighbor_of_a_valid_center_belongs_to_the_middle_kernel() -> None:
     depth = torch.tensor([[[[0.0, 1.0, 1.0]]]])
     for compat in ("released", "paper"):
         masks = slab_masks(depth, torch.tensor([100.0]), Window(3, 1, 1), kernels=3, pixel_size=1.0, compat=compat)

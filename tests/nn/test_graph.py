@@ -9,35 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
-from rgbdseg.geometry.neighbours import nearest_neighbours
+from rgbdseg.geometry.neighbors import nearest_neighbors
 from rgbdseg.nn.graph import RecurrentGraph, Update, mean_over_neighbors
 from tests.shared_data import seeded, shared_path
 
-# B batch, C channels, N nodes, K neighbours
+# B batch, C channels, N nodes, K neighbors
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def some_neighbours(batch: int, number: int, count: int) -> Tensor:
-    return nearest_neighbours(random(batch, number, 3, seed=9), count)
+def some_neighbors(batch: int, number: int, count: int) -> Tensor:
+    return nearest_neighbors(random(batch, number, 3, seed=9), count)
 
 
-def adjacency(neighbours_BNK: Tensor) -> Tensor:
-    """(B, N, N): 1 / K where a node has a neighbour."""
-    batch, number, count = neighbours_BNK.shape
+def adjacency(neighbors_BNK: Tensor) -> Tensor:
+    """(B, N, N): 1 / K where a node has a neighbor."""
+    batch, number, count = neighbors_BNK.shape
     matrix = torch.zeros(batch, number, number, dtype=torch.float64)
-    return matrix.scatter_add_(2, neighbours_BNK, torch.full(neighbours_BNK.shape, 1 / count, dtype=torch.float64))
+    return matrix.scatter_add_(2, neighbors_BNK, torch.full(neighbors_BNK.shape, 1 / count, dtype=torch.float64))
 
 
-def by_equations(graph: RecurrentGraph, feature: Tensor, neighbours: Tensor, messages: list[nn.Linear]) -> Tensor:
+def by_equations(graph: RecurrentGraph, feature: Tensor, neighbors: Tensor, messages: list[nn.Linear]) -> Tensor:
     """The two updates, written with the dense adjacency; one message layer for every step."""
     h = feature.flatten(2).mT
     c = torch.zeros_like(h)
     w, b = graph.update.weight, graph.update.bias
     for layer in messages:
-        m = adjacency(neighbours) @ (h @ layer.weight.T + layer.bias).clamp(min=0)
+        m = adjacency(neighbors) @ (h @ layer.weight.T + layer.bias).clamp(min=0)
         joined = torch.cat([h, m], -1) @ w.T + b
         if graph.kind == "rnn":
             h = joined.clamp(min=0)
@@ -56,9 +56,9 @@ def test_equals_the_equations(update: Update, steps: int) -> None:
     graph = RecurrentGraph(6, steps, update).double()
     nn.init.normal_(graph.message.bias)
     nn.init.normal_(graph.update.bias)
-    feature, neighbours = random(2, 6, 5, 4), some_neighbours(2, 20, 7)
-    expected = by_equations(graph, feature, neighbours, [graph.message] * steps)
-    torch.testing.assert_close(graph(feature, neighbours), expected)
+    feature, neighbors = random(2, 6, 5, 4), some_neighbors(2, 20, 7)
+    expected = by_equations(graph, feature, neighbors, [graph.message] * steps)
+    torch.testing.assert_close(graph(feature, neighbors), expected)
 
 
 @pytest.mark.parametrize("update", ["rnn", "lstm"])
@@ -66,11 +66,11 @@ def test_weights_are_shared_by_all_steps(update: Update) -> None:
     """The gradient of the message layer is the sum of those of a layer of its own in every step."""
     torch.manual_seed(0)
     graph = RecurrentGraph(4, 2, update).double()
-    feature, neighbours = random(1, 4, 3, 4), some_neighbours(1, 12, 5)
+    feature, neighbors = random(1, 4, 3, 4), some_neighbors(1, 12, 5)
     own = [copy.deepcopy(graph.message) for _ in range(2)]
     weight = random(1, 4, 3, 4, seed=2)
-    (graph(feature, neighbours) * weight).sum().backward()
-    (by_equations(graph, feature, neighbours, own) * weight).sum().backward()
+    (graph(feature, neighbors) * weight).sum().backward()
+    (by_equations(graph, feature, neighbors, own) * weight).sum().backward()
     for name in ("weight", "bias"):
         parts = [getattr(layer, name).grad for layer in own]
         assert all(part.abs().max() > 0 for part in parts)
@@ -80,9 +80,9 @@ def test_weights_are_shared_by_all_steps(update: Update) -> None:
 def test_gradient_of_the_feature() -> None:
     torch.manual_seed(0)
     graph = RecurrentGraph(3, 2, "lstm").double()
-    neighbours = some_neighbours(2, 6, 3)
+    neighbors = some_neighbors(2, 6, 3)
     feature = random(2, 3, 2, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: graph(x, neighbours), (feature,))
+    assert torch.autograd.gradcheck(lambda x: graph(x, neighbors), (feature,))
 
 
 def test_linear_graph_is_a_power_of_the_adjacency() -> None:
@@ -90,10 +90,10 @@ def test_linear_graph_is_a_power_of_the_adjacency() -> None:
     with torch.no_grad():
         graph.message.weight.copy_(torch.eye(5))
         graph.update.weight.copy_(torch.cat([torch.zeros(5, 5), torch.eye(5)], 1))
-    feature, neighbours = random(2, 5, 6, 4).abs(), some_neighbours(2, 24, 6)
-    power = torch.linalg.matrix_power(adjacency(neighbours), 3)
+    feature, neighbors = random(2, 5, 6, 4).abs(), some_neighbors(2, 24, 6)
+    power = torch.linalg.matrix_power(adjacency(neighbors), 3)
     expected = (power @ feature.flatten(2).mT).mT.reshape(feature.shape)
-    torch.testing.assert_close(graph(feature, neighbours), expected)
+    torch.testing.assert_close(graph(feature, neighbors), expected)
 
 
 @pytest.mark.parametrize("update", ["rnn", "lstm"])
@@ -101,7 +101,7 @@ def test_equal_nodes_stay_equal(update: Update) -> None:
     torch.manual_seed(1)
     graph = RecurrentGraph(8, 3, update).double()
     feature = random(1, 8, 1, 1).expand(1, 8, 4, 6)
-    state = graph(feature, some_neighbours(1, 24, 7))
+    state = graph(feature, some_neighbors(1, 24, 7))
     assert state.abs().max() > 0
     torch.testing.assert_close(state, state[..., :1, :1].expand_as(state))
 
@@ -143,11 +143,11 @@ def test_published_graph_module() -> None:
     graph.load_state_dict({f"{names[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": v for n, v in state.items()})
     feature = torch.from_numpy(draw.image("feature", shape, case["seed"])).clamp(min=0).requires_grad_()
     points = torch.from_numpy(stored["input:points"]).flatten(2).mT
-    neighbours = nearest_neighbours(points, case["neighbours"])
+    neighbors = nearest_neighbors(points, case["neighbours"])
     expected = torch.from_numpy(stored["output:neighbours"]).long()
-    assert torch.equal(neighbours[:1].sort(-1).values, expected)
+    assert torch.equal(neighbors[:1].sort(-1).values, expected)
 
-    output = torch.cat([feature, graph(feature, neighbours)], dim=1)
+    output = torch.cat([feature, graph(feature, neighbors)], dim=1)
     output.backward(torch.from_numpy(draw.image("grad", (shape[0], 2 * channels, *shape[2:]), case["seed"])))
 
     def compare(value: Tensor, name: str, tolerance: float) -> None:

@@ -42,7 +42,7 @@ def test_every_feature_counts() -> None:
         assert not torch.allclose(made(changed), logits)
 
 
-def test_drop_path_rises_towards_coarse_levels() -> None:
+def test_drop_path_rises_toward_coarse_levels() -> None:
     made = decoder(blocks=2, drop_path_rate=0.5)
     rates = [block.drop_path.drop_prob for level in made.levels for block in level]  # type: ignore[attr-defined]
     assert rates == pytest.approx([0.2, 0.3, 0.0, 0.1])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,8 +19,10 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
 from rgbdseg.datasets.nyuv2 import NYU40
+from rgbdseg.depth import DepthUnit
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
+from rgbdseg.geometry.hha import INDOOR, SENSOR
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.pairing import Pair, Stamped, pair_by_time, read_associations, read_stamps
 from tests.synthetic import CLASSES, make_camera, make_scene
@@ -32,7 +35,7 @@ RGB_TIMES = [1305031102.175304 + 0.033 * k for k in range(COUNT)]
 DEPTH_TIMES = [t + 0.004 for t in RGB_TIMES]
 
 
-def millimetres(index: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+def millimeters(index: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
     scene = make_scene(index, SIZE)
     return np.where(scene.hole, 0, np.rint(scene.depth_m * 1000)).astype(np.uint16)
 
@@ -40,7 +43,7 @@ def millimetres(index: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
 def write_recording(root: Path, rgb: str = "rgb/{}.png", depth: str = "depth/{}.png", labels: bool = True) -> Path:
     for index in range(COUNT):
         write_png(root / rgb.format(index), make_scene(index, SIZE).rgb)
-        write_png(root / depth.format(index), millimetres(index))
+        write_png(root / depth.format(index), millimeters(index))
         if labels:
             write_png(root / "labels" / f"{index}.png", make_scene(index, SIZE).label)
     (root / "names.txt").write_text(NAMES)
@@ -55,7 +58,7 @@ def write_tum(root: Path, lost_depth: int | None = None) -> Path:
             if kind == "depth" and index == lost_depth:
                 continue
             name = f"{kind}/{times[index]:.6f}.png"
-            pixels = make_scene(index, SIZE).rgb if kind == "rgb" else (millimetres(index) * 5).astype(np.uint16)
+            pixels = make_scene(index, SIZE).rgb if kind == "rgb" else (millimeters(index) * 5).astype(np.uint16)
             write_png(root / name, pixels)
             lists[kind].append(f"{times[index]:.6f} {name}\n")
     for kind, lines in lists.items():
@@ -69,15 +72,15 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(**changes: Any) -> RecordingOptions:
-    return RecordingOptions(**{"metres_per_unit": 0.001, "camera": CAMERA, **changes})
+    return RecordingOptions(**{"meters_per_unit": 0.001, "camera": CAMERA, **changes})
 
 
-def labelled(root: Path, **changes: Any) -> RecordingOptions:
+def labeled(root: Path, **changes: Any) -> RecordingOptions:
     return options(label_set=read_class_names(root / "names.txt"), **changes)
 
 
 def test_pairs_by_name_with_labels(recording: Path, tmp_path: Path) -> None:
-    prepared = prepare_folder(recording, tmp_path / "tree", labelled(recording, test_share=0.34, seed=1))
+    prepared = prepare_folder(recording, tmp_path / "tree", labeled(recording, test_share=0.34, seed=1))
     assert dict(prepared.result.counts) == {"train": 4, "test": 2}
     description = DatasetDescription.read(tmp_path / "tree")
     assert (description.name, description.size, description.camera) == ("my room", SIZE, CAMERA)
@@ -90,7 +93,7 @@ def test_pairs_by_name_with_labels(recording: Path, tmp_path: Path) -> None:
         assert sample.depth_m is not None
         assert sample.label is not None
         assert np.array_equal(sample.rgb.permute(1, 2, 0), scene.rgb)
-        assert np.allclose(sample.depth_m[0], millimetres(index) / 1000)
+        assert np.allclose(sample.depth_m[0], millimeters(index) / 1000)
         assert np.array_equal(sample.label[0], scene.label)
         assert sample.camera == CAMERA
         original = recording / "depth" / f"{index}.png"
@@ -99,14 +102,14 @@ def test_pairs_by_name_with_labels(recording: Path, tmp_path: Path) -> None:
 
 
 def test_the_split_follows_the_seed(recording: Path, tmp_path: Path) -> None:
-    def test_ids(seed: int, name: str, workers: int = 0) -> list[str]:
-        prepare_folder(recording, tmp_path / name, options(test_share=0.5, seed=seed), workers=workers)
+    def test_ids(seed: int, name: str) -> list[str]:
+        prepare_folder(recording, tmp_path / name, options(test_share=0.5, seed=seed))
         return [frame.sample_id for frame in open_tree(tmp_path / name).frames("test")]
 
     splits = [test_ids(seed, f"s{seed}") for seed in range(5)]
     assert all(len(split) == 3 for split in splits)
     assert len({tuple(split) for split in splits}) > 1
-    assert test_ids(2, "again", workers=2) == splits[2]
+    assert test_ids(2, "again") == splits[2]
     for path in sorted(p.relative_to(tmp_path / "s2") for p in (tmp_path / "s2").rglob("*") if p.is_file()):
         assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "s2" / path).read_bytes()
 
@@ -133,7 +136,7 @@ def test_a_list_without_frames(recording: Path, tmp_path: Path) -> None:
         prepare_folder(recording, tmp_path / "tree", options(lists={"train": tmp_path / "empty.txt"}))
 
 
-def test_unlabelled_and_without_a_split(recording: Path, tmp_path: Path) -> None:
+def test_unlabeled_and_without_a_split(recording: Path, tmp_path: Path) -> None:
     prepare_folder(recording, tmp_path / "tree", options(every=4, camera=None), name="corridor")
     tree = open_tree(tmp_path / "tree")
     assert (tree.description.name, tree.description.label_set, tree.description.camera) == ("corridor", None, None)
@@ -147,7 +150,9 @@ def test_names_may_say_what_a_file_is(tmp_path: Path) -> None:
     prepare_folder(root, tmp_path / "tree", options())
     assert [f.sample_id for f in open_tree(tmp_path / "tree").frames("all")] == [f"frame-{k}" for k in range(COUNT)]
     root = write_recording(tmp_path / "s", "left/{}.png", "z/{}.png", labels=False)
-    with pytest.raises(DataError, match="no folder of images; expected one of rgb, RGB, color"):
+    with pytest.raises(
+        DataError, match=r"no folder of images; expected one of rgb, color, colo.?r, image, images in any case"
+    ):
         prepare_folder(root, tmp_path / "other", options())
     prepare_folder(root, tmp_path / "other", options(rgb_folder="left", depth_folder="z"))
     (root / "rgb").mkdir()
@@ -158,7 +163,7 @@ def test_names_may_say_what_a_file_is(tmp_path: Path) -> None:
 
 def test_pairs_by_time_stamp(tmp_path: Path) -> None:
     root = write_tum(tmp_path / "tum", lost_depth=3)
-    prepared = prepare_folder(root, tmp_path / "tree", options(metres_per_unit=0.0002))
+    prepared = prepare_folder(root, tmp_path / "tree", options(meters_per_unit=0.0002))
     assert (prepared.result.frames, prepared.without_depth) == (COUNT - 1, 1)
     dataset = RGBDDataset(tmp_path / "tree", "all", needs={"rgb", "depth_m"})
     kept = [0, 1, 2, 4, 5]
@@ -167,12 +172,12 @@ def test_pairs_by_time_stamp(tmp_path: Path) -> None:
         sample = dataset[position]
         assert sample.depth_m is not None
         assert np.array_equal(sample.rgb.permute(1, 2, 0), make_scene(index, SIZE).rgb)
-        assert np.allclose(sample.depth_m[0], millimetres(index) / 1000)
+        assert np.allclose(sample.depth_m[0], millimeters(index) / 1000)
     write_png(root / "labels" / f"{RGB_TIMES[2]:.6f}.png", make_scene(2, SIZE).label)  # named as the image
     (root / "names.txt").write_text(NAMES)
-    prepared = prepare_folder(root, tmp_path / "labelled", labelled(root, metres_per_unit=0.0002))
+    prepared = prepare_folder(root, tmp_path / "labeled", labeled(root, meters_per_unit=0.0002))
     assert (prepared.result.frames, prepared.without_depth, prepared.without_label) == (1, 1, COUNT - 2)
-    label = RGBDDataset(tmp_path / "labelled", "all")[0].label
+    label = RGBDDataset(tmp_path / "labeled", "all")[0].label
     assert label is not None
     assert np.array_equal(label[0], make_scene(2, SIZE).label)
     with pytest.raises(DataError, match=r"no depth map lies within 0\.001 s of an image"):
@@ -184,11 +189,11 @@ def test_time_stamps_in_file_names(tmp_path: Path) -> None:
     (root / "rgb.txt").unlink()
     with pytest.raises(DataError, match="has no depth map of the same name"):
         prepare_folder(root, tmp_path / "tree", options())
-    prepared = prepare_folder(root, tmp_path / "tree", options(pairing="time"))
+    prepared = prepare_folder(root, tmp_path / "tree", options(pairing="time", meters_per_unit=0.0002))
     assert prepared.result.frames == COUNT
     (root / "rgb" / "late.png").write_bytes((root / "rgb" / f"{RGB_TIMES[0]:.6f}.png").read_bytes())
     with pytest.raises(DataError, match=r"rgb/late\.png is not named by a time stamp"):
-        prepare_folder(root, tmp_path / "other", options(pairing="time"))
+        prepare_folder(root, tmp_path / "other", options(pairing="time", meters_per_unit=0.0002))
 
 
 @pytest.mark.parametrize("depth_first", [False, True])
@@ -204,12 +209,12 @@ def test_association_files(tmp_path: Path, depth_first: bool, inside: bool) -> N
     file = (root if inside else tmp_path) / "associations.txt"
     file.write_text("\n".join(lines) + "\n")
     prepared = prepare_folder(
-        root, tmp_path / "tree", options(metres_per_unit=0.0002, associations=None if inside else file)
+        root, tmp_path / "tree", options(meters_per_unit=0.0002, associations=None if inside else file)
     )
     assert prepared.result.frames == 3
     sample = RGBDDataset(tmp_path / "tree", needs={"rgb", "depth_m"})[2]
     assert sample.depth_m is not None
-    assert np.allclose(sample.depth_m[0], millimetres(2) / 1000)
+    assert np.allclose(sample.depth_m[0], millimeters(2) / 1000)
     (root / "depth" / f"{DEPTH_TIMES[1]:.6f}.png").unlink()
     listed = options(associations=file)
     with pytest.raises(DataError, match=r"depth/1305031102\.\d+\.png does not exist; .*associations\.txt lists it"):
@@ -246,7 +251,7 @@ def test_unusable_lists(tmp_path: Path, text: str, message: str) -> None:
 
 def test_associations_of_two_images_are_refused(recording: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 rgb/0.png 1 rgb/1.png\n")
-    with pytest.raises(DataError, match=r"line 1: 0\.png and 1\.png are both colour images; expected one of each"):
+    with pytest.raises(DataError, match=r"line 1: 0\.png and 1\.png are both color images; expected one of each"):
         read_associations(tmp_path / "a.txt", recording)
 
 
@@ -269,7 +274,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "depth of another size": (
         lambda r: write_png(r / "depth" / "3.png", np.ones((24, 32), np.uint16)),
-        r"depth/3\.png is 24x32, expected 48x64 as the first image; align depth to colour",
+        r"depth/3\.png is 24x32, expected 48x64 as the first image; align depth to color",
     ),
     "image of another size": (
         lambda r: write_png(r / "rgb" / "4.png", np.ones((24, 32, 3), np.uint8)),
@@ -279,9 +284,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: (r / "depth" / "1.png").write_bytes((r / "depth" / "1.png").read_bytes()[:400]),
         r"depth/1\.png is damaged or truncated",
     ),
-    "coloured depth": (
+    "colored depth": (
         lambda r: write_png(r / "depth" / "1.png", np.ones((*SIZE, 3), np.uint8)),
-        r"depth/1\.png has 3 channels .*is it a coloured rendering of depth",
+        r"depth/1\.png has 3 channels .*is it a colored rendering of depth",
     ),
     "unknown label": (relabel, r"2\.png: unknown label value 4; expected 0\.\.3, void 255"),
     "two files": (
@@ -299,14 +304,14 @@ def test_bad_input(recording: Path, tmp_path: Path, name: str) -> None:
     root = Path(shutil.copytree(recording, tmp_path / "recording"))
     change(root)
     with pytest.raises(RGBDSegError, match=message):
-        prepare_folder(root, tmp_path / "tree", labelled(root))
+        prepare_folder(root, tmp_path / "tree", labeled(root))
     assert not (tmp_path / "tree" / "dataset.json").exists()
 
 
 def test_frames_without_a_label_are_left_out_and_counted(recording: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(recording, tmp_path / "recording"))
     (root / "labels" / "1.png").unlink()
-    prepared = prepare_folder(root, tmp_path / "tree", labelled(root))
+    prepared = prepare_folder(root, tmp_path / "tree", labeled(root))
     assert (prepared.result.frames, prepared.without_label) == (COUNT - 1, 1)
 
 
@@ -322,8 +327,8 @@ def test_another_recording_does_not_continue_a_tree(recording: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metres_per_unit": None}, r"depth unit is not known; state it in metres per unit, e\.g\. 0\.001 \(RealSense"),
-        ({"metres_per_unit": 0.0}, r"depth unit 0\.0: expected metres per unit"),
+        ({"meters_per_unit": None}, r"depth unit is not known; state it in meters per unit, e\.g\. 0\.001 \(RealSense"),
+        ({"meters_per_unit": 0.0}, r"depth unit 0\.0: expected meters per unit"),
         ({"intrinsics": Path("a.json")}, "camera and intrinsics are both given"),
         ({"test_share": 1.0}, r"test share 1\.0, .*: expected 1 or more, 0 to below 1"),
         ({"every": 0}, "every 0"),
@@ -354,9 +359,48 @@ def test_the_command(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert re.search(r"my room, 6 frames \(3 train, 3 test\)", printed)
     assert "camera fx 50.00 fy 51.00 cx 31.00 cy 24.00 px" in printed
-    assert "neighbouring frames of one recording look alike" in printed
+    assert "neighboring frames of one recording look alike" in printed
     description = DatasetDescription.read(tmp_path / "tree")
     assert description.camera == PinholeCamera(50, 51, 31, 24)
     assert description.depth is not None
-    assert description.depth.metres_per_unit == 0.001
+    assert description.depth.meters_per_unit == 0.001
     assert main(["prepare", "folder", str(recording), str(tmp_path / "x"), "--void-label", "all"]) != 0
+
+
+# --- what cannot be right, and depth as sensors write it
+
+
+def test_units_and_cameras_that_cannot_be_right_are_refused_before_anything_is_written(
+    recording: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"depth/0\.png and 5 more files: .* 0\.001 m for each unit \(millimeters\)"):
+        prepare_folder(recording, tmp_path / "tree", options(meters_per_unit=1))
+    with pytest.raises(
+        DataError, match=r"my room: camera fx 518\.86 .* the center lies outside the 48x64 image.* 480x640"
+    ):
+        prepare_folder(recording, tmp_path / "tree", options(camera=PinholeCamera(518.86, 519.47, 324.58, 252.74)))
+    with pytest.raises(DataError, match="these are intrinsics of another resolution than 48x64"):
+        prepare_folder(recording, tmp_path / "tree", options(camera=CAMERA.resized(SIZE, (24, 32))))
+    assert not (tmp_path / "tree").exists()
+    far = prepare_folder(recording, tmp_path / "tree", options(meters_per_unit=0.003, largest_m=65.0))
+    assert far.result.description.depth == DepthUnit(0.003, missing=(0.0, 65535.0), largest_m=65.0)
+
+
+def test_sensor_depth_gets_robust_defaults_that_can_be_changed(recording: Path, tmp_path: Path) -> None:
+    prepared = prepare_folder(recording, tmp_path / "tree", options(camera=CAMERA.cropped(0, -18)))
+    assert "the center is far from the middle" in str(prepared.camera_oddity)
+    assert prepared.depth.line().startswith("depth: uint16 in millimeters (stated), median 4.5 m over 6 files")
+    description = DatasetDescription.read(tmp_path / "tree")
+    assert description.hha == SENSOR
+    assert description.depth == DepthUnit(0.001, missing=(0.0, 65535.0))
+    command = [
+        "prepare", "folder", str(recording), str(tmp_path / "other"), "--meters-per-unit", "0.001", "--workers", "0",
+        "--missing", "0,7", "--largest-depth", "4", "--hha", "indoor,floor_percentile=2",
+    ]  # fmt: skip
+    assert main(command) == 0
+    description = DatasetDescription.read(tmp_path / "other")
+    assert description.hha == dataclasses.replace(INDOOR, floor_percentile=2)
+    assert description.depth == DepthUnit(0.001, missing=(0.0, 7.0), largest_m=4.0)
+    depth_m = RGBDDataset(tmp_path / "other", "all", needs={"depth_m"})[0].depth_m
+    assert depth_m is not None
+    assert np.array_equal(depth_m[0] > 0, (millimeters(0) > 0) & (millimeters(0) <= 4000))

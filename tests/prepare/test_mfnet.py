@@ -79,7 +79,7 @@ def test_frames_value_by_value(tree: Path) -> None:
         assert thermal is not None
         assert torch.equal(thermal, expected[3:])
         assert sample.label is not None
-        assert torch.equal(sample.label[0], torch.from_numpy(classes(index)))  # unlabelled is a class, not void
+        assert torch.equal(sample.label[0], torch.from_numpy(classes(index)))  # unlabeled is a class, not void
 
 
 def test_a_thermal_network_is_fed_from_the_tree(tree: Path) -> None:
@@ -135,7 +135,7 @@ def test_faults_name_the_file(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"val\.txt lists no frames"):
         prepare_mfnet(copy, tmp_path / "a")
     (copy / "val.txt").unlink()
-    with pytest.raises(DataError, match=r"cannot read the list .*val\.txt"):
+    with pytest.raises(DataError, match=r"val\.txt does not exist; expected the list"):
         prepare_mfnet(copy, tmp_path / "a")
     (copy / "val.txt").write_text("00003D\n")
     Image.fromarray(picture(2)[..., :3]).save(copy / "images" / "00003D.png")

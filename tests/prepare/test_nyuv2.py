@@ -111,9 +111,9 @@ class TestValues:
         for index in range(COUNT):
             np.testing.assert_array_equal(stored(tree, "RGB", index), content.images_HW3N[..., index])
             for folder, values_m in (("Depth", content.depths_HWN), ("RawDepth", content.raw_depths_HWN)):
-                millimetres = stored(tree, folder, index)
-                assert millimetres.dtype == np.uint16
-                np.testing.assert_array_equal(millimetres, np.rint(values_m[..., index].astype(np.float64) * 1000))
+                millimeters = stored(tree, folder, index)
+                assert millimeters.dtype == np.uint16
+                np.testing.assert_array_equal(millimeters, np.rint(values_m[..., index].astype(np.float64) * 1000))
             missing = stored(tree, "RawDepth", index) == 0
             np.testing.assert_array_equal(missing, content.raw_depths_HWN[..., index] == 0)
             assert 0.1 < missing.mean() < 0.3
@@ -155,7 +155,7 @@ class TestValues:
         scenes = [line.split("\t") for line in (tree / "scenes.txt").read_text().splitlines()]
         assert scenes == [[str(index), scene] for index, scene in enumerate(content.scenes)]
 
-    def test_the_dataset_reads_metres_and_classes(self, tree: Path, content: NYUContent) -> None:
+    def test_the_dataset_reads_meters_and_classes(self, tree: Path, content: NYUContent) -> None:
         sample = RGBDDataset(tree, "test", needs={"rgb", "depth_m", "raw_depth_m", "label"})[1]
         assert sample.sample_id == "2"
         assert sample.depth_m is not None
@@ -169,7 +169,7 @@ class TestValues:
     def test_jpeg(self, mat: Path, content: NYUContent, tmp_path: Path) -> None:
         root = prepare(mat, tmp_path / "fine", rgb_format="jpg", jpeg_quality=100).root
         difference = np.abs(stored(root, "RGB", 0, ".jpg").astype(int) - content.images_HW3N[..., 0])
-        # The patches are aligned with JPEG's blocks, and the colours are not subsampled.
+        # The patches are aligned with JPEG's blocks, and the colors are not subsampled.
         assert difference.max() <= 3
         with pytest.raises(DataError, match="already holds another dataset"):
             prepare(mat, root, rgb_format="jpg", jpeg_quality=90)
@@ -292,7 +292,7 @@ class TestBadInput:
             (lambda c: c.raw_depths_HWN.__setitem__((0, 0, 0), -1), r"'rawDepths' of frame 1 holds -1\.\.9"),
             (
                 lambda c: c.depths_HWN.__imul__(1000),
-                r"'depths' of frame 1 holds \d+\.?\d*\.\.\d+.*; expected metres, 0",
+                r"'depths' of frame 1 holds \d+\.?\d*\.\.\d+.*; expected meters, 0",
             ),
             (lambda c: c.names.pop(), r"names 893 classes; expected the 894"),
             (lambda c: c.names.insert(0, c.names.pop()), r"classes have other names .* class 1 is 'torah', expected"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rgbdseg.data.description import DatasetDescription, DepthUnit
 from rgbdseg.data.images import read_depth
 from rgbdseg.data.output_folder import record_name
 from rgbdseg.data.tree import open_tree
-from rgbdseg.errors import DataError
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.prepare.writer import (
@@ -25,7 +26,8 @@ from rgbdseg.prepare.writer import (
     FrameJob,
     PrepareResult,
     encode_jpeg,
-    metres_to_millimetres,
+    encode_png,
+    meters_to_millimeters,
     write_prepared_tree,
 )
 
@@ -123,15 +125,15 @@ class TestWriting:
         prepare(tmp_path / "together", workers=2)
         assert contents(tmp_path / "alone") == contents(tmp_path / "together")
 
-    def test_millimetres(self) -> None:
+    def test_millimeters(self) -> None:
         depth_m = np.array([0, -1, np.nan, np.inf, 1e-5, 0.0004, 1.2344, 1.2346, 65.5349, 80], np.float32)
         np.testing.assert_array_equal(
-            metres_to_millimetres(depth_m), np.array([0, 0, 0, 0, 1, 1, 1234, 1235, 65535, 65535], np.uint16)
+            meters_to_millimeters(depth_m), np.array([0, 0, 0, 0, 1, 1, 1234, 1235, 65535, 65535], np.uint16)
         )
 
-    def test_millimetres_are_read_back_within_half_a_millimetre(self, tmp_path: Path) -> None:
+    def test_millimeters_are_read_back_within_half_a_millimeter(self, tmp_path: Path) -> None:
         depth_m = np.random.default_rng(1).uniform(0.7, 10, (30, 40)).astype(np.float32)
-        Image.fromarray(metres_to_millimetres(depth_m)).save(tmp_path / "d.png")
+        Image.fromarray(meters_to_millimeters(depth_m)).save(tmp_path / "d.png")
         read_m = read_depth(tmp_path / "d.png", DepthUnit(0.001))[0].numpy()
         np.testing.assert_allclose(read_m, depth_m, rtol=0, atol=0.000501)
 
@@ -248,11 +250,11 @@ class TestFaults:
         assert not (tmp_path / "dataset.json").exists()
 
     def test_labels_without_a_label_set_are_verified_too(self, tmp_path: Path) -> None:
-        unlabelled = DatasetDescription(name="mine", depth=DepthUnit(0.001))
+        unlabeled = DatasetDescription(name="mine", depth=DepthUnit(0.001))
         with pytest.raises(DataError, match=r"Label/seq/0\.png is 6x7, expected"):
             prepare(
                 tmp_path,
-                description=unlabelled,
+                description=unlabeled,
                 convert=_with_fault,
                 context=("label", np.ones((6, 7), np.uint16)),
             )
@@ -293,3 +295,93 @@ def _jpeg_frame(jpeg: bytes, _: FrameJob) -> Mapping[str, Content]:
 
 def _fields(description: DatasetDescription) -> dict[str, Any]:
     return {name: getattr(description, name) for name in description.__dataclass_fields__}
+
+
+def _copy(_: object, job: FrameJob) -> Mapping[str, Content]:
+    return {raster: path.read_bytes() for raster, path in job.sources.items()}
+
+
+class TestMending:
+    """A source file that is mended, added or removed does not stop an unfinished preparation."""
+
+    def jobs(self, source: Path, ids: Sequence[str]) -> list[FrameJob]:
+        for sample_id in ids:
+            for raster, content in convert(None, FrameJob(sample_id, FILES, 0)).items():
+                path = source / raster / f"{sample_id}{FILES[raster]}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_bytes(content if isinstance(content, bytes) else encode_png(content))
+        return [
+            FrameJob(i, FILES, None, {raster: source / raster / f"{i}{suffix}" for raster, suffix in FILES.items()})
+            for i in ids
+        ]
+
+    def run(self, tmp_path: Path, ids: Sequence[str], **changed: Any) -> PrepareResult:
+        source = tmp_path / "source"
+        frames = self.jobs(source, ids)
+        more = {"splits": {"train": list(ids)}, "copies_of": source, **changed}
+        return prepare(tmp_path / "out", frames=frames, convert=_copy, **more)
+
+    def test_a_mended_file_is_taken_and_the_error_names_the_source(self, tmp_path: Path) -> None:
+        bad = tmp_path / "source" / "label" / "b.png"
+        self.jobs(tmp_path / "source", "abc")
+        good = bad.read_bytes()
+        bad.write_bytes(encode_png(np.full(SIZE, 200, np.uint8)))
+        with pytest.raises(DataError) as caught:
+            self.run(tmp_path, "abc")
+        assert str(caught.value).startswith(f"{bad}: unknown label value 200")
+        assert "Label" not in str(caught.value)
+        kept = (tmp_path / "out" / "RGB" / "a.png").stat().st_mtime_ns
+        bad.write_bytes(good)
+        result = self.run(tmp_path, "abc", parameters={"files": "others"})
+        assert (result.frames, result.converted) == (3, 1)
+        assert (tmp_path / "out" / "RGB" / "a.png").stat().st_mtime_ns == kept
+        assert (tmp_path / "out" / "Label" / "b.png").read_bytes() == good
+
+    def test_a_frame_that_was_right_before_is_read_again(self, tmp_path: Path) -> None:
+        first, bad = (tmp_path / "source" / "label" / f"{i}.png" for i in "ab")
+        self.jobs(tmp_path / "source", "abc")
+        good = bad.read_bytes()
+        bad.write_bytes(b"no image")
+        with pytest.raises(DataError, match="is not an image"):
+            self.run(tmp_path, "abc")
+        bad.write_bytes(good)
+        first.write_bytes(encode_png(np.full(SIZE, 2, np.uint8)))
+        self.run(tmp_path, "abc")
+        assert (tmp_path / "out" / "Label" / "a.png").read_bytes() == first.read_bytes()
+
+    def test_a_frame_whose_files_are_removed_leaves_the_tree(self, tmp_path: Path) -> None:
+        bad = tmp_path / "source" / "label" / "c.png"
+        self.jobs(tmp_path / "source", "abc")
+        bad.write_bytes(encode_png(np.full(SIZE, 200, np.uint8)))
+        with pytest.raises(DataError, match="unknown label value 200"):
+            self.run(tmp_path, "abc")
+        assert self.run(tmp_path, "ab").frames == 2
+        assert not list((tmp_path / "out").rglob("c.*"))
+
+    def test_another_recording_is_refused(self, tmp_path: Path) -> None:
+        self.jobs(tmp_path / "source", "abc")
+        (tmp_path / "source" / "label" / "b.png").write_bytes(b"no image")
+        with pytest.raises(DataError, match="is not an image"):
+            self.run(tmp_path, "abc")
+        with pytest.raises(DataError, match="unfinished mine made with other arguments"):
+            self.run(tmp_path, "abc", copies_of=tmp_path)
+
+    def test_killed_in_its_first_write(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / ".mine-in-progress.0123abcd-1-x.part.json").write_bytes(b"{")
+        assert prepare(tmp_path / "out").frames == 5
+
+    def test_nothing_is_written_through_a_link(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError):
+            prepare(tmp_path / "out", convert=convert_unless_third)
+        shutil.rmtree(tmp_path / "out" / "Depth")
+        (tmp_path / "victim").mkdir()
+        (tmp_path / "out" / "Depth").symlink_to(tmp_path / "victim")
+        with pytest.raises(DataError, match="is a link out of"):
+            prepare(tmp_path / "out")
+        assert not list((tmp_path / "victim").iterdir())
+
+    def test_a_name_is_part_of_files_names(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"'/\.\./x' cannot be the name of a dataset"):
+            prepare(tmp_path / "out", description=DatasetDescription(name="/../x", depth=DepthUnit(0.001)))

@@ -17,7 +17,7 @@ from rgbdseg.nn.decoders.eomt import mask_share
 from rgbdseg.recipes.dinodepth import RECIPES as DINODEPTH
 from rgbdseg.recipes.dinodepth import eomt_nyuv2
 from rgbdseg.recipes.esanet import RECIPES as ESANET
-from rgbdseg.recipes.esanet import emsanet_nyuv2, esanet_nyuv2
+from rgbdseg.recipes.esanet import emsanet_r34_nbt1d_nyuv2, esanet_r34_nbt1d_nyuv2
 from rgbdseg.sample import RGBDBatch
 
 
@@ -32,14 +32,14 @@ def test_configs_build_what_they_name(name: str) -> None:
 
 
 def test_class_weights_are_balanced_about_their_median() -> None:
-    weights = torch.tensor(esanet_nyuv2().loss.class_weights)
+    weights = torch.tensor(esanet_r34_nbt1d_nyuv2().loss.class_weights)
     # The median of the frequencies over the frequency: half of the classes are above, half below.
     assert (weights > 1).sum() == 20
     assert float((1 / weights).sort().values[19:21].mean()) == pytest.approx(1, abs=1e-3)
 
 
 def test_emsanet_divides_the_sum_over_all_scales_by_all_their_pixels() -> None:
-    config = dataclasses.replace(emsanet_nyuv2().loss, class_weights=(0.5, 2.0, 1.0))
+    config = dataclasses.replace(emsanet_r34_nbt1d_nyuv2().loss, class_weights=(0.5, 2.0, 1.0))
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, 3, (2, 64, 64), generator=generator)
     scales = {1: label, 8: label[:, 4::8, 4::8], 16: label[:, 8::16, 8::16], 32: label[:, 16::32, 16::32]}

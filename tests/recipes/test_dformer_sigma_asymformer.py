@@ -24,12 +24,12 @@ def test_can_be_run(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "batch", "per_epoch", "rate"),
     [
-        ("dformer-nyuv2-tiny", 8, 100, 6e-5),
-        ("dformer-nyuv2-large", 8, 100, 6e-5),
-        ("dformerv2-nyuv2-small", 16, 50, 6e-5),
-        ("dformerv2-nyuv2-base", 8, 100, 6e-5),
-        ("dformerv2-nyuv2-large", 12, 67, 6e-5),
-        ("sigma-nyuv2-small", 8, 100, 6e-5),
+        ("dformer-tiny-nyuv2", 8, 100, 6e-5),
+        ("dformer-large-nyuv2", 8, 100, 6e-5),
+        ("dformerv2-small-nyuv2", 16, 50, 6e-5),
+        ("dformerv2-base-nyuv2", 8, 100, 6e-5),
+        ("dformerv2-large-nyuv2", 12, 67, 6e-5),
+        ("sigma-small-nyuv2", 8, 100, 6e-5),
         ("asymformer-nyuv2", 8, 100, 5e-5),
     ],
 )

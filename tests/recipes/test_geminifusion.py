@@ -29,9 +29,9 @@ def test_released_rates() -> None:
     assert config.loader.batch_size * config.schedule.iterations_per_epoch <= 795
     rates = [
         config.optimizer.learning_rate * learning_rate_factor(step, config.schedule)
-        for step in (13_199, 13_200, 26_400)
+        for step in (1500, 14_700, 27_900)  # where warm-up ends in each stage
     ]
-    assert rates == pytest.approx([6e-5, 3e-5, 1.5e-5])
+    assert rates == pytest.approx([share * (1 - 1500 / 40_000) for share in (6e-5, 3e-5, 1.5e-5)])
     model = rgbdseg.create_model("geminifusion_mit_b0", 40)
     groups = {str(group["name"]): group for group in parameter_groups(model, config.optimizer)}
     assert groups["backbone_decay"]["lr"] == 6e-5

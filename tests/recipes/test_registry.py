@@ -40,6 +40,17 @@ def test_every_recipe_knows_its_name_and_says_what_it_is(name: str) -> None:
     json.dumps(config.to_dict())
 
 
+FAMILIES = ("asymformer", "cmnext", "cmx", "dformer", "dformerv2", "diffpixelformer", "dplnet", "emsanet", "esanet")
+FAMILIES += ("geminifusion", "hdbformer", "sigma")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recipes_are_called_after_variant_and_dataset(family: str) -> None:
+    names = [name for name in RECIPES if name.split("-")[0] == family]
+    assert names
+    assert names == [f"{get_recipe(name).model.name.replace('_', '-')}-nyuv2" for name in names]
+
+
 def test_a_recipe_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RECIPES, "_registered", {})
     register_recipe("mine", my_recipe)
@@ -58,7 +69,7 @@ def test_any_function_that_returns_a_config_is_a_recipe() -> None:
     ("name", "message"),
     [
         ("dmo", "unknown recipe 'dmo'; did you mean 'demo'?"),
-        ("tests.nowhere:x", "there is no module 'tests.nowhere' to import 'tests.nowhere:x' from"),
+        ("tests.nowhere:x", "there is no module 'tests.nowhere' to take 'tests.nowhere:x' from"),
         ("tests.recipes.test_registry:x", "module 'tests.recipes.test_registry' has no 'x'"),
         ("tests.recipes.test_registry:NOT_A_RECIPE", "gives a int; expected a function that returns a TrainConfig"),
     ],

@@ -25,8 +25,8 @@ def test_can_be_run(name: str) -> None:
 
 def test_lengths_of_the_published_runs() -> None:
     iterations = {name: make().schedule.iterations for name, make in RECIPES.items()}
-    assert {iterations[f"cmx-nyuv2-{size}"] for size in ("b2", "b4", "b5")} == {50_000}
-    assert iterations["cmnext-nyuv2-b4"] == 500 * (795 // 16)
+    assert {iterations[f"cmx-mit-{size}-nyuv2"] for size in ("b2", "b4", "b5")} == {50_000}
+    assert iterations["cmnext-mit-b4-nyuv2"] == 500 * (795 // 16)
     assert iterations["hdbformer-nyuv2"] == 600 * (795 // 6 + 1)
 
 

@@ -26,8 +26,8 @@ from rgbdseg.rooms.visibility import CameraPose, Rays, first_hits
 from rgbdseg.rooms.write import FRAMES_PER_ROOM
 
 SMALL = (60, 80)
-NOISE_FREE = RoomsParameters.noise_free()
-GREY = Material("plain", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NOISE_FREE = RoomsParameters(rgb_noise=0.0, depth_noise=0.0, quantize_disparity=False, holes=False)
+GRAY = Material("plain", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def digest(made: RoomFrame) -> str:
@@ -97,7 +97,7 @@ class TestDeterminism:
 class TestGeometry:
     def test_camera_spans_the_field_of_view(self) -> None:
         camera = RoomsParameters(horizontal_fov_deg=60).camera((240, 320))
-        # The outer pixel borders lie half a pixel beyond the outer centres, 30 degrees from the axis.
+        # The outer pixel borders lie half a pixel beyond the outer centers, 30 degrees from the axis.
         assert (319.5 - camera.cx) / camera.fx == pytest.approx(np.tan(np.radians(30)))
         assert (-0.5 - camera.cx) / camera.fx == pytest.approx(-np.tan(np.radians(30)))
         assert camera.fy == camera.fx
@@ -186,11 +186,11 @@ LEVEL_POSE = CameraPose(np.array([2.0, 0.5, 1.0]), np.array([[1.0, 0, 0], [0, 0,
 
 def tiny_scene() -> Scene:
     builder = SceneBuilder((4.0, 5.0, 2.5), np.random.default_rng(0))
-    builder.shell((GREY,) * 4, GREY, GREY, (0, 1, 2))
+    builder.shell((GRAY,) * 4, GRAY, GRAY, (0, 1, 2))
     origin = Placement(0.0, 0.0)
-    builder.box(origin, (2.0, 3.0, 1.0), (0.6, 0.4, 0.8), 8, GREY, yaw_rad=np.pi / 6)
-    builder.ellipsoid(origin, (1.2, 3.0, 1.0), (0.5, 0.3, 0.4), 17, GREY)
-    builder.cylinder(origin, (2.8, 3.0, 1.0), (0.6, 0.6, 0.6), 15, GREY, taper=0.5)
+    builder.box(origin, (2.0, 3.0, 1.0), (0.6, 0.4, 0.8), 8, GRAY, yaw_rad=np.pi / 6)
+    builder.ellipsoid(origin, (1.2, 3.0, 1.0), (0.5, 0.3, 0.4), 17, GRAY)
+    builder.cylinder(origin, (2.8, 3.0, 1.0), (0.6, 0.6, 0.6), 15, GRAY, taper=0.5)
     builder.lights.append(Light((2.0, 2.0, 2.2), (1, 1, 1)))
     return builder.build()
 
@@ -220,7 +220,7 @@ class TestContent:
             assert np.quantile(made.true_depth_HW, 0.1) > 0.4
             assert len(np.unique(made.label_HW)) >= 4
 
-    def test_image_is_neither_dark_nor_burnt(self) -> None:
+    def test_image_is_neither_dark_nor_burned(self) -> None:
         for seed in range(10):
             rgb = render_frame(seed, 0, SMALL).rgb_3HW
             assert 60 < rgb.mean() < 190
@@ -249,12 +249,12 @@ class TestContent:
     def test_shape_only_pairs_share_their_looks(self, first: str, second: str) -> None:
         assert min(overlap(first, second, axis) for axis in range(3)) > 0.8
 
-    def test_colour_only_pairs_differ_in_looks(self) -> None:
+    def test_color_only_pairs_differ_in_looks(self) -> None:
         # In saturation, value or both; the measure is the one of the test above.
         for first, second in (("picture", "whiteboard"), ("window", "picture"), ("rug", "floor"), ("wall", "door")):
             assert min(overlap(first, second, axis) for axis in range(3)) < 0.6, (first, second)
 
-    def test_colour_only_panels_share_their_shapes(self) -> None:
+    def test_color_only_panels_share_their_shapes(self) -> None:
         sizes = {name: [] for name in ("window", "picture", "whiteboard")}
         for scene in rooms():
             for name, found in sizes.items():
@@ -291,10 +291,10 @@ def overlap(first: str, second: str, axis: int) -> float:
     histograms = []
     for name in (first, second):
         values = [
-            colorsys.rgb_to_hsv(*colour)[axis]
+            colorsys.rgb_to_hsv(*color)[axis]
             for scene in rooms()
-            for colour in {
-                tuple(scene.materials.colour_a_3N[:, n].tolist())
+            for color in {
+                tuple(scene.materials.color_a_3N[:, n].tolist())
                 for n in np.flatnonzero((scene.label_N == ROOMS.index(name)) & (scene.half_size_3N.max(0) > 0.1))
             }
         ]
@@ -319,7 +319,7 @@ def read(depth_m: np.ndarray, parameters: RoomsParameters, **surface: float | bo
 class TestSensor:
     @pytest.mark.parametrize("depth_m", [1.0, 2.0, 4.0, 6.0])
     def test_noise_grows_with_distance_squared(self, depth_m: float) -> None:
-        parameters = RoomsParameters(holes=False, quantise_disparity=False)
+        parameters = RoomsParameters(holes=False, quantize_disparity=False)
         error_m = read(np.full((200, 200), depth_m), parameters).astype(np.float64) - depth_m
         assert error_m.std() == pytest.approx(0.0012 + 0.0019 * (depth_m - 0.4) ** 2, rel=0.03)
         assert abs(error_m.mean()) < 4 * error_m.std() / 200
@@ -403,7 +403,7 @@ class TestWrite:
         assert "1 train and 1 test" in values.pop("source")
         camera = values.pop("camera")
         assert camera == pytest.approx({"fx": focal_px, "fy": focal_px, "cx": 39.5, "cy": 29.5})
-        unit = {"metres_per_unit": 0.001, "offset_units": 0, "missing": 0}
+        unit = {"meters_per_unit": 0.001, "offset_units": 0, "missing": 0}
         assert values == {
             "format": 1,
             "name": "rooms",
@@ -458,7 +458,7 @@ class TestWrite:
         with pytest.raises(DataError, match=r"thesis\.txt is a file"):
             write_rooms(tmp_path / "thesis.txt", train=1, test=0, size=SMALL)
         (tmp_path / "dataset.json").write_text("{")
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot be read|is not JSON"):
             write_rooms(tmp_path, train=1, test=0, size=SMALL)
 
     def test_numbers_are_checked(self, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def tagged(height: int = 12, width: int = 18) -> RGBDSample:
-    """Label and depth tell the same pixel index; the camera looks along the centre."""
+    """Label and depth tell the same pixel index; the camera looks along the center."""
     index = torch.arange(height * width).view(1, height, width)
     return RGBDSample(
         rgb=torch.randint(0, 256, (3, height, width), generator=generator(9), dtype=torch.uint8),
@@ -117,7 +117,7 @@ def test_crop_reaches_every_place_and_never_leaves_the_image() -> None:
     assert augment(sample, still(9, 4), draws).size == (5, 4)
 
 
-def test_colours_change_and_geometry_does_not() -> None:
+def test_colors_change_and_geometry_does_not() -> None:
     sample = tagged()
     result = augment(
         sample, dataclasses.replace(STILL, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2), generator()
@@ -138,10 +138,10 @@ def test_brightness_factors_stay_in_their_range() -> None:
     assert 135 <= max(values) <= 140
 
 
-@pytest.mark.parametrize("colours", [False, True])
-def test_moves_of_options_that_were_always_there_stay_what_they_were(colours: bool) -> None:
+@pytest.mark.parametrize("colors", [False, True])
+def test_moves_of_options_that_were_always_there_stay_what_they_were(colors: bool) -> None:
     """A run that was started with an earlier release must go on with the same moves; the values are of the first."""
-    amounts = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05} if colours else {}
+    amounts = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05} if colors else {}
     sample = RGBDSample(torch.zeros(3, 480, 640, dtype=torch.uint8))
     expected = [
         (True, (600, 800), 100, 78, (0.922969126701355, 1.0536314725875855, 0.9960373640060425, 0.03964447379112244)),
@@ -154,12 +154,12 @@ def test_moves_of_options_that_were_always_there_stay_what_they_were(colours: bo
         ),
         (False, (600, 800), 115, 285, (1.085437536239624, 1.0476145505905152, 0.977013063430786, -0.04042313694953919)),
     ]
-    for seed, (flip, scaled, top, left, colour) in enumerate(expected):
+    for seed, (flip, scaled, top, left, color) in enumerate(expected):
         moves = draw_moves(sample, AugmentationConfig(**amounts), generator(seed))  # type: ignore[arg-type]
         assert (moves.flip, moves.scaled, moves.top, moves.left) == (flip, scaled, top, left)
         assert (moves.height, moves.width) == (480, 480)
-        assert moves.color == (pytest.approx(colour, abs=1e-12) if colours else (None,) * 4)
-        assert (moves.rotation_degrees, moves.hsv) == (None, (None, None, None))
+        assert moves.color == (pytest.approx(color, abs=1e-12) if colors else (None,) * 4)
+        assert (moves.rotation_degrees, moves.hsv, moves.blur) == (None, (None,) * 4, False)
 
 
 def test_scales_of_a_range_are_drawn_evenly_and_in_place_of_the_list() -> None:
@@ -177,10 +177,12 @@ def test_scales_of_a_range_are_drawn_evenly_and_in_place_of_the_list() -> None:
 
 def test_hsv_amounts_are_drawn_from_their_own_ranges_and_change_rgb_alone() -> None:
     draws = generator()
-    config = dataclasses.replace(STILL, hsv_hue_factor=0.1, hsv_saturation_factor=0.3, hsv_value_shift=25.0)
+    config = dataclasses.replace(
+        STILL, hsv_hue_factor=0.1, hsv_saturation_factor=0.3, hsv_value_shift=25.0, hsv_saturation_shift=20.0
+    )
     sample = tagged()
     drawn = torch.tensor([draw_moves(sample, config, draws).hsv for _ in range(500)])
-    for amounts, lowest, highest in zip(drawn.T, (0.9, 0.7, -25.0), (1.1, 1.3, 25.0), strict=True):
+    for amounts, lowest, highest in zip(drawn.T, (0.9, 0.7, -25.0, -20.0), (1.1, 1.3, 25.0, 20.0), strict=True):
         near = 0.02 * (highest - lowest)
         assert lowest <= float(amounts.min()) < lowest + near
         assert highest - near < float(amounts.max()) <= highest
@@ -191,6 +193,31 @@ def test_hsv_amounts_are_drawn_from_their_own_ranges_and_change_rgb_alone() -> N
     assert result.rgb.dtype == torch.uint8
     for name in ("depth_m", "hha", "label"):
         assert torch.equal(getattr(result, name), getattr(sample, name))
+
+
+def test_colors_change_together_and_blur_as_often_as_asked() -> None:
+    config = dataclasses.replace(
+        STILL, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1, color_probability=0.2, blur_probability=0.3
+    )
+    draws = generator()
+    drawn = [draw_moves(tagged(), config, draws) for _ in range(1000)]
+    changed = collections.Counter(sum(amount is not None for amount in moves.color) for moves in drawn)
+    assert set(changed) == {0, 4}
+    assert changed[4] / 1000 == pytest.approx(0.2, abs=0.05)  # standard deviation 0.013
+    assert sum(moves.blur for moves in drawn) / 1000 == pytest.approx(0.3, abs=0.06)
+
+
+def test_blurring_takes_the_weights_of_a_gaussian_and_leaves_geometry_alone() -> None:
+    weights = torch.exp(-torch.tensor([1.0, 0.0, 1.0]) / (2 * 0.8**2))
+    weights /= weights.sum()
+    sample = tagged()
+    point = sample.replace(rgb=torch.zeros_like(sample.rgb))
+    point.rgb[:, 4, 5] = 255
+    blurred = augment(point, dataclasses.replace(STILL, blur_probability=1.0), generator())
+    expected = (255 * weights[:, None] * weights).round().to(torch.uint8)
+    assert torch.equal(blurred.rgb[:, 3:6, 4:7], expected.expand(3, 3, 3))
+    assert blurred.rgb.count_nonzero() == 27
+    assert torch.equal(blurred.depth_m, sample.depth_m)
 
 
 def test_classes_are_drawn_evenly_however_large_they_are() -> None:
@@ -251,7 +278,7 @@ def test_class_crops_reach_the_border_and_no_further() -> None:
     assert draw_moves(sample.replace(label=inner), wide, generator()).top == 0
 
 
-def test_class_crops_without_labelled_pixels_lie_anywhere_and_without_labels_are_refused() -> None:
+def test_class_crops_without_labeled_pixels_lie_anywhere_and_without_labels_are_refused() -> None:
     config = dataclasses.replace(STILL, crop_size=(3, 4), crop_position="class")
     sample = tagged(5, 6).replace(label=torch.full((1, 5, 6), 255, dtype=torch.uint8))
     draws = generator()

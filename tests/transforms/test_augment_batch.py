@@ -64,6 +64,7 @@ def test_equals_the_transforms_of_single_samples(stream: str | None, sizes: list
         {"scale_range": (0.6, 1.7)},
         {"hsv_hue_factor": 0.3, "hsv_saturation_factor": 0.5, "hsv_value_shift": 60.0},
         {"hsv_value_shift": 60.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+        {"hsv_saturation_shift": 40.0, "blur_probability": 0.5, "color_probability": 0.5},
         {"crop_position": "class"},
         {"margin": 3},
         {"crop_position": "class", "scale_range": (0.6, 1.7), "margin": 2, "hsv_hue_factor": 0.1},

@@ -22,7 +22,7 @@ def test_a_wall_has_its_disparity_and_the_angle_of_a_wall() -> None:
     assert hha is not None
     assert hha[:, 24, 32].tolist()[0] == 155  # 31000 / 200 cm
     assert hha[2, 10:-10, 10:-10].unique().tolist() == [128]
-    # the fallback floor lies 130 cm under the camera, so the centre row (y = 23) is at 130 cm
+    # the fallback floor lies 130 cm under the camera, so the center row (y = 23) is at 130 cm
     assert hha[1, 23, 32] == 130
 
 

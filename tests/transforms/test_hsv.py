@@ -27,11 +27,13 @@ def pixel(*rgb: int) -> torch.Tensor:
         ((200, 0, 0), (1.1, None, None), (200, 0, 0)),
         ((90, 90, 90), (0.9, 1.1, 4.0), (94, 94, 94)),
         ((0, 0, 0), (1.1, 1.1, 25.0), (25, 25, 25)),
+        ((200, 100, 100), (None, None, None, 51.0), (200, 60, 60)),  # saturation 0.5 to 0.7
+        ((200, 20, 20), (None, None, None, 51.0), (200, 0, 0)),
+        ((200, 180, 180), (None, None, None, -51.0), (200, 200, 200)),
+        ((200, 100, 100), (None, 0.8, None, 51.0), (200, 80, 80)),  # after the factor
     ],
 )
-def test_by_hand(
-    rgb: tuple[int, int, int], amounts: tuple[float | None, float | None, float | None], expected: tuple[int, ...]
-) -> None:
+def test_by_hand(rgb: tuple[int, int, int], amounts: tuple[float | None, ...], expected: tuple[int, ...]) -> None:
     changed = change_hsv(pixel(*rgb), *amounts)
     assert changed.dtype == torch.uint8
     assert changed.flatten().tolist() == list(expected)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,25 @@ def test_readings_are_stretched_between_those_of_the_whole_frame() -> None:
     assert pack([whole], mean).images["depth"].flatten().tolist() == pytest.approx([0, -2, -1, 2])
     empty = with_derived(frame.replace(depth_m=torch.zeros(1, 1, 4)), spec)
     assert pack([empty], spec).images["depth"].flatten().tolist() == [-2] * 4
+
+
+def test_the_tone_of_stretched_readings_is_that_of_a_color_map() -> None:
+    """Greys_r as matplotlib builds it: its nine colors, 256 steps between them, cut to whole levels."""
+    colors = np.array([0, 37, 82, 115, 150, 189, 217, 240, 255]) / 255
+    steps = (np.interp(np.arange(256) / 255, np.linspace(0, 1, 9), colors) * 255 + 1e-9).astype(np.uint8)
+    assert steps[[0, 32, 64, 128, 200, 255]].tolist() == [0, 37, 82, 150, 223, 255]
+    depth_m = torch.linspace(1, 5, 999).view(1, 1, -1)
+    spec = InputSpec((Stream("depth", "depth_m", (0.48,), (0.28,), stretch="image", tone="greys_r"),))
+    frame = with_derived(RGBDSample(torch.zeros(3, 1, 999, dtype=torch.uint8), depth_m=depth_m), spec)
+    shares = (depth_m.double().flatten().numpy() - 1) / 4
+    expected = steps[np.minimum(shares * 256, 255).astype(int)]
+    found = pack([frame], spec).images["depth"].flatten() * 0.28 + 0.48
+    differs = (found * 255).round().numpy() != expected
+    assert differs.sum() <= 2  # where a reading lies on the border of two steps
+    assert (np.abs(steps.astype(int) - np.arange(256)).max()) == 29
+    with pytest.raises(UsageError, match="tone 'greys_r' and stretch 'none'; expected 'linear', or 'greys_r' with"):
+        Stream("depth", "depth_m", (0.5,), (0.25,), tone="greys_r")
+    assert InputSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_samples_are_centered_on_zero_after_normalization_and_the_camera_moves() -> None:

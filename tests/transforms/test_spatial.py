@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
 from rgbdseg.transforms.placement import Placement
 from rgbdseg.transforms.spatial import (
@@ -17,6 +18,7 @@ from rgbdseg.transforms.spatial import (
     flip_horizontal,
     place,
     resize,
+    resize_and_crop,
     resize_raster,
     rotate,
     scaled_size,
@@ -120,7 +122,7 @@ def test_resize_moves_every_raster_by_its_own_rule() -> None:
     assert resized.rgb[:, 0, 0].tolist() == [5, 5, 5]
     assert resized.hha is not None
     assert resized.hha[:, 0, 0].tolist() == [8, 8, 8]
-    # The new pixel centre lies between four old ones.
+    # The new pixel center lies between four old ones.
     assert ray(resized.camera, 0, 0) == pytest.approx(ray(sample.camera, 0.5, 0.5))
     assert ray(resized.camera, 3, 2) == pytest.approx(ray(sample.camera, 6.5, 4.5))
     assert resized.sample_id == "s"
@@ -154,6 +156,8 @@ def test_flip_mirrors_pixels_and_rays() -> None:
 
 def test_crop_keeps_pixels_and_rays() -> None:
     sample = full_sample()
+    with pytest.raises(DataError, match=r"rows 2\.\.6 and columns 4\.\.9 do not lie inside a 6x8 image"):
+        crop(sample, 2, 4, 4, 5)
     part = crop(sample, 2, 3, 4, 5)
     for (name, raster), (_, expected) in zip(part.rasters(), sample.rasters(), strict=True):
         assert torch.equal(raster, expected[..., 2:6, 3:8]), name
@@ -216,7 +220,7 @@ def test_half_a_turn_about_the_principal_point() -> None:
     assert turned.camera == sample.camera
 
 
-def test_a_quarter_turn_is_counter_clockwise_about_the_centre_without_a_camera() -> None:
+def test_a_quarter_turn_is_counter_clockwise_about_the_center_without_a_camera() -> None:
     sample = full_sample(7, 7).replace(camera=None)
     turned = rotate(sample, 90.0)
     for (name, raster), (_, old) in zip(turned.rasters(), sample.rasters(), strict=True):
@@ -252,3 +256,21 @@ def test_rotated_images_are_interpolated_and_labels_are_not() -> None:
     assert set(turned.label.unique().tolist()) <= {0, 200, 255}
     assert len(turned.rgb[:, 5:15, 5:15].unique()) > 4
     assert torch.equal(turned.rgb, turned.hha)
+
+
+@pytest.mark.parametrize("size", [(31, 46), (77, 101), (40, 53)])
+def test_resizing_what_a_crop_shows_is_cropping_what_was_resized(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sample = RGBDSample(
+        torch.randint(256, (3, 40, 53), generator=generator, dtype=torch.uint8),
+        depth_m=torch.rand(1, 40, 53, generator=generator),
+        hha=torch.randint(256, (3, 40, 53), generator=generator, dtype=torch.uint8),
+        label=torch.randint(9, (1, 40, 53), generator=generator, dtype=torch.uint8),
+        camera=PinholeCamera(50.0, 51.0, 26.0, 20.0),
+    )
+    for top, left, height, width in ((0, 0, *size), (3, 5, 20, 33), (size[0] - 7, size[1] - 9, 7, 9), (11, 0, 1, 1)):
+        expected = crop(resize(sample, size), top, left, height, width)
+        found = resize_and_crop(sample, size, top, left, (height, width))
+        assert found.camera == expected.camera
+        for name, raster in expected.rasters():
+            assert torch.equal(found.raster(name), raster), name

@@ -31,6 +31,10 @@ def assert_weights(state: dict[str, torch.Tensor]) -> None:
         WEIGHTS,
         {f"module.{k}": v for k, v in WEIGHTS.items()},
         {"model": WEIGHTS, "optimizer": {"state": {}, "param_groups": [{"lr": 0.02}]}, "epoch": 3, "iteration": 7},
+        {"model_state_dict": WEIGHTS, "epoch": 3},
+        {"state_dict_ema": WEIGHTS, "arch": "x"},
+        {"state_dict": {f"_orig_mod.module.{k}": v for k, v in WEIGHTS.items()}, "state_dict_ema": {"other": 0}},
+        {"state_dict": {"model": {f"module._orig_mod.{k}": v for k, v in WEIGHTS.items()}}},
         {"state_dict": collections.OrderedDict((f"module.{k}", v) for k, v in WEIGHTS.items()), "best": 51.4},
     ],
 )
@@ -89,7 +93,7 @@ def test_truncated_safetensors(share: float, tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing\.pth does not exist; expected a file"):
+    with pytest.raises(CheckpointError, match=r"nothing\.pth does not exist"):
         read_state_dict(tmp_path / "nothing.pth")
     with pytest.raises(CheckpointError, match="is a folder; expected a file"):
         read_state_dict(tmp_path)
@@ -112,7 +116,7 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
         ({"epoch": 3, "lr": 0.1}, "is not a checkpoint of weights: .*; found epoch, lr"),
         (
             {"weight": torch.zeros(3), "epoch": 3},
-            "expected only tensors, directly or under model or state_dict or segmenter; found epoch",
+            "expected only tensors, directly or under model, state_dict, model_state_dict, .* or ema; found epoch",
         ),
         ({"model": {}}, "found nothing"),
     ],

@@ -157,7 +157,7 @@ def test_projections_that_differ_load_into_separate_ones() -> None:
     torch.testing.assert_close(second.bias - first.bias, torch.full_like(first.bias, 1e-3), rtol=0, atol=1e-6)
 
 
-def test_own_layout_is_recognised() -> None:
+def test_own_layout_is_recognized() -> None:
     with pytest.raises(CheckpointError, match="already in this library's layout"):
         rgbdseg.load_published(make(1), make(0).state_dict())
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.models._registry import create_model
+from rgbdseg.models._registry import create_model, get_variant
+from rgbdseg.recipes import get_recipe
 from rgbdseg.weights import zoo
 from rgbdseg.weights.checkpoint import load_bundle
 from rgbdseg.weights.published import to_published
@@ -68,6 +69,24 @@ def test_every_entry_names_a_model_and_says_where_it_is() -> None:
     assert isinstance(by_hand.source, ByHand)
     assert "1hlyglGnEB0pnWXfHPtBtCGGlKMDh2K--" in by_hand.source.page
     assert by_hand.mean_iou == (("one scale", 54.1),)
+
+
+def test_numbers_are_those_of_the_cards() -> None:
+    for one in (e for e in ENTRIES if e.kind == "model"):
+        card = get_variant(one.model).model.card  # type: ignore[attr-defined]
+        dataset = one.dataset.partition(",")[0]
+        published = {result.mean_iou for result in card.results if result.dataset.startswith(dataset)}
+        assert {number for _, number in one.mean_iou} <= published, one.name
+
+
+def test_recipes_of_entries_exist_and_train_what_the_entry_holds() -> None:
+    for entry in ENTRIES:
+        if entry.recipe:
+            config = get_recipe(entry.recipe)
+            assert config.model.name == entry.model, entry.name
+            assert entry.recipe == f"{entry.model.replace('_', '-')}-{entry.name.split('-')[1]}", entry.name
+    # Every network that was trained on NYU Depth V2 has one.
+    assert [e.name for e in ENTRIES if "-nyuv2" in e.name and not e.recipe] == []
 
 
 def test_unknown_names_get_a_suggestion() -> None:

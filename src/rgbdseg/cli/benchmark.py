@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--iterations is {known.iterations}; expected at least 1")
     config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest, TrainConfig)
     config = dataclasses.replace(config, data=str(Path(known.data).resolve()))
-    from rgbdseg.engine.benchmark import measure, plain
+    from rgbdseg.engine.benchmark import BLOCKS, measure_in_turns, plain, same_work
     from rgbdseg.engine.hardware import check_hardware
     from rgbdseg.engine.train import explained_failures
 
@@ -49,26 +50,52 @@ def run(arguments: list[str]) -> int:
     if config.hardware.devices != 1 or config.hardware.nodes != 1:
         raise UsageError("the benchmark measures one device; use --hardware.devices 1 --hardware.nodes 1")
     with explained_failures():
-        measured = {
-            "plain": measure(known.work, plain(config), known.iterations),
-            "this recipe": measure(known.work, config, known.iterations),
-        }
+        same = same_work(known.work, config)
+        sides = {"plain": plain(config)} if same else {"plain": plain(config), "this recipe": config}
+        measured = measure_in_turns(known.work, sides, known.iterations)
     print_table(f"{known.work}, {known.recipe}", _COLUMNS, [_row(name, one) for name, one in measured.items()])
     if any(one.passes > 1 for one in measured.values()):
-        say("passes per optimiser step: " + ", ".join(f"{one.passes} ({name})" for name, one in measured.items()))
-    ratio = measured["this recipe"].images_per_s / measured["plain"].images_per_s
-    say(f"this recipe does {ratio:.2f} times the images per second of the plain way, both measured in this run")
+        say("passes per optimizer step: " + ", ".join(f"{one.passes} ({name})" for name, one in measured.items()))
+    say(f"blocks of each side: {BLOCKS}, in turns after a warm-up; load average of the machine: {_load()}")
+    if same:
+        say("this recipe does this work in the plain way: there is nothing to compare")
+        return 0
+    ours, base = measured["this recipe"], measured["plain"]
+    low, middle = max(ours.rates) / max(base.rates), ours.median_rate / base.median_rate
+    doubt = "; less than the spread of the blocks" if abs(middle - 1) < max(ours.spread, base.spread) else ""
+    say(
+        f"this recipe does {middle:.2f} times the images per second of the plain way by the medians, {low:.2f} times "
+        f"by the fastest blocks{doubt}"
+    )
     return 0
 
 
-_COLUMNS = ("", "images", "images/s", "waiting for data", "peak memory", "share of matrix-product rate")
+def _load() -> str:
+    try:
+        return f"{os.getloadavg()[0]:.1f}"
+    except OSError:
+        return "unknown"
+
+
+_COLUMNS = (
+    "",
+    "images",
+    "images/s: median",
+    "fastest",
+    "spread",
+    "waiting for data",
+    "peak memory",
+    "share of matrix-product rate",
+)
 
 
 def _row(name: str, one: Measurement) -> tuple[str, ...]:
     return (
         name,
         str(one.images),
-        f"{one.images_per_s:.2f}",
+        f"{one.median_rate:.2f}",
+        f"{max(one.rates):.2f}",
+        f"{100 * one.spread:.0f} %",
         f"{100 * one.loading_share:.0f} %",
         "unknown" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.2f} GiB",
         f"{100 * one.utilization:.0f} %" if one.flops else "-",

@@ -22,6 +22,11 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit} leaves no frame; expected at least 1")
+    for option, file in (("--json", options.json), ("--report", options.report)):
+        if file is not None:
+            _require_free(option, Path(file))
+    if options.json and options.report and Path(options.json).resolve() == Path(options.report).resolve():
+        raise UsageError(f"--json and --report both name {options.json}; choose two files")
     from rgbdseg.doctor.check import check_dataset
 
     with progress_bar("checking") as move:
@@ -35,3 +40,18 @@ def run(arguments: list[str]) -> int:
 
         write_html(report, options.report)
     return 0 if report.ok else 1
+
+
+def _require_free(option: str, path: Path) -> None:
+    """Raise UsageError for a file that is there already, unless it is an earlier report: it could be an image."""
+    if not path.exists() and not path.is_symlink():
+        return
+    begins = b""
+    if path.is_file() and not path.is_symlink():
+        with open(path, "rb") as file:
+            begins = file.read(len(_BEGINS[option]))
+    if begins != _BEGINS[option]:
+        raise UsageError(f"{option} {path} exists and is no report of an earlier check; choose another name")
+
+
+_BEGINS = {"--json": b'{\n "ok":', "--report": b"<!doctype html>"}

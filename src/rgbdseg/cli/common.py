@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -80,3 +81,39 @@ def progress_bars(*titles: str) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as bars:
         tasks = {title: bars.add_task(title, total=None) for title in titles}
         yield lambda title, done, total: bars.update(tasks[title], completed=done, total=total)
+
+
+LINE_EVERY_S = 30.0
+
+
+@contextmanager
+def steady_progress(title: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function (done, total) that shows how fast a long command is and how long it will take.
+
+    A bar on terminals; elsewhere a line now and then, so that a log says how far it is.
+    """
+    start = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    bars = Progress(*columns, console=CONSOLE, disable=quiet or not CONSOLE.is_terminal, transient=True)
+    task = bars.add_task(title, total=None, pace="")
+    said = start
+
+    def move(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        rate = done / max(now - start, 1e-9)
+        pace = f"{rate:.3g} {unit}/s, {_duration((total - done) / max(rate, 1e-9))} left"
+        bars.update(task, completed=done, total=total, pace=pace)
+        if not quiet and not CONSOLE.is_terminal and now - said >= LINE_EVERY_S:
+            said = now
+            say(f"{title}: {done} of {total} {unit}, {pace}")
+
+    with bars:
+        yield move
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{hours} h"

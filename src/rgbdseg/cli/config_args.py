@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentParser
+from yaml import YAMLError
 
 from rgbdseg.config.train import TrainConfig, plain_values
 from rgbdseg.errors import UsageError
+from rgbdseg.reading import read_yaml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -50,6 +51,8 @@ def parse_config(parser: ArgumentParser, arguments: Sequence[str], kind: type[Co
             namespace = parser.instantiate(parser.parse_args(list(arguments)))
     except argparse.ArgumentError as error:
         raise UsageError(_readable(str(error), parser)) from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, YAMLError) as error:
+        raise UsageError(f"the configuration is not understood: {' '.join(str(error).split())}") from None
     return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})
 
 
@@ -70,10 +73,7 @@ def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML config; raises UsageError when it is not one."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"config {path} cannot be read: {error}") from None
+    values = read_yaml(path, lambda reason: UsageError(f"config {reason}"))
     if not isinstance(values, dict):
         raise UsageError(f"config {path} is not a mapping of options; print one with rgbdseg recipes NAME")
     return values

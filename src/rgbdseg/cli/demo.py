@@ -33,9 +33,15 @@ def run(arguments: list[str]) -> int:
         return 0
     start = time.monotonic()
     data = _make_rooms(out / "rooms")
-    results = {
-        title: _train_and_evaluate(title, recipe, data, out, options.epochs) for title, recipe in VARIANTS.items()
-    }
+    from rgbdseg.engine.stop import Interrupted
+
+    try:
+        results = {
+            title: _train_and_evaluate(title, recipe, data, out, options.epochs) for title, recipe in VARIANTS.items()
+        }
+    except Interrupted:
+        say(f"stopped; the state is saved. Continue with: rgbdseg demo --out {out}")
+        return 130
     pictures = _draw_pictures(out / "rgbd", data, out / "pictures.png")
     report = _write_report(out, results, time.monotonic() - start)
     _show(results)
@@ -90,7 +96,7 @@ def _draw_pictures(run: Path, data: Path, target: Path) -> Path:
     import numpy as np
 
     from rgbdseg.data.dataset import RGBDDataset
-    from rgbdseg.segmenter import load
+    from rgbdseg.loading import load
     from rgbdseg.visualize import colorize, contact_sheet, depth_image, legend, picture, save_png
 
     say("4/4 drawing pictures")

@@ -103,6 +103,7 @@ def _parser() -> Parser:
 
 def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+    from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
     from rgbdseg.engine.submission import SubmissionFolder
@@ -116,8 +117,8 @@ def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> Evalu
     parts = parse_parts("evaluate", EvaluateOptions(stored_protocol(config)), options, rest)
     split, limit = parts.loader.validation_split, parts.loader.validation_limit
     tree = open_tree(data)
-    labelled = bool({frame.sample_id for frame in tree.frames(split)} & tree.index("label").files.keys())
-    if not labelled and not options.save_submission:
+    labeled = bool({frame.sample_id for frame in tree.frames(split)} & tree.index("label").files.keys())
+    if not labeled and not options.save_submission:
         raise UsageError(
             f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
             "have the predictions written with --save-submission DIR"
@@ -125,10 +126,12 @@ def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> Evalu
     dataset = RGBDDataset(
         tree,
         split,
-        needs=rasters_needed(bundle.facts.input_spec, label=labelled),
+        needs=rasters_needed(bundle.facts.input_spec, label=labeled),
         hha_cache=parts.loader.hha_cache,
         limit=limit,
     )
+    if "hha" in dataset.needs:
+        require_fitting_hha(tree, dataset.ids)
     return evaluate(
         bundle,
         dataset,
@@ -165,20 +168,31 @@ def _show(result: EvaluationResult, seconds: float) -> None:
 def _show_tables(result: EvaluationResult) -> None:
     scores = result.scores
     title = f"{result.model}, {result.checkpoint}" + (f" (epoch {result.epoch})" if result.epoch is not None else "")
-    print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], scores.table())
+    means = (f"{100 * score:.1f}" for score in (scores.mean_iou, scores.mean_accuracy))
+    rows = [*scores.table(), (f"mean of {_classes_counted(scores)}", *means, "")]
+    print_table(title, ["class", "IoU %", "accuracy %", "pixels %"], rows)
     if scores.category_names:
         print_table("by category", ["category", "IoU %"], scores.category_table())
-    if result.sensors:
+    for kind, parts in (("sensor", result.sensors), ("condition", result.conditions)):
         rows = [
             (name, str(one.images), *(f"{100 * score:.2f}" for score in (one.mean_iou, one.pixel_accuracy)))
-            for name, one in result.sensors.items()
+            for name, one in parts.items()
         ]
-        print_table("by sensor", ["sensor", "images", "mIoU %", "pixel accuracy %"], rows)
+        if rows:
+            print_table(f"by {kind}", [kind, "images", "mIoU %", "pixel accuracy %"], rows)
+
+
+def _classes_counted(scores: SegmentationScores) -> str:
+    """Say over how many classes the mean is: those that are neither in the truth nor predicted have no score."""
+    if scores.scored_classes == len(scores.iou):
+        return f"{len(scores.iou)} classes"
+    return f"{scores.scored_classes} of {len(scores.iou)} classes"
 
 
 def _show_summary(scores: SegmentationScores) -> None:
     say(
-        f"mIoU {100 * scores.mean_iou:.2f}   pixel accuracy {100 * scores.pixel_accuracy:.2f}   "
+        f"mIoU {100 * scores.mean_iou:.2f} over {_classes_counted(scores)}   "
+        f"pixel accuracy {100 * scores.pixel_accuracy:.2f}   "
         f"mean accuracy {100 * scores.mean_accuracy:.2f}   "
         f"frequency-weighted IoU {100 * scores.frequency_weighted_iou:.2f}"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, progress_bar, say
 from rgbdseg.cli.config_args import split_config_options
-from rgbdseg.cli.run_options import ExportOptions, add_protocol_options, for_other_images, parse_parts
+from rgbdseg.cli.run_options import ExportOptions, add_protocol_options, for_a_graph, parse_parts
 from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.depth import METERS, parse_depth_unit
 from rgbdseg.errors import UsageError
@@ -33,7 +33,11 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     parser = Parser("export", "Write a trained model as one graph with all of its pre-processing inside.")
     parser.epilog = EPILOG
-    parser.add_argument("model", nargs="?", help="a checkpoint, a run folder or a name of the zoo")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="a checkpoint, a run folder or a name of the zoo; left out: the model that comes with rgbdseg",
+    )
     parser.add_argument("out", nargs="?", help="file to write: .onnx, .pt2 (torch-export) or .xml (openvino)")
     parser.add_argument("--bundle", metavar="DIR", help="write graph, labels.json and run.py, which needs no PyTorch")
     parser.add_argument(
@@ -61,14 +65,17 @@ def run(arguments: list[str]) -> int:
     add_protocol_options(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
-        "--table", metavar="FILE", help="instead: export the small model of every family, write a table"
+        "--table", metavar="FILE.md", help="instead: export the small model of every family, write a table"
     )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="of the table; default: all small ones")
     own, rest = split_config_options(arguments)
     options = parser.parse_args(own, argparse.Namespace(rest=rest))
     if options.table:
         return _write_table(options)
-    if not options.model or bool(options.out) == bool(options.bundle):
-        raise UsageError("rgbdseg export: give MODEL and either OUT or --bundle DIR; see rgbdseg export --help")
+    if options.model and not options.out and not options.bundle:
+        options.model, options.out = None, options.model  # of the model that comes with the package
+    if bool(options.out) == bool(options.bundle):
+        raise UsageError("rgbdseg export: give [MODEL] and either OUT or --bundle DIR; see rgbdseg export --help")
     return _export(options)
 
 
@@ -77,6 +84,9 @@ def _export(options: argparse.Namespace) -> int:
     from rgbdseg.weights.source import resolve_source
 
     target = Path(options.bundle or options.out)
+    if options.out and target.suffix not in SUFFIX_OF_FORMAT.values():
+        expected = ", ".join(SUFFIX_OF_FORMAT.values())
+        raise UsageError(f"{target} is no file to write a graph to; expected OUT to end in {expected}")
     suffix = SUFFIX_OF_FORMAT[options.format] if options.format else None
     if options.out and suffix and target.suffix != suffix:
         raise UsageError(f"{target} does not end in {suffix}, as --format {options.format} does")
@@ -110,7 +120,7 @@ def _write(bundle: ModelBundle, file: Path, options: argparse.Namespace) -> Expo
     from rgbdseg.export.parity import BARS
     from rgbdseg.segmenter import Segmenter
 
-    usual = ExportOptions(for_other_images(stored_protocol(bundle.facts.config)))
+    usual = ExportOptions(for_a_graph(stored_protocol(bundle.facts.config)))
     protocol = parse_parts("export", usual, options, options.rest).evaluation
     segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device="cpu")
     plan, frames = _plan_and_frames(segmenter.hha, bundle, protocol, options)
@@ -175,11 +185,12 @@ def _report(exported: Exported, options: argparse.Namespace) -> None:
 
 
 def _write_table(options: argparse.Namespace) -> int:
-    from rgbdseg.export.table import export_families, write_table
+    from rgbdseg.export.table import check_table_file, export_families, write_table
 
+    check_table_file(Path(options.table))  # before an hour of work
     size = _size(options) or (96, 128)
     with progress_bar("families") as move:
-        rows = export_families(size, frames=options.frames, progress=move)
+        rows = export_families(size, frames=options.frames, models=options.models, progress=move)
     write_table(Path(options.table), rows, size)
     failed = [row.model for row in rows if row.problem]
     say(f"{len(rows) - len(failed)} of {len(rows)} families export; wrote {options.table}")

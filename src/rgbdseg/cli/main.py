@@ -23,8 +23,11 @@ COMMANDS: dict[str, str] = {
     "hha": "compute the HHA images of a dataset once",
     "train": "train a recipe, or continue a run",
     "evaluate": "score checkpoints on a split",
-    "predict": "label your own images",
+    "predict": "label your own images, recordings and datasets",
+    "live": "label a camera, or a recording at its own speed, as it comes",
+    "map": "fuse the labels of a recording into one point cloud",
     "export": "write a trained model for other runtimes",
+    "serve": "label frames on a web page, and by HTTP",
     "benchmark": "measure how fast a recipe runs here",
     "models": "list the models, what each costs and where it comes from",
     "recipes": "list the recipes, or print one",
@@ -35,6 +38,9 @@ COMMANDS: dict[str, str] = {
     "push": "upload a run of your own to the Hugging Face hub",
     "pull": "download a model that was pushed",
 }
+
+_LONGEST_MESSAGE = 1600
+"""Of characters: what a damaged file holds may be part of a message."""
 
 EXIT_USER_ERROR = 1
 EXIT_BUG = 70  # EX_SOFTWARE
@@ -79,7 +85,10 @@ def plain_message(error: BaseException) -> str:
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1]
         text = text.partition(": ")[2] or text
-    return " ".join(text.split())
+    text = "".join(letter if letter.isprintable() or letter.isspace() else ascii(letter)[1:-1] for letter in text)
+    text = " ".join(text.split())
+    half = _LONGEST_MESSAGE // 2
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
 # What the library calls resume=True or hardware.precision, its commands call so.
@@ -108,7 +117,16 @@ def in_options(message: str, command: str) -> str:
         message = re.sub(r"\bwithout resume\b", "without --resume", message)
         message = re.sub(r"\banother folder(?: \(out\))?(?=$|[;,.])", "another --out", message)
         return _CONFIG_KEY.sub(lambda match: f"--{match[1]}" if match[1] in known else match[1], message)
+    if command == "hha":
+        return message.replace("choose another folder for them", "keep them elsewhere with --cache DIR")
     message = re.sub(r"\bepochs='([^']*)'", r"--epochs \1", message)
+    message = re.sub(r"\bpartial=True\b", "--partial", message)
+    message = re.sub(r"\bforce=True\b", "--force", message)
+    message = re.sub(r"\bon_error='(\w+)'", r"--on-error \1", message)
+    message = re.sub(r"\banother out(?=$|[;,.])", "another --out", message)
+    if command == "prepare":
+        message = message.replace("with a table of its colors", "with a table of its colors (--label-colors FILE)")
+        message = message.replace("(resample_depth)", "(--resample-depth)")
     groups = _GROUPS.get(command, ())
 
     def worded(match: re.Match[str]) -> str:

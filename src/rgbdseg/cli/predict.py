@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import contextlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.cli.common import Parser, progress_bar, say
+from rgbdseg.cli.common import Parser, add_workers, say, steady_progress
 from rgbdseg.cli.config_args import split_config_options
+from rgbdseg.cli.recording_options import add_recording_options, recording_options
 from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, for_other_images, parse_parts
-from rgbdseg.config.protocol import stored_protocol
+from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
 from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
+
+if TYPE_CHECKING:
+    from rgbdseg.engine.bulk import BulkResult, FrameSource
+    from rgbdseg.engine.predict import Inputs
+    from rgbdseg.segmenter import Segmenter
 
 EPILOG = """
 Every other option is a field of the groups evaluation and hardware of a configuration, as for rgbdseg train:
@@ -25,58 +34,173 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
-    from rgbdseg.depth import parse_depth_unit
-    from rgbdseg.engine.predict import find_frames, predict
+    from rgbdseg.engine.bulk import BulkOptions, predict_in_bulk
+    from rgbdseg.engine.bulk_processes import shared
+    from rgbdseg.engine.run_lock import locked
+    from rgbdseg.geometry.hha import parse_hha_parameters
     from rgbdseg.segmenter import Segmenter
     from rgbdseg.weights.checkpoint import load_bundle
     from rgbdseg.weights.source import resolve_source
 
-    out = Path(options.out)
-    further = {name: Path(path) for name, path in options.raster}
-    frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None, further)
-    taken = [frame.name for frame in frames if (out / "label" / f"{frame.name}.png").exists()]
-    if taken and not options.force:
-        raise UsageError(f"{out} already holds a prediction of '{taken[0]}'; choose another --out or add --force")
-    unit = parse_depth_unit(options.depth_unit) if options.depth_unit else None
-    camera = PinholeCamera.from_string(options.camera) if options.camera else None
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # of several processes; about its own use
+    _check_places(options)
+    inputs = _open_inputs(options)
+    outputs = _outputs(options, inputs.single)
     bundle = load_bundle(resolve_source(options.checkpoint))
     usual = for_other_images(stored_protocol(bundle.facts.config))
     parts = parse_parts("predict", PredictOptions(usual), options, rest)
     protocol, hardware = parts.evaluation, parts.hardware
-    device = options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator)
-    segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device=device, precision=hardware.precision)
-    if hardware.compile:
-        segmenter.model.compile()
-    _check_given(segmenter.input_spec, options)
-    _say_assumptions(segmenter.input_spec, options)
-    classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
-    for name in classes or ():
-        segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
-    shares: Counter[str] = Counter()
-    with progress_bar("predicting") as move:
-        written = predict(segmenter, frames, out, unit=unit, camera=camera, classes=classes)
-        for done, frame in enumerate(written, start=1):
-            shares.update({name: share / len(frames) for name, share in frame.shares.items()})
-            move(done, len(frames))
-    say("found: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common() if share >= _SHOWN_SHARE))
-    cloud = "" if camera is not None and options.depth else "; no point cloud: it needs --depth and --camera"
-    say(f"labelled {len(frames)} image{'s' if len(frames) > 1 else ''} with {protocol.describe()}")
-    say(f"wrote {out}/label, color, overlay{'' if cloud else ' and cloud'}{cloud}")
-    return 0
+    spec = bundle.facts.input_spec
+    if options.source is None:
+        _check_given(spec, options)
+    with shared(hardware) as share:
+        device = share.device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator)
+        segmenter = Segmenter.from_bundle(
+            bundle,
+            protocol=protocol,
+            device=device,
+            precision=hardware.precision,
+            fit_size=not _chosen_view(options, rest),
+        )
+        if options.hha is not None:
+            segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)
+        if hardware.compile:
+            segmenter.model.compile()
+        bulk = BulkOptions(
+            outputs=outputs,
+            classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
+            on_error=options.on_error,
+            workers=max(1, options.workers),
+            force=options.force,
+            record=not inputs.single,
+        )
+        for name in bulk.classes or ():
+            segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
+        _survey(inputs, segmenter, options)
+        source = inputs.source(segmenter, outputs)
+        if share.is_main:
+            _say_start(inputs, source, segmenter, options, share.processes)
+        with (
+            locked(Path(options.out)) if share.is_main else contextlib.nullcontext(),
+            steady_progress("predicting", "frames", quiet=not share.is_main) as move,
+        ):
+            result = predict_in_bulk(segmenter, source, options.out, bulk, share=share, progress=move)
+    if not share.is_main:
+        return 0
+    return _say_result(result, options, outputs, protocol, inputs)
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    if (options.rgb is None) == (options.source is None):
+        raise UsageError("expected either --rgb with the images, or --source with a recording or a prepared dataset")
+    if options.source is not None and (options.depth or options.raster):
+        raise UsageError("--source has its own depth and rasters; leave out --depth and --raster")
+
+
+def _open_inputs(options: argparse.Namespace) -> Inputs:
+    from rgbdseg.engine.predict import open_inputs
+
+    if options.source is not None:
+        return open_inputs(Path(options.source), recording_options(options), split=options.split, format=options.format)
+    from rgbdseg.depth import parse_depth_unit
+    from rgbdseg.engine.predict import FileInputs, find_frames
+
+    further = {name: Path(path) for name, path in options.raster}
+    frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None, further)
+    unit = parse_depth_unit(options.depth_unit) if options.depth_unit else None
+    camera = PinholeCamera.from_string(options.camera) if options.camera else None
+    return FileInputs(frames, unit, camera, single=Path(options.rgb).is_file(), resample=options.resample_depth)
+
+
+def _survey(inputs: Inputs, segmenter: Segmenter, options: argparse.Namespace) -> None:
+    """Look at a few of the user's files: what is unusual becomes notes, and the unit of their depth is known."""
+    from rgbdseg.depth import parse_missing
+    from rgbdseg.engine.frame_survey import survey_frames
+    from rgbdseg.engine.predict import FileInputs
+
+    if not isinstance(inputs, FileInputs):
+        return
+    survey = survey_frames(
+        inputs.frames,
+        unit=inputs.unit,
+        missing="usual" if options.missing is None else parse_missing(options.missing),
+        largest_m=options.largest_depth,
+        camera=inputs.camera,
+        label_set=segmenter.label_set,
+        training_size=segmenter.training_size,
+        hha=segmenter.hha if "hha" in segmenter.input_spec.rasters else None,
+    )
+    inputs.notes = survey.notes
+    if survey.depth is not None and (inputs.unit or options.missing or options.largest_depth):
+        inputs.unit = survey.depth.unit
+
+
+def _outputs(options: argparse.Namespace, single: bool) -> tuple[str, ...]:
+    """Return what is written of each frame: clouds are large, so of many frames only where they are asked for."""
+    if options.outputs is not None:
+        return tuple(dict.fromkeys(kind.strip() for kind in options.outputs.split(",")))
+    return ("label", "color", "overlay", *(("cloud",) if single and options.camera and options.depth else ()))
+
+
+def _say_start(
+    inputs: Inputs, source: FrameSource, segmenter: Segmenter, options: argparse.Namespace, processes: int
+) -> None:
+    if options.source is None:
+        _say_assumptions(segmenter.input_spec, options)
+    for note in inputs.notes:
+        say(note)
+    if not inputs.single:
+        shared = f", shared by {processes} processes" if processes > 1 else ""
+        say(f"{len(source.names)} frames of {inputs.place} with {segmenter.name}{shared}")
+
+
+def _say_result(
+    result: BulkResult,
+    options: argparse.Namespace,
+    outputs: Sequence[str],
+    protocol: EvaluationProtocol,
+    inputs: Inputs,
+) -> int:
+    shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
+    if shown:
+        say("found: " + ", ".join(shown))
+    if result.kept == result.frames:
+        say(f"nothing to do: all {result.frames} frames were finished before; --force labels them anew")
+        return 0
+    kept = f"; {result.kept} were finished before" if result.kept else ""
+    say(f"labeled {result.labeled} image{'' if result.labeled == 1 else 's'} with {protocol.describe()}{kept}")
+    with_cloud = options.outputs is not None or not inputs.single or "cloud" in outputs
+    cloud = "" if with_cloud else "; no point cloud: it needs --depth and --camera"
+    say(f"wrote {options.out}/{_listed(outputs)}{cloud}")
+    if "label" in outputs and result.label_files is not None:
+        say(f"label files hold {result.label_files.describe()}; see {options.out}/classes.json and legend.png")
+    if not result.skipped:
+        return 0
+    say(f"skipped {len(result.skipped)} of {result.frames} frames, listed in {options.out}/prediction.json:")
+    for frame in result.skipped[:_SHOWN_SKIPPED]:
+        say(f"  {frame.name}: {frame.reason}")
+    if len(result.skipped) > _SHOWN_SKIPPED:
+        say(f"  and {len(result.skipped) - _SHOWN_SKIPPED} more")
+    return 1
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+_SHOWN_SKIPPED = 20
 _SHOWN_SHARE = 0.005
 
 
 def _parser() -> Parser:
-    parser = Parser("predict", "Label your own images: label map, colored map, overlay and labelled point cloud.")
+    parser = Parser("predict", "Label your own images: label map, colored map, overlay and labeled point cloud.")
     parser.add_argument(
         "checkpoint",
         nargs="?",
         help="a checkpoint file, a run folder or a name from 'rgbdseg zoo'; default: the model that comes with rgbdseg "
         "(40 classes of NYU Depth V2; works without depth and without a camera)",
     )
-    parser.add_argument("--rgb", required=True, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--rgb", metavar="PATH", help="an image, or a folder of images")
     parser.add_argument("--depth", metavar="PATH", help="the depth map, or a folder of depth maps with the same names")
     parser.add_argument(
         "--raster",
@@ -86,17 +210,52 @@ def _parser() -> Parser:
         metavar=("NAME", "PATH"),
         help="a further raster that the model looks at, e.g. thermal, as --depth; may be repeated",
     )
+    parser.add_argument(
+        "--source",
+        metavar="PATH",
+        help="instead of --rgb and --depth: a recording (folder, bag, video with depth) or a prepared dataset",
+    )
+    parser.add_argument("--split", default="all", help="of a prepared dataset")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
     parser.add_argument(
         "--depth-unit",
         metavar="UNIT",
-        help="m, cm, mm or meters per stored unit; default: m for .npy, mm for 16-bit images",
+        help="m, cm, mm or meters per stored unit; default: m for numbers with a fraction, mm for whole ones",
+    )
+    parser.add_argument(
+        "--missing",
+        metavar="VALUES",
+        help="stored depth that means no reading, with commas, or none; default: 0, and 65535 in files of 16 bits",
+    )
+    parser.add_argument("--largest-depth", type=float, metavar="M", help="depth beyond is no reading; default: any")
+    parser.add_argument(
+        "--hha",
+        metavar="PARAMETERS",
+        help="of HHA: indoor, sensor or outdoor, or changes such as floor_percentile=1; default: as in training",
+    )
+    parser.add_argument(
+        "--resample-depth", action="store_true", help="bring depth that is aligned but coarser to the size of its image"
     )
     parser.add_argument("--classes", metavar="A,B", help="draw and write these classes only; all else becomes void")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: by hardware.accelerator)")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: by hardware.accelerator)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
+    parser.add_argument(
+        "--outputs",
+        metavar="A,B",
+        help="what is written of each frame: label, color, overlay, cloud (default: all but cloud; of a single image "
+        "with depth and camera all)",
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a damaged frame: stop, or go on and list it at the end, with exit status 1",
+    )
+    add_workers(parser)
+    parser.add_argument("--devices", type=int, help="number of devices that share the frames, -1 for all (default: 1)")
     parser.add_argument("--force", action="store_true", help="replace predictions of the same names in --out")
+    add_recording_options(parser, camera=False)
     add_protocol_options(parser)
     parser.add_argument(
         "--margin",
@@ -107,6 +266,13 @@ def _parser() -> Parser:
     )
     parser.epilog = EPILOG
     return parser
+
+
+def _chosen_view(options: argparse.Namespace, rest: Sequence[str]) -> bool:
+    """Return whether the user says at which size images are looked at."""
+    given = any(getattr(options, name) is not None for name in ("mode", "crop", "scales"))
+    fields = ("mode", "crop_size", "scales")
+    return given or any(part.startswith(f"--evaluation.{field}") for part in rest for field in fields)
 
 
 def _say_assumptions(spec: InputSpec, options: argparse.Namespace) -> None:

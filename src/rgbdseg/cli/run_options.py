@@ -10,6 +10,7 @@ from typing import TypeVar, get_args
 
 from rgbdseg.cli.config_args import config_parser, parse_config
 from rgbdseg.config.protocol import FULL, Combination, EvaluationProtocol, Mode
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import HardwareConfig, LoaderConfig
 from rgbdseg.datasets import counted_areas
 from rgbdseg.errors import UsageError
@@ -82,7 +83,12 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--crop", type=int, nargs="+", metavar="PIXELS", help="window: one side, or height and width")
     group.add_argument("--scales", type=float, nargs="+", metavar="SCALE", help="e.g. 0.75 1 1.25")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="also the mirror image")
-    group.add_argument("--protocol", choices=get_args(Combination), help="how views become one score map")
+    group.add_argument(
+        "--protocol",
+        choices=(*get_args(Combination), *PUBLISHED_PROTOCOLS),
+        help="how views become one score map, or the name of a published rule, which decides on all of this at once; "
+        "other options change it",
+    )
     group.add_argument("--window-batch", type=int, metavar="N", help="views that go through the model at once")
 
 
@@ -103,6 +109,11 @@ def for_other_images(stored: EvaluationProtocol) -> EvaluationProtocol:
     return dataclasses.replace(stored, margin=0, area=FULL)
 
 
+def for_a_graph(stored: EvaluationProtocol) -> EvaluationProtocol:
+    """Return a recipe's protocol for a graph of one scale: stored pictures are resized, and windows lie in a grid."""
+    return dataclasses.replace(for_other_images(stored), resize="picture", windows="grid")
+
+
 def parse_parts(command: str, defaults: Parts, short: argparse.Namespace, rest: Sequence[str]) -> Parts:
     """Return the parts of the configuration with what was given for them.
 
@@ -115,6 +126,12 @@ def parse_parts(command: str, defaults: Parts, short: argparse.Namespace, rest: 
     Raises:
         UsageError: for unknown keys and values that do not fit.
     """
+    published = PUBLISHED_PROTOCOLS.get(getattr(short, "protocol", None) or "")
+    if published is not None:
+        # What costs time or memory only, and which pixels of a dataset are looked at, is not the rule's.
+        kept = {name: getattr(defaults.evaluation, name) for name in ("window_batch", "area", "margin")}
+        defaults = dataclasses.replace(defaults, evaluation=dataclasses.replace(published, **kept))
+        short = argparse.Namespace(**{**vars(short), "protocol": None})
     return parse_config(config_parser(command, defaults), [*_as_keys(short, defaults), *rest], type(defaults))
 
 

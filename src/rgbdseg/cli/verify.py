@@ -68,6 +68,8 @@ def _check_usable(entry: ZooEntry) -> None:
 
 def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+    from rgbdseg.data.hha_audit import require_fitting_hha
+    from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
     from rgbdseg.engine.train import quiet_lightning
     from rgbdseg.recipes import get_recipe
@@ -84,6 +86,8 @@ def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> 
         hha_cache=parts.loader.hha_cache,
         limit=parts.loader.validation_limit,
     )
+    if "hha" in dataset.needs:
+        require_fitting_hha(open_tree(options.data), dataset.ids)
     return evaluate(
         bundle, dataset, parts.evaluation, hardware=parts.hardware, workers=parts.loader.workers, console=CONSOLE
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import numbers
+import os
+import sys
 from collections.abc import Iterable, Mapping
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rgbdseg.errors import UsageError
-from rgbdseg.options import check_choice
+from rgbdseg.options import check_choice, described
 
 
 def check_literals(config: object, prefix: str) -> None:
@@ -24,6 +28,46 @@ def check_literals(config: object, prefix: str) -> None:
         choices = [choice for one in alternatives if get_origin(one) is Literal for choice in get_args(one)]
         if choices and not (value is None and NoneType in alternatives) and not isinstance(value, list | tuple):
             check_choice(f"{prefix}{name}", value, choices)
+
+
+def check_kinds(config: object, prefix: str) -> None:
+    """Raise UsageError for a field whose value is of another type than its annotation: files can hold anything.
+
+    Args:
+        config: a dataclass.
+        prefix: where it stands, such as ``loss.``.
+    """
+    for name, kind in _field_types(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        if not _is_of(value, kind):
+            raise UsageError(f"{prefix}{name} is {value!r:.200}; expected {described(kind)}")
+
+
+@functools.cache
+def _field_types(kind: type[object]) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_is_of(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if origin is Literal:
+        return value is not None  # which name it is, `check_literals` says
+    if kind in (float, int) and isinstance(value, bool):
+        return False
+    if kind is float:
+        too_long = isinstance(value, int) and abs(value) > sys.float_info.max
+        return isinstance(value, numbers.Real) and not too_long
+    if kind is int:
+        return isinstance(value, numbers.Integral) and abs(int(value)) < 2**63
+    if kind is str:
+        return isinstance(value, str | os.PathLike)
+    return kind is Any or isinstance(value, kind)
 
 
 def check_positive(config: object, prefix: str, names: Iterable[str]) -> None:

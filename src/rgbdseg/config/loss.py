@@ -1,4 +1,4 @@
-"""What is minimised; free of torch, so that recipes load in an instant."""
+"""What is minimized; free of torch, so that recipes load in an instant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from rgbdseg.config.checks import check_literals, check_not_negative, check_positive
+from rgbdseg.config.checks import check_kinds, check_literals, check_not_negative, check_positive
 from rgbdseg.config.mask_matching import MaskMatchingConfig
 from rgbdseg.errors import UsageError
 
@@ -19,7 +19,7 @@ class DenseLossConfig:
 
     Args:
         depth_loss: l1, l2 (the mean square) or berhu (reverse Huber), over the pixels with a reading.
-        depth_target: 'metric' regresses metres, 'inverse' nearest_depth_m / metres.
+        depth_target: 'metric' regresses meters, 'inverse' nearest_depth_m / meters.
         nearest_depth_m: depth whose inverse target is 1.
         farthest_depth_m: readings beyond it count as missing, for depth and normals; null keeps all.
         depth_focal_px: regress depth as a camera of this focal length would see it, so that it is divided by s where
@@ -38,6 +38,7 @@ class DenseLossConfig:
     contour_positive_weight: float | None = 0.95
 
     def __post_init__(self) -> None:
+        check_kinds(self, "loss.dense.")
         check_literals(self, "loss.dense.")
         check_positive(self, "loss.dense.", ("nearest_depth_m", "farthest_depth_m", "depth_focal_px"))
         if self.contour_positive_weight is not None and not 0 <= self.contour_positive_weight <= 1:
@@ -61,18 +62,18 @@ class LossConfig:
         auxiliary_weights: weight by name of the auxiliary output.
         label_smoothing: share of the target spread evenly over all classes, from 0 to below 1.
         class_weights: one weight per class; null weighs all alike.
-        class_weights_mean: a weighted cross-entropy is divided by the sum of the 'weights' of the labelled pixels, or
-            by the number of labelled 'pixels'.
+        class_weights_mean: a weighted cross-entropy is divided by the sum of the 'weights' of the labeled pixels, or
+            by the number of labeled 'pixels'.
         auxiliary_resolution: where an auxiliary output of lower resolution meets the label: 'upsample_logits'
             enlarges the logits bilinearly, 'downsample_label' takes the nearest label.
         loss_scale: the total is multiplied by it before back-propagation; logged values are not.
         dense: losses of auxiliary outputs that predict depth, normals or contours.
-        criterion: 'cross_entropy' averages over all labelled pixels; 'ohem' over the hard ones of the batch only, see
+        criterion: 'cross_entropy' averages over all labeled pixels; 'ohem' over the hard ones of the batch only, see
             ohem_threshold and ohem_min_kept.
         auxiliary_criterion: criterion of the auxiliary outputs; null takes that of the logits.
         ohem_threshold: a pixel is hard when the probability of its true class is at most that.
         ohem_min_kept: that many pixels with the lowest probabilities are hard in any case, and all are when fewer are
-            labelled; counted over the images that go through the model together, on one device and in one pass.
+            labeled; counted over the images that go through the model together, on one device and in one pass.
         cross_entropy_weight: weight of the criterion; 0 leaves only the terms below.
         lovasz_weight: weight of the Lovász-softmax loss, which is added; 0 for none.
         dice_weight: weight of the soft Dice loss, which is added; 0 for none.
@@ -98,6 +99,7 @@ class LossConfig:
     mask_matching: MaskMatchingConfig = MaskMatchingConfig()
 
     def __post_init__(self) -> None:
+        check_kinds(self, "loss.")
         check_literals(self, "loss.")
         check_not_negative(self, "loss.", ("main_weight", "auxiliary_weight"))
         check_positive(self, "loss.", ("loss_scale", "ohem_min_kept"))

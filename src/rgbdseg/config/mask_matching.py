@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from rgbdseg.config.checks import check_not_negative, check_positive, check_ranges
+from rgbdseg.config.checks import check_kinds, check_not_negative, check_positive, check_ranges
 from rgbdseg.errors import UsageError
 
 
@@ -32,6 +32,7 @@ class MaskMatchingConfig:
     uncertain_share: float = 0.75
 
     def __post_init__(self) -> None:
+        check_kinds(self, "loss.mask_matching.")
         prefix = "loss.mask_matching."
         check_not_negative(self, prefix, ("class_weight", "mask_weight", "dice_weight", "no_object_weight"))
         check_positive(self, prefix, ("points",))

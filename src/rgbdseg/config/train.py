@@ -11,6 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rgbdseg.config.checks import (
+    check_kinds,
     check_literals,
     check_not_negative,
     check_numbers,
@@ -19,6 +20,7 @@ from rgbdseg.config.checks import (
     check_size,
 )
 from rgbdseg.config.loss import LossConfig
+from rgbdseg.config.optimization import OptimizerConfig, ScheduleConfig
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.errors import UsageError
 from rgbdseg.options import check_choice
@@ -26,8 +28,21 @@ from rgbdseg.options import check_choice
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+__all__ = [
+    "AugmentationConfig",
+    "HardwareConfig",
+    "LoaderConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "plain_values",
+    "samples_per_pass",
+]
+
 CropPosition = Literal["anywhere", "class"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 LARGEST_SCALE = 16
 """A typing error above it would fill the memory."""
@@ -40,23 +55,26 @@ class AugmentationConfig:
     Args:
         crop_size: (height, width) of the crop; smaller samples are padded when packed.
         crop_position: 'anywhere' draws all places inside the image with equal probability; 'class' draws one of the
-            classes in the scaled image, then one of its pixels, and centres the crop there as far as the image reaches
-            (images without labelled pixels: anywhere).
+            classes in the scaled image, then one of its pixels, and centers the crop there as far as the image reaches
+            (images without labeled pixels: anywhere).
         margin: pixels cut off each side of a frame before anything else.
         rotation_degrees: the angle is drawn uniformly from [-x, x], 0 to 180; turned about the principal point, or the
-            centre of a frame without camera; 0 switches it off.  Not together with on_device.
+            center of a frame without camera; 0 switches it off.  Not together with on_device.
         scales: one is drawn with equal probability; sides become int(side * scale).
         scale_range: (lowest, highest); the scale is drawn uniformly between them, in place of ``scales``.  null for
             ``scales``.
         flip_probability: chance of a horizontal mirror.
         brightness: the RGB factor is drawn uniformly from [1 - x, 1 + x]; 0 switches it off.
-        contrast: as brightness; the factor of the difference to the mean grey level.
-        saturation: as brightness; the factor of the difference to each pixel's own grey level.
+        contrast: as brightness; the factor of the difference to the mean gray level.
+        saturation: as brightness; the factor of the difference to each pixel's own gray level.
         hue: the shift is drawn from [-x, x] turns, 0 to 0.5.
+        color_probability: chance that colors are changed at all, by all of these four together.
+        blur_probability: chance that RGB is blurred with a Gaussian of 3x3 pixels and a deviation of 0.8.
         hsv_hue_factor: in hue, saturation and value: the factor of the hue, as 0 to 1 turns counted from red, is drawn
             uniformly from [1 - x, 1 + x]; 0 switches it off.
         hsv_saturation_factor: as hsv_hue_factor, of the saturation.
-        hsv_value_shift: what is added to the value is drawn uniformly from [-x, x] grey levels, 0 to 255.
+        hsv_saturation_shift: what is added to the saturation is drawn uniformly from [-x, x] 255ths, 0 to 255.
+        hsv_value_shift: what is added to the value is drawn uniformly from [-x, x] gray levels, 0 to 255.
         on_device: move whole batches where the model is, instead of single samples in the loader processes; the same
             values.
     """
@@ -72,12 +90,16 @@ class AugmentationConfig:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    color_probability: float = 1.0
+    blur_probability: float = 0.0
     hsv_hue_factor: float = 0.0
     hsv_saturation_factor: float = 0.0
+    hsv_saturation_shift: float = 0.0
     hsv_value_shift: float = 0.0
     on_device: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self, "augmentation.")
         check_literals(self, "augmentation.")
         check_size(self.crop_size, "augmentation.crop_size")
         check_numbers(self.scales, "augmentation.scales")
@@ -94,8 +116,11 @@ class AugmentationConfig:
             "augmentation.",
             {
                 "flip_probability": (0, 1, ""),
+                "color_probability": (0, 1, ""),
+                "blur_probability": (0, 1, ""),
+                "hsv_saturation_shift": (0, 255, ""),
                 "hue": (0, 0.5, "turns"),
-                "hsv_value_shift": (0, 255, "grey levels"),
+                "hsv_value_shift": (0, 255, "gray levels"),
                 "rotation_degrees": (0, 180, ""),
             },
         )
@@ -126,6 +151,7 @@ class ModelConfig:
     start_from: str | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(self, "model.")
         if self.start_from is not None and self.encoder_weights:
             raise UsageError(
                 f"model.start_from is {self.start_from} and model.encoder_weights {self.encoder_weights}, but the "
@@ -140,7 +166,7 @@ class LoaderConfig:
     """How samples become batches.
 
     Args:
-        batch_size: samples per optimiser step, over all devices and accumulated passes together.
+        batch_size: samples per optimizer step, over all devices and accumulated passes together.
         workers: loader processes per device; 0 loads in the training process.
         train_split: split of the dataset to train on.
         validation_split: split to validate on.
@@ -156,83 +182,9 @@ class LoaderConfig:
     hha_cache: str | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(self, "loader.")
         check_positive(self, "loader.", ("batch_size", "validation_limit"))
         check_not_negative(self, "loader.", ("workers",))
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser and its parameter groups.
-
-    Args:
-        name: sgd or adamw.
-        learning_rate: base rate of the schedule.
-        momentum: of SGD.
-        weight_decay: see weight_decay_on.
-        head_learning_rate_factor: multiplies the rate of everything outside the backbone.
-        weight_decay_on: 'weights' of convolutions and linear layers only, so that biases and normalisation have none,
-            or 'all' parameters.
-        gradient_clip_norm: gradients are scaled down to this norm over all parameters; null leaves them.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    head_learning_rate_factor: float = 1.0
-    weight_decay_on: Literal["weights", "all"] = "weights"
-    gradient_clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        check_literals(self, "optimizer.")
-        check_positive(self, "optimizer.", ("learning_rate", "gradient_clip_norm"))
-        check_not_negative(self, "optimizer.", ("weight_decay", "head_learning_rate_factor"))
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"optimizer.momentum is {self.momentum}; expected 0 to below 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    """How long, and how the learning rate moves.
-
-    Args:
-        epochs: an epoch is a fixed number of optimiser steps, not a pass over the data.
-        iterations_per_epoch: optimiser steps per epoch.
-        warmup_epochs: the rate rises linearly from 0 to the base rate; then the decay is evaluated at the absolute
-            iteration, so the polynomial continues a little below the base rate.
-        power: of the polynomial (1 - iteration / total) ** power.
-        validate_every_epochs: 0 switches validation off; the last epoch is always validated otherwise.
-        checkpoint_every_epochs: a numbered checkpoint is kept that often; the newest state is always in last.ckpt.
-        checkpoint_from_epoch: first epoch that leaves a numbered checkpoint.
-        checkpoint_every_minutes: last.ckpt is also written inside an epoch when the newest one is older than this.
-        decay: 'polynomial', or 'step': the rate is multiplied by step_factor after every step_epochs epochs.
-        step_epochs: see decay.
-        step_factor: see decay.
-    """
-
-    epochs: int = 400
-    iterations_per_epoch: int = 98
-    warmup_epochs: int = 10
-    power: float = 0.9
-    validate_every_epochs: int = 10
-    checkpoint_every_epochs: int = 10
-    checkpoint_from_epoch: int = 0
-    checkpoint_every_minutes: float = 10.0
-    decay: Literal["polynomial", "step"] = "polynomial"
-    step_epochs: int = 100
-    step_factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_literals(self, "schedule.")
-        positive = ("epochs", "iterations_per_epoch", "step_epochs", "step_factor")
-        check_positive(self, "schedule.", positive)
-        not_negative = ("warmup_epochs", "validate_every_epochs", "checkpoint_every_epochs", "checkpoint_from_epoch")
-        check_not_negative(self, "schedule.", not_negative)
-
-    @property
-    def iterations(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.epochs * self.iterations_per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +195,9 @@ class HardwareConfig:
         accelerator: auto, cpu or gpu.
         devices: number of devices, or -1 for all; one process each.
         nodes: number of machines.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        accumulate: passes per optimiser step; each takes batch_size / (devices * nodes * accumulate) samples, and
+        precision: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the processor or the GPU has instructions of
+            its own for it, 32-true elsewhere; which of the two is said, and stored with a run.
+        accumulate: passes per optimizer step; each takes batch_size / (devices * nodes * accumulate) samples, and
             batch statistics are taken over one pass. null takes one pass where it fits in memory and the fewest that
             fit otherwise, says so, and stores the number with the run.
         compile: compile the model with torch.compile.
@@ -269,6 +222,7 @@ class HardwareConfig:
     timeout_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        check_kinds(self, "hardware.")
         check_literals(self, "hardware.")
         check_positive(self, "hardware.", ("nodes", "accumulate", "threads", "timeout_minutes"))
         if self.devices < 1 and self.devices != -1:
@@ -299,6 +253,7 @@ class LoggingConfig:
     every_iterations: int = 10
 
     def __post_init__(self) -> None:
+        check_kinds(self, "logging.")
         for name in self.loggers:
             check_choice("logging.loggers", name, LoggerName)
         check_positive(self, "logging.", ("every_iterations",))
@@ -333,9 +288,15 @@ class TrainConfig:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
+        check_kinds(self, "")
         check_not_negative(self, "", ("seed",))
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UsageError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1, or null")
+        if self.schedule.momentum_range is not None and self.optimizer.name != "sgd":
+            raise UsageError(
+                f"schedule.momentum_range is {self.schedule.momentum_range} with optimizer.name {self.optimizer.name}, "
+                "which has no momentum to cycle; set momentum_range to null, or optimizer.name to sgd"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values, ready for YAML or a checkpoint."""

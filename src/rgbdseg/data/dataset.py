@@ -13,7 +13,16 @@ from torch.utils.data import Dataset
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
-from rgbdseg.data.images import LabelCodec, read_depth, read_further, read_hha, read_label, read_rgb
+from rgbdseg.data.images import (
+    LabelCodec,
+    image_size,
+    read_depth,
+    read_further,
+    read_hha,
+    read_label,
+    read_rgb_beside,
+    sizes_of,
+)
 from rgbdseg.data.tree import Frame, PreparedTree, open_tree
 from rgbdseg.errors import DataError, unknown_name
 from rgbdseg.geometry.hha import HHAParameters
@@ -23,7 +32,7 @@ from rgbdseg.sample import RASTERS, RGBDSample
 from rgbdseg.transforms.derive import with_hha
 
 EVERYTHING = frozenset({"rgb", "depth_m", "hha", "label"})
-"""What a dataset loads unless told otherwise: all that every labelled tree has."""
+"""What a dataset loads unless told otherwise: all that every labeled tree has."""
 
 
 _OWN_RULES = frozenset({"rgb", "depth_m", "raw_depth_m", "hha", "label", "noise"})
@@ -51,15 +60,22 @@ class _Files:
 class RGBDDataset(Dataset[RGBDSample]):
     """Physical samples of one split of a prepared tree.
 
-    root: the dataset folder, or an opened tree.  split: a name of its description, or "all" for every image.
-    needs: names of `rgbdseg.sample.RASTERS` to load; only these are decoded, and the samples carry no others.  Noise is
-    not loaded: whoever draws the samples adds it.
-    hha_cache: folder where HHA is kept that the tree lacks; without it, such HHA is computed anew at each access.
-    hha_parameters: override the description's.  ids: only these frames, in this order.  limit: only the first frames.
-
     That every needed file is there is checked at once, by name; what the files hold is checked when they are read.
     Holds no open files, so it can be pickled and sent to workers.
-    Raises DataError for anything the tree lacks, and UsageError for unknown names.
+
+    Args:
+        root: the dataset folder, or an opened tree.
+        split: a name of its description, or "all" for every image.
+        needs: names of `rgbdseg.sample.RASTERS` to load; only these are decoded, and the samples carry no others. Noise
+            is not loaded: whoever draws the samples adds it.
+        hha_cache: folder where HHA is kept that the tree lacks; without it, such HHA is computed anew at each access.
+        hha_parameters: override the description's.
+        ids: only these frames, in this order.
+        limit: only the first frames.
+
+    Raises:
+        DataError: for anything the tree lacks.
+        UsageError: for unknown names.
     """
 
     def __init__(
@@ -117,6 +133,10 @@ class RGBDDataset(Dataset[RGBDSample]):
         """Return the intrinsics of a frame, or None when the tree states none."""
         return self._cameras.get(self._files[index].frame.sample_id, self.description.camera)
 
+    def frame_size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of a frame, without reading its pixels; raises DataError for an unreadable image."""
+        return self.description.size or image_size(self.root / self._files[index].paths["rgb"])
+
     def sensor(self, index: int) -> str | None:
         """Return the name of the sensor that took a frame, or None when the tree does not say."""
         return self._sensors.get(self._files[index].frame.sample_id)
@@ -124,7 +144,6 @@ class RGBDDataset(Dataset[RGBDSample]):
     def sample(self, index: int) -> RGBDSample:
         """Read one frame; raises DataError naming the file that cannot be used."""
         files = self._files[index]
-        rgb = read_rgb(self.root / files.paths["rgb"])
         kept = self._kept_hha(files)
         compute_hha = "hha" in self.needs and "hha" not in files.paths and kept is None
         rasters = {
@@ -134,9 +153,15 @@ class RGBDDataset(Dataset[RGBDSample]):
         }
         if kept is not None:
             rasters["hha"] = kept
+        rgb = read_rgb_beside(self.root / files.paths["rgb"], sizes_of(rasters))
         self._check_sizes(files, rgb, rasters)
         sample = RGBDSample(rgb, camera=self.camera(index), sample_id=files.frame.sample_id).replace(**rasters)
         return self._compute_hha(sample) if compute_hha else sample
+
+    def changed_s(self, index: int) -> float:
+        """Return when one of the frame's files was written last, in seconds; 0 where none is there."""
+        paths = [self.root / path for path in self._files[index].paths.values()]
+        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
     def _kept_hha(self, files: _Files) -> Tensor | None:
         """Return HHA that was computed before, where the tree has none of its own."""
@@ -150,7 +175,7 @@ class RGBDDataset(Dataset[RGBDSample]):
             assert unit is not None, "asked for when the files were found"
             return read_depth(path, unit)
         if name == "hha":
-            return read_hha(path)
+            return read_hha(path, self.description.hha_channels)
         if name == "label":
             assert self._codec is not None
             return read_label(path, self._codec)
@@ -242,7 +267,7 @@ def _require_unit(tree: PreparedTree, raster: str) -> None:
         key = "depth" if raster == "depth_m" else "raw_depth"
         raise DataError(
             f"{tree.root} states no unit for {raster}; add e.g. "
-            f'"{key}": {{"metres_per_unit": 0.001, "missing": 0}} to dataset.json'
+            f'"{key}": {{"meters_per_unit": 0.001, "missing": 0}} to dataset.json'
         )
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.json_fields import FieldReader, load_json
+from rgbdseg.data.label_values import label_values_to_json, read_class_values
 from rgbdseg.datasets import get_label_set, label_sets
-from rgbdseg.depth import DepthUnit
+from rgbdseg.depth import EARLIER_KEYS, DepthUnit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text
-from rgbdseg.geometry.hha import HHA_PRESETS, INDOOR, HHAParameters
-from rgbdseg.labels import LabelSet, generic_palette
+from rgbdseg.geometry.hha import HHA_CHANNELS, HHA_PRESETS, INDOOR, HHAParameters
+from rgbdseg.labels import LabelSet, LabelValues, generic_palette
 from rgbdseg.sample import BUILT_IN_RASTERS, RASTERS
 
 DESCRIPTION_FILE = "dataset.json"
@@ -24,28 +26,36 @@ ALL = "all"
 """The split of every image in the RGB folder, listed or not."""
 EXAMPLE = (
     '{"format": 1, "name": "mine", "label_set": "nyu40", "void_label": 0, "first_label": 1, '
-    '"depth": {"metres_per_unit": 0.001, "missing": 0}, "camera": {"fx": 525, "fy": 525, "cx": 319.5, "cy": 239.5}, '
+    '"depth": {"meters_per_unit": 0.001, "missing": 0}, "camera": {"fx": 525, "fy": 525, "cx": 319.5, "cy": 239.5}, '
     '"splits": {"train": "train.txt", "test": "test.txt"}}'
 )
-"""A minimal ``dataset.json``, for error messages: 16-bit depth in millimetres."""
+"""A minimal ``dataset.json``, for error messages: 16-bit depth in millimeters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetDescription:
     """What the files of a prepared tree mean.
 
-    name, source: for people and reports.
-    label_set: classes, or None for a tree without labels.  first_label: stored value of class 0.  void_labels: stored
-    values that mean "not labelled".
-    depth, raw_depth: units of the depth folders, or None where there is none.
-    camera: the intrinsics of all images; cameras_file instead names a JSON file id -> {fx, fy, cx, cy}.
-    sensors_file: JSON file id -> name of the sensor.
-    size: (height, width) of all images, None when they differ.
-    splits: name -> list file.  folders: raster -> folder, where it differs from that of its rule in
-    `rgbdseg.sample.RASTERS` or the rule names none; "*/rgb" stands for a folder rgb in each subfolder, whose name then
-    begins the ids: train/rgb/7.png is the frame "train/7".
-    hha: the parameters that HHA is computed with.
-    no_depth: why a recognised tree that has a depth folder has no depth in metres, for messages; never stored.
+    Args:
+        name: for people and reports.
+        source: for people and reports.
+        label_set: classes, or None for a tree without labels.
+        first_label: stored value of class 0, the others follow.
+        class_values: instead, the stored values of each class, the one that is written first; empty for first_label.
+        void_labels: stored values that mean "not labeled".
+        depth: units of the depth folders, or None where there is none.
+        raw_depth: units of the depth folders, or None where there is none.
+        camera: the intrinsics of all images; cameras_file instead names a JSON file id -> {fx, fy, cx, cy}.
+        sensors_file: JSON file id -> name of the sensor.
+        size: (height, width) of all images, None when they differ.
+        splits: name -> list file.
+        folders: raster -> folder, where it differs from that of its rule in `rgbdseg.sample.RASTERS` or the rule names
+            none; "*/rgb" stands for a folder rgb in each subfolder, whose name then begins the ids: train/rgb/7.png is
+            the frame "train/7".
+        links: whether files and folders of the tree may be links to places outside of it; they are read, never written.
+        hha: the parameters that HHA is computed with.
+        hha_channels: the order of the channels in the files of HHA.
+        no_depth: why a recognized tree that has a depth folder has no depth in meters, for messages; never stored.
     """
 
     name: str
@@ -53,6 +63,7 @@ class DatasetDescription:
     label_set: LabelSet | None = None
     first_label: int = 0
     void_labels: tuple[int, ...] = ()
+    class_values: tuple[tuple[int, ...], ...] = ()
     depth: DepthUnit | None = None
     raw_depth: DepthUnit | None = None
     camera: PinholeCamera | None = None
@@ -62,6 +73,8 @@ class DatasetDescription:
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hha: HHAParameters = INDOOR
+    hha_channels: tuple[str, ...] = HHA_CHANNELS
+    links: bool = False
     no_depth: str = ""
 
     def folder(self, raster: str) -> str:
@@ -91,10 +104,23 @@ class DatasetDescription:
 
     def class_of_value(self) -> dict[int, int | None]:
         """Return stored label value -> class index, None for void; every other value is unknown."""
-        count = len(self.label_set) if self.label_set is not None else 0
-        table: dict[int, int | None] = {self.first_label + index: index for index in range(count)}
+        table: dict[int, int | None] = {
+            value: index for index, values in enumerate(self.values_of_classes()) for value in values
+        }
         table.update(dict.fromkeys(self.void_labels))
         return table
+
+    def values_of_classes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the stored values of each class; empty for a tree without labels."""
+        count = len(self.label_set) if self.label_set is not None else 0
+        return self.class_values or tuple((self.first_label + index,) for index in range(count))
+
+    @property
+    def label_values(self) -> LabelValues | None:
+        """The numbers that labels of this dataset are written in; None for a tree without labels."""
+        if self.label_set is None:
+            return None
+        return LabelValues.with_free_void(tuple(values[0] for values in self.values_of_classes()), self.void_labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``dataset.json``; optional keys only where they say something."""
@@ -104,7 +130,10 @@ class DatasetDescription:
         if self.label_set is not None:
             values["label_set"] = _label_set_to_json(self.label_set)
             values["void_label"] = self.void_labels[0] if len(self.void_labels) == 1 else list(self.void_labels)
-            values["first_label"] = self.first_label
+            if self.class_values:
+                values["label_values"] = label_values_to_json(self.label_set, self.class_values)
+            else:
+                values["first_label"] = self.first_label
         optional = {
             "depth": self.depth and self.depth.to_dict(),
             "raw_depth": self.raw_depth and self.raw_depth.to_dict(),
@@ -114,7 +143,9 @@ class DatasetDescription:
             "size": self.size and list(self.size),
             "splits": dict(self.splits),
             "folders": dict(self.folders),
+            "links": self.links,
             "hha": None if self.hha == INDOOR else self.hha.to_dict(),
+            "hha_channels": None if self.hha_channels == HHA_CHANNELS else list(self.hha_channels),
         }
         values.update({key: value for key, value in optional.items() if value})
         return values
@@ -139,7 +170,8 @@ class DatasetDescription:
             _check_format(FieldReader(file, {"format": values.get("format", FORMAT)}, known={"format"}))
         reader = FieldReader(file, values, known=_KEYS)
         label_set = _read_label_set(reader)
-        first_label, void_labels = _read_label_values(reader, label_set)
+        class_values = read_class_values(reader, label_set)
+        first_label, void_labels = _read_label_values(reader, label_set, class_values)
         if "camera" in reader and "cameras" in reader:
             raise reader.wrong("cameras", "one of camera (for all images) and cameras (a file), not both")
         return cls(
@@ -148,21 +180,24 @@ class DatasetDescription:
             label_set=label_set,
             first_label=first_label,
             void_labels=void_labels,
+            class_values=class_values,
             depth=_read_unit(reader, "depth"),
             raw_depth=_read_unit(reader, "raw_depth"),
             camera=_read_camera(reader),
-            cameras_file=reader.optional_text("cameras"),
-            sensors_file=reader.optional_text("sensors"),
+            cameras_file=reader.inner_path("cameras") if "cameras" in reader else None,
+            sensors_file=reader.inner_path("sensors") if "sensors" in reader else None,
             size=_read_size(reader),
             splits=_read_splits(reader),
-            folders=reader.text_mapping("folders", known=list(RASTERS)),
+            folders=_read_folders(reader),
             hha=_read_hha(reader),
+            hha_channels=_read_hha_channels(reader),
+            links=_read_links(reader),
         )
 
 
 _KEYS = {
-    "format", "name", "source", "label_set", "void_label", "first_label", "depth", "raw_depth", "camera", "cameras",
-    "sensors", "size", "splits", "folders", "hha",
+    "format", "name", "source", "label_set", "void_label", "first_label", "label_values", "depth", "raw_depth",
+    "camera", "cameras", "sensors", "size", "splits", "folders", "hha", "hha_channels", "links",
 }  # fmt: skip
 
 
@@ -193,9 +228,9 @@ def _read_label_set(reader: FieldReader) -> LabelSet | None:
     classes = inline.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
         raise inline.wrong("classes", "a list of class names")
-    palette = inline.get("palette", [list(colour) for colour in generic_palette(len(classes))])
-    if not isinstance(palette, list) or len(palette) != len(classes) or not all(_is_colour(c) for c in palette):
-        raise inline.wrong("palette", f"{len(classes)} colours [red, green, blue] of 0..255, one for each class")
+    palette = inline.get("palette", [list(color) for color in generic_palette(len(classes))])
+    if not isinstance(palette, list) or len(palette) != len(classes) or not all(_is_color(c) for c in palette):
+        raise inline.wrong("palette", f"{len(classes)} colors [red, green, blue] of 0..255, one for each class")
     aliases = inline.get("aliases", [])
     if not isinstance(aliases, list) or not all(isinstance(a, list) and len(a) == 2 for a in aliases):
         raise inline.wrong("aliases", "a list of pairs [other spelling, class name]")
@@ -218,23 +253,29 @@ def _read_label_set(reader: FieldReader) -> LabelSet | None:
         raise DataError(f"{reader.file}: key 'label_set': {error}") from None
 
 
-def _is_colour(value: object) -> bool:
+def _is_color(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
-def _read_label_values(reader: FieldReader, label_set: LabelSet | None) -> tuple[int, tuple[int, ...]]:
+def _read_label_values(
+    reader: FieldReader, label_set: LabelSet | None, class_values: tuple[tuple[int, ...], ...]
+) -> tuple[int, tuple[int, ...]]:
     if label_set is None:
         return 0, ()
-    first = reader.integer("first_label")
+    first = 0 if class_values else reader.integer("first_label")
     if not 0 <= first <= 65535 - len(label_set):
         raise reader.wrong("first_label", "the stored value of class 0, usually 0 or 1")
-    expected = "the stored value of unlabelled pixels (0..65535), a list of such values, or null when there are none"
+    expected = "the stored value of unlabeled pixels (0..65535), a list of such values, or null when there are none"
     if "void_label" not in reader:
         raise reader.wrong("void_label", expected)
     value = reader["void_label"]
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(v) is int and 0 <= v <= 65535 for v in values):
         raise reader.wrong("void_label", expected)
+    if class_values:
+        if set(values) & {v for one in class_values for v in one}:
+            raise reader.wrong("void_label", "a value that label_values gives to no class")
+        return 0, tuple(values)
     clash = [v for v in values if first <= v < first + len(label_set)]
     if clash:
         raise reader.wrong(
@@ -248,12 +289,27 @@ def _read_label_values(reader: FieldReader, label_set: LabelSet | None) -> tuple
 def _read_unit(reader: FieldReader, key: str) -> DepthUnit | None:
     if key not in reader:
         return None
-    section = reader.section(key, known={"metres_per_unit", "offset_units", "missing"})
-    metres_per_unit = section.number("metres_per_unit")
-    if metres_per_unit <= 0:
-        raise section.wrong("metres_per_unit", "a positive number, e.g. 0.001 for millimetres or 1 for metres")
-    missing = None if "missing" in section and section["missing"] is None else section.number("missing", 0.0)
-    return DepthUnit(metres_per_unit, section.number("offset_units", 0.0), missing)
+    known = {"meters_per_unit", "offset_units", "missing", "largest_m"}
+    section = reader.section(key, known=known, earlier=EARLIER_KEYS)
+    meters_per_unit = section.number("meters_per_unit")
+    if meters_per_unit <= 0:
+        raise section.wrong("meters_per_unit", "a positive number, e.g. 0.001 for millimeters or 1 for meters")
+    largest_m = section.number("largest_m") if "largest_m" in section else None
+    if largest_m is not None and largest_m <= 0:
+        raise section.wrong("largest_m", "a positive number of meters; readings beyond are none")
+    return DepthUnit(meters_per_unit, section.number("offset_units", 0.0), _read_missing(section), largest_m)
+
+
+def _read_missing(section: FieldReader) -> float | tuple[float, ...] | None:
+    """Return the stored value, or values, that mean "no reading"."""
+    value = section.get("missing", 0.0)
+    if not isinstance(value, list):
+        return None if value is None else section.number("missing", 0.0)
+    if not value or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+        raise section.wrong(
+            "missing", "the stored value of no reading, a list of such values, or null when there are none"
+        )
+    return tuple(float(v) for v in value)
 
 
 def _read_camera(reader: FieldReader) -> PinholeCamera | None:
@@ -281,10 +337,33 @@ def _read_size(reader: FieldReader) -> tuple[int, int] | None:
 
 
 def _read_splits(reader: FieldReader) -> dict[str, str]:
-    splits = reader.text_mapping("splits")
+    splits = reader.path_mapping("splits")
     if ALL in splits:
         raise reader.wrong("splits", f"other names: '{ALL}' is every image of the tree")
     return splits
+
+
+def _read_folders(reader: FieldReader) -> dict[str, str]:
+    folders = reader.path_mapping("folders", known=list(RASTERS))
+    written = _parts(folders.get("hha") or RASTERS["hha"].folder)
+    for raster, folder in folders.items():
+        other = _parts(folder)
+        if raster != "hha" and (written[: len(other)] == other or other[: len(written)] == written):
+            raise reader.wrong(
+                "folders", f"a folder of its own for hha, which is written to; that of {raster} is the same or holds it"
+            )
+    return folders
+
+
+def _parts(folder: str) -> tuple[str, ...]:
+    return PurePosixPath(folder.lower()).parts
+
+
+def _read_links(reader: FieldReader) -> bool:
+    value = reader.get("links", False)
+    if not isinstance(value, bool):
+        raise reader.wrong("links", "true, where files of the dataset may be links out of it, or false")
+    return value
 
 
 def _read_hha(reader: FieldReader) -> HHAParameters:
@@ -297,5 +376,12 @@ def _read_hha(reader: FieldReader) -> HHAParameters:
         raise reader.wrong("hha", f"one of {', '.join(HHA_PRESETS)}, or an object with the parameters")
     try:
         return HHAParameters.from_dict(value)
-    except (KeyError, TypeError, ValueError, DataError, UsageError) as error:
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError, DataError, UsageError) as error:
         raise DataError(f"{reader.file}: key 'hha': {error}") from None
+
+
+def _read_hha_channels(reader: FieldReader) -> tuple[str, ...]:
+    value = reader.get("hha_channels", list(HHA_CHANNELS))
+    if not isinstance(value, list) or sorted(map(str, value)) != sorted(HHA_CHANNELS):
+        raise reader.wrong("hha_channels", f"{', '.join(HHA_CHANNELS)} in the order of the files, as a list")
+    return tuple(value)

@@ -1,6 +1,6 @@
-"""Recognisers of trees without ``dataset.json`` that users of other programs already have.
+"""Recognizers of trees without ``dataset.json`` that users of other programs already have.
 
-A recogniser looks at a folder and returns its description, or a text that says what speaks against the layout.  It
+A recognizer looks at a folder and returns its description, or a text that says what speaks against the layout.  It
 claims a tree only when nothing is left to guess: units, label values and camera must follow from what is found.
 """
 
@@ -20,16 +20,16 @@ from rgbdseg.labels import LabelSet
 from rgbdseg.sample import RASTERS
 
 DEPTH_PICTURES = (
-    "Depth/ holds grey pictures that DFormer's authors painted of the depth, each stretched to 0..255 on its own, so "
-    "the distances in metres are lost; HHA and metric depth need the original depth, see `rgbdseg prepare nyuv2`"
+    "Depth/ holds gray pictures that DFormer's authors painted of the depth, each stretched to 0..255 on its own, so "
+    "the distances in meters are lost; HHA and metric depth need the original depth, see `rgbdseg prepare nyuv2`"
 )
-"""Why a DFormer tree has no depth in metres."""
+"""Why a DFormer tree has no depth in meters."""
 
 
-def recognise_sagate(root: Path) -> DatasetDescription | str:
-    """Recognise NYU Depth V2 as SA-Gate and its successors distribute it.
+def recognize_sagate(root: Path) -> DatasetDescription | str:
+    """Recognize NYU Depth V2 as SA-Gate and its successors distribute it.
 
-    RGB/*.jpg; Depth/*.npy, float metres; HHA/*.jpg as (disparity, height, angle); Label/*.png with 0 = void and
+    RGB/*.jpg; Depth/*.npy, float meters; HHA/*.jpg as (disparity, height, angle); Label/*.png with 0 = void and
     1..40; train.txt and test.txt, where present, with pairs of paths (SA-Gate) or bare names (CMX).  Depth or HHA may
     be absent, not both.
     """
@@ -39,17 +39,17 @@ def recognise_sagate(root: Path) -> DatasetDescription | str:
     depth, hha = _first_file(root / "Depth"), _first_file(root / "HHA")
     if depth is None and hha is None:
         return "there is neither Depth/ nor HHA/"
-    objection = None if depth is None else _objection_to_metres(depth)
+    objection = None if depth is None else _objection_to_meters(depth)
     if objection is not None:
         return objection
     return _nyu(root, "SA-Gate", depth=None if depth is None else METERS)
 
 
-def recognise_cmx(root: Path) -> DatasetDescription | str:
-    """Recognise NYU Depth V2 in folders named as in CMX's instructions.
+def recognize_cmx(root: Path) -> DatasetDescription | str:
+    """Recognize NYU Depth V2 in folders named as in CMX's instructions.
 
     RGBFolder, HHAFolder or ModalXFolder, and LabelFolder.  The second modality must be HHA, three channels of 8 bits;
-    CMX's folders may also hold thermal images, polarisation or depth of an unknown unit, and those are not guessed.
+    CMX's folders may also hold thermal images, polarization or depth of an unknown unit, and those are not guessed.
     Label/*.png with 0 = void and 1..40; the lists hold bare names.
     """
     objection = _objection_to_nyu(root, "RGBFolder", "LabelFolder")
@@ -60,13 +60,13 @@ def recognise_cmx(root: Path) -> DatasetDescription | str:
         return "there is neither HHAFolder/ nor ModalXFolder/"
     first = _first_file(root / folder)
     assert first is not None
-    if _is_grey(first):
-        return f"{folder}/{first.name} is a grey picture, not HHA, so what its values mean is not known"
+    if _is_gray(first):
+        return f"{folder}/{first.name} is a gray picture, not HHA, so what its values mean is not known"
     return _nyu(root, "CMX", folders={"rgb": "RGBFolder", "hha": folder, "label": "LabelFolder"})
 
 
-def recognise_dformer(root: Path) -> DatasetDescription | str:
-    """Recognise NYU Depth V2 as DFormer's authors distribute it.
+def recognize_dformer(root: Path) -> DatasetDescription | str:
+    """Recognize NYU Depth V2 as DFormer's authors distribute it.
 
     RGB/*.jpg; Depth/*.png, pictures of the depth, see `DEPTH_PICTURES`; Label/*.png with 0 = void and 1..40.  HHA/ is
     used where it has been added.
@@ -79,18 +79,18 @@ def recognise_dformer(root: Path) -> DatasetDescription | str:
         return "Depth/ holds no files"
     if depth.suffix.lower() != ".png":
         return f"Depth/{depth.name} is not a .png picture"
-    if not _is_grey(depth):
-        return f"Depth/{depth.name} is not a grey picture of 8 bits"
-    grey = np.asarray(read_rgb(depth))[0]
-    if (grey.min(), grey.max()) != (0, 255):
-        return f"Depth/{depth.name} holds {grey.min()}..{grey.max()}, not 0..255, so its unit is not known"
+    if not _is_gray(depth):
+        return f"Depth/{depth.name} is not a gray picture of 8 bits"
+    gray = np.asarray(read_rgb(depth))[0]
+    if (gray.min(), gray.max()) != (0, 255):
+        return f"Depth/{depth.name} holds {gray.min()}..{gray.max()}, not 0..255, so its unit is not known"
     return _nyu(root, "DFormer", no_depth=DEPTH_PICTURES)
 
 
-def recognise_esanet(root: Path) -> DatasetDescription | str:
-    """Recognise NYU Depth V2 as ESANet and nicr-scene-analysis-datasets prepare it.
+def recognize_esanet(root: Path) -> DatasetDescription | str:
+    """Recognize NYU Depth V2 as ESANet and nicr-scene-analysis-datasets prepare it.
 
-    {train,test}/rgb/*.png; depth/ in-painted and depth_raw/ as measured, 16 bits in millimetres, 0 = no reading;
+    {train,test}/rgb/*.png; depth/ in-painted and depth_raw/ as measured, 16 bits in millimeters, 0 = no reading;
     labels_40/ (ESANet) or semantic_40/ (nicr) with 0 = void and 1..40, or the same with 13; train.txt and test.txt
     with bare names, ESANet's counting from 1 and nicr's from 0.
     """
@@ -111,7 +111,7 @@ def recognise_esanet(root: Path) -> DatasetDescription | str:
         first = _first_file(root / parent / name)
         if first is None:
             continue
-        objection = _objection_to_millimetres(first, f"{parent}/{name}")
+        objection = _objection_to_millimeters(first, f"{parent}/{name}")
         if objection is not None:
             return objection
         folders[raster], units[raster] = f"*/{name}", MILLIMETERS
@@ -140,7 +140,7 @@ def _nyu(
     """Return the description of NYU Depth V2 whose labels count from 1, 0 being void."""
     return DatasetDescription(
         name="nyuv2",
-        source=f"NYU Depth V2 as distributed with {program}, recognised by its files",
+        source=f"NYU Depth V2 as distributed with {program}, recognized by its files",
         label_set=label_set,
         first_label=1,
         void_labels=(0,),
@@ -150,6 +150,7 @@ def _nyu(
         size=nyuv2.SIZE,
         splits={name: f"{name}.txt" for name in ("train", "test") if (root / f"{name}.txt").exists()},
         folders=folders or {},
+        links=True,  # users have put other programs' trees together by hand, and there is no file to say so in
         no_depth=no_depth,
     )
 
@@ -172,29 +173,29 @@ def _objection_to_nyu(root: Path, rgb_folder: str, label_folder: str, label_set:
     return None
 
 
-def _objection_to_metres(depth: Path) -> str | None:
+def _objection_to_meters(depth: Path) -> str | None:
     if depth.suffix.lower() != ".npy":
-        return f"Depth/{depth.name} is not an .npy file in metres, so its unit is not known"
+        return f"Depth/{depth.name} is not an .npy file in meters, so its unit is not known"
     values = read_depth_values(depth)
     median = float(np.median(values))
     if values.dtype.kind != "f" or not 0.2 <= median <= 20:
-        return f"Depth/{depth.name} holds {values.dtype} with median {median:.4g}, which are not metres of a room"
+        return f"Depth/{depth.name} holds {values.dtype} with median {median:.4g}, which are not meters of a room"
     return None
 
 
-def _objection_to_millimetres(depth: Path, folder: str) -> str | None:
+def _objection_to_millimeters(depth: Path, folder: str) -> str | None:
     values = read_depth_values(depth)
     readings = values[values > 0]
     median = float(np.median(readings)) if readings.size else 0.0
     if values.dtype.kind not in "ui" or not 200 <= median <= 20_000:
         return (
-            f"{folder}/{depth.name} holds {values.dtype} with median {median:.4g}, which are not millimetres of a room"
+            f"{folder}/{depth.name} holds {values.dtype} with median {median:.4g}, which are not millimeters of a room"
         )
     return None
 
 
-def _is_grey(path: Path) -> bool:
-    """Tell whether an 8-bit picture has one channel, or several that are equal, as matplotlib's grey maps write."""
+def _is_gray(path: Path) -> bool:
+    """Tell whether an 8-bit picture has one channel, or several that are equal, as matplotlib's gray maps write."""
     try:
         pixels = np.asarray(read_rgb(path))
     except DataError:
@@ -202,13 +203,13 @@ def _is_grey(path: Path) -> bool:
     return bool((pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all())
 
 
-RECOGNISERS: Mapping[str, Callable[[Path], DatasetDescription | str]] = {
-    "SA-Gate tree": recognise_sagate,
-    "CMX tree": recognise_cmx,
-    "DFormer tree": recognise_dformer,
-    "ESANet tree": recognise_esanet,
+RECOGNIZERS: Mapping[str, Callable[[Path], DatasetDescription | str]] = {
+    "SA-Gate tree": recognize_sagate,
+    "CMX tree": recognize_cmx,
+    "DFormer tree": recognize_dformer,
+    "ESANet tree": recognize_esanet,
 }
-"""Name -> recogniser, tried in this order."""
+"""Name -> recognizer, tried in this order."""
 
 
 def _first_file(folder: Path) -> Path | None:

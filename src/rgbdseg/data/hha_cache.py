@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,8 +15,9 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import ALL
 from rgbdseg.data.hha_store import HHAStore, is_complete_png
 from rgbdseg.data.tree import PreparedTree, open_tree
-from rgbdseg.errors import DataError
-from rgbdseg.geometry.hha import HHAParameters
+from rgbdseg.depth import parse_missing
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.geometry.hha import HHAParameters, parse_hha_parameters
 from rgbdseg.parallel import parallel_map
 from rgbdseg.transforms.derive import with_hha
 
@@ -43,12 +46,19 @@ def cache_hha(
 ) -> HHACacheResult:
     """Compute the HHA image of every frame that has none yet.
 
-    destination: folder of the PNGs; None is the tree's own, where every program finds them.  A folder elsewhere is
-    given to `RGBDDataset` as ``hha_cache``.  splits: only these; None is every image.  workers: processes, 0 for none.
-    parameters: override the description's.  overwrite: compute all frames anew.
     Can be interrupted and called again: each image is complete or absent, and complete ones are kept.
-    Raises DataError when depth or camera is missing, when the destination holds HHA computed otherwise, and when it
-    cannot be written to.
+
+    Args:
+        destination: folder of the PNGs; None is the tree's own, where every program finds them. A folder elsewhere is
+            given to `RGBDDataset` as ``hha_cache``.
+        splits: only these; None is every image.
+        workers: processes, 0 for none.
+        parameters: override the description's.
+        overwrite: compute all frames anew.
+
+    Raises:
+        DataError: when depth or camera is missing, when the destination holds HHA computed otherwise, and when it
+            cannot be written to.
     """
     tree = open_tree(root)
     parameters = parameters or tree.description.hha
@@ -61,6 +71,7 @@ def cache_hha(
     if not todo:
         return HHACacheResult(folder, 0, len(ids))
     dataset = _depth_dataset(tree, parameters, todo)
+    store.require_writable()
     _require_writable(folder)
     if overwrite:
         store.remove_others(tree.index("rgb").files)
@@ -71,6 +82,58 @@ def cache_hha(
         if progress is not None:
             progress(done, len(ids))
     return HHACacheResult(folder, len(todo), len(ids) - len(todo))
+
+
+def restate_hha(
+    root: str | Path,
+    destination: str | Path | None = None,
+    *,
+    parameters: str | None = None,
+    missing: str | None = None,
+    largest_m: float | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Put what HHA is computed with into ``dataset.json``, where every reader of the tree finds it.
+
+    Args:
+        root: of the tree.
+        destination: where HHA will be computed, as `cache_hha` takes it.
+        parameters: see `rgbdseg.geometry.hha.parse_hha_parameters`; changes are made to those of the tree.
+        missing: stored depth that means "no reading", see `rgbdseg.depth.parse_missing`; of raw depth, too.
+        largest_m: depth beyond is no reading; of raw depth, too.
+        overwrite: HHA that is there will be computed anew, so it may have been computed otherwise.
+
+    Returns:
+        str: what changed, in words; empty where nothing did.
+
+    Raises:
+        DataError: when HHA is there that was computed otherwise, or the tree has no depth.
+        UsageError: for values that are not understood.
+    """
+    tree = open_tree(root)
+    old = tree.description
+    if old.depth is None:
+        raise DataError(f"{tree.root} has no depth in meters, which HHA is computed from")
+    changes: dict[str, Any] = {} if missing is None else {"missing": parse_missing(missing)}
+    if largest_m is not None:
+        if not 0 < largest_m < math.inf:
+            raise UsageError(f"largest depth {largest_m}: expected a positive number of meters")
+        changes["largest_m"] = largest_m
+    new = dataclasses.replace(
+        old,
+        hha=old.hha if parameters is None else parse_hha_parameters(parameters, old.hha),
+        depth=dataclasses.replace(old.depth, **changes),
+        raw_depth=None if old.raw_depth is None else dataclasses.replace(old.raw_depth, **changes),
+    )
+    if new == old:
+        return ""
+    changed = PreparedTree(tree.root, new, tree.recognized_as)
+    folder = tree.root / new.folder("hha") if destination is None else Path(destination)
+    HHAStore(folder, changed, new.hha, check=not overwrite)
+    new.write(tree.root)
+    before, after = old.hha.to_dict(), new.hha.to_dict()
+    texts = [f"hha.{name} {value}" for name, value in after.items() if value != before[name]]
+    return ", ".join([*texts, *(f"depth.{name} {value}" for name, value in changes.items())])
 
 
 def _frame_ids(tree: PreparedTree, splits: Sequence[str] | None) -> list[str]:
@@ -113,5 +176,5 @@ def _require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise DataError(
-            f"cannot write HHA images to {folder}: {error.strerror or error}; keep them elsewhere with --cache DIR"
+            f"cannot write HHA images to {folder}: {error.strerror or error}; choose another folder for them"
         ) from None

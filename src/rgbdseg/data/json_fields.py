@@ -5,40 +5,49 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rgbdseg.errors import DataError
+from rgbdseg.reading import read_json
 
 _ABSENT = object()
+NOTHING_RENAMED: Mapping[str, str] = {}
 
 
 def load_json(path: str | Path) -> object:
     """Parse a UTF-8 JSON file; raises DataError when it is missing, unreadable or not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text; expected JSON") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    values: object = read_json(path)
+    return values
+
+
+def renamed(values: Mapping[str, Any], earlier: Mapping[str, str]) -> dict[str, Any]:
+    """Return ``values`` under today's names; an earlier name beside its successor is left as it is."""
+    return {key if earlier.get(key, key) in values else earlier.get(key, key): value for key, value in values.items()}
 
 
 class FieldReader:
-    """Typed access to the keys of one JSON object; `path` is the object's own place in the file."""
+    """Typed access to the keys of one JSON object; `path` is the object's own place in the file.
 
-    def __init__(self, file: str, values: object, known: Collection[str] | None = None, path: str = "") -> None:
+    ``earlier`` maps names of keys in files of earlier versions to those of today.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        values: object,
+        known: Collection[str] | None = None,
+        path: str = "",
+        earlier: Mapping[str, str] = NOTHING_RENAMED,
+    ) -> None:
         self.file = file
         self.path = path
         if not isinstance(values, dict):
             where = f"key '{path}' is" if path else "the file holds"
             raise DataError(f"{file}: {where} {_quote(values)}; expected an object {{...}}")
-        self._values: dict[str, Any] = values
-        for key in values:
+        self._values: dict[str, Any] = renamed(values, earlier)
+        for key in self._values:
             if known is not None and key not in known:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean '{close[0]}'?" if close else f"expected only {', '.join(sorted(known))}"
@@ -66,9 +75,17 @@ class FieldReader:
     def text(self, key: str, default: object = _ABSENT) -> str:
         """Return a non-empty text."""
         value = self._values.get(key, default)
-        if not isinstance(value, str) or (not value.strip() and value is not default):
+        if not isinstance(value, str) or (not value.strip() and value is not default) or not _is_writable(value):
             raise self.wrong(key, "a text")
         return value
+
+    def inner_path(self, key: str) -> str:
+        """Return a path relative to the dataset that does not lead out of it, in its plainest spelling."""
+        value = self.text(key)
+        parts = PurePosixPath(value).parts
+        if value.startswith(("/", "\\")) or ".." in parts or set(value) & set("\0\n\r") or value[1:2] == ":":
+            raise self.wrong(key, "a path inside the dataset, relative to it and without '..'")
+        return str(PurePosixPath(value))
 
     def optional_text(self, key: str) -> str | None:
         """Return a text, or None when the key is absent."""
@@ -77,9 +94,9 @@ class FieldReader:
     def number(self, key: str, default: object = _ABSENT) -> float:
         """Return a finite number."""
         value = self._values.get(key, default)
-        # json reads NaN, Infinity and true; Python counts booleans as integers
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_number(value):
             raise self.wrong(key, "a number")
+        assert isinstance(value, (int, float))
         return float(value)
 
     def integer(self, key: str, default: object = _ABSENT) -> int:
@@ -96,12 +113,41 @@ class FieldReader:
         section = self.section(key, known)
         return {name: section.text(name) for name in section}
 
-    def section(self, key: str, known: Collection[str] | None = None) -> FieldReader:
+    def path_mapping(self, key: str, known: Collection[str] | None = None) -> dict[str, str]:
+        """Return an object whose values are paths inside the dataset; empty when the key is absent."""
+        if key not in self._values:
+            return {}
+        section = self.section(key, known)
+        return {name: section.inner_path(name) for name in section}
+
+    def section(
+        self, key: str, known: Collection[str] | None = None, earlier: Mapping[str, str] = NOTHING_RENAMED
+    ) -> FieldReader:
         """Return the reader of a nested object; with ``known``, any other key is an error."""
-        return FieldReader(self.file, self._values.get(key), known, self._full(key))
+        return FieldReader(self.file, self._values.get(key), known, self._full(key), earlier)
 
     def _full(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a parsed value is a number that a float can hold."""
+    # json reads NaN, Infinity and true; Python counts booleans as integers
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def _is_writable(text: str) -> bool:
+    """Tell whether a text can be printed and be part of a file's name: JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _quote(value: object) -> str:

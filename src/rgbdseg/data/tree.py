@@ -17,9 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import ALL, DESCRIPTION_FILE, EXAMPLE, DatasetDescription, read_camera
-from rgbdseg.data.foreign import RECOGNISERS
+from rgbdseg.data.foreign import RECOGNIZERS
 from rgbdseg.data.json_fields import FieldReader, load_json
+from rgbdseg.data.text_files import NameFinder, listed_lines, plain_path, read_text
 from rgbdseg.errors import DataError, unknown_name
+from rgbdseg.files import is_inside
+from rgbdseg.reading import what_is_there
 from rgbdseg.sample import RASTERS
 
 UNFINISHED_PATTERN = ".*-in-progress.json"
@@ -46,18 +49,20 @@ class FolderIndex:
 class PreparedTree:
     """A dataset folder with its description; folders are listed once, on first use."""
 
-    def __init__(self, root: Path, description: DatasetDescription, recognised_as: str) -> None:
+    def __init__(self, root: Path, description: DatasetDescription, recognized_as: str) -> None:
         self.root = root
         self.description = description
-        self.recognised_as = recognised_as
+        self.recognized_as = recognized_as
         self.cameras: Mapping[str, PinholeCamera] = _read_cameras(root, description)
         self.sensors: Mapping[str, str] = _read_sensors(root, description)
         self._indices: dict[str, FolderIndex] = {}
+        self._finders: dict[str, NameFinder] = {}
 
     def index(self, raster: str) -> FolderIndex:
         """Return the files of a raster; empty when its folder is absent."""
         if raster not in self._indices:
-            self._indices[raster] = index_folder(self.root, self.description.folder(raster), RASTERS[raster].suffixes)
+            folder, suffixes = self.description.folder(raster), RASTERS[raster].suffixes
+            self._indices[raster] = index_folder(self.root, folder, suffixes, links=self.description.links)
         return self._indices[raster]
 
     def camera(self, sample_id: str) -> PinholeCamera | None:
@@ -72,7 +77,9 @@ class PreparedTree:
     def frames(self, split: str) -> list[Frame]:
         """Return the frames of a split in list order.
 
-        Raises UsageError for an unknown split, and DataError, with the line, for a list that cannot be used.
+        Raises:
+            UsageError: for an unknown split.
+            DataError: with the line, for a list that cannot be used.
         """
         frames, faults = self.read_split(split)
         if faults:
@@ -90,15 +97,12 @@ class PreparedTree:
             raise unknown_name(f"split of {self.root}", split, [*self.split_names, ALL])
         path = self.root / self.description.splits[split]
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            return [], [f"{path} does not exist; {DESCRIPTION_FILE} names it as the list of split '{split}'"]
-        except (OSError, UnicodeDecodeError) as error:
-            return [], [f"cannot read the list {path}: {error}"]
+            _check_links(self.root, path, self.description.links)
+            text = read_text(path, lambda text: self._is_list(text, split))
+        except DataError as error:
+            return [], [f"{error}; {DESCRIPTION_FILE} names it as the list of split '{split}'"]
         frames, faults = [], []
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
+        for number, line in listed_lines(text):
             found = self._parse_line(line, split)
             if isinstance(found, _Fault):
                 faults.append(f"{path} line {number}: {found.text}")
@@ -129,6 +133,10 @@ class PreparedTree:
             )
         return [Frame(sample_id, index.folder) for sample_id in sorted(index.files, key=natural_key)]
 
+    def _is_list(self, text: str, split: str) -> bool:
+        """Tell whether every line of a text names a frame, so that the text is decoded as it was written."""
+        return all(isinstance(self._parse_line(line, split), str) for _, line in listed_lines(text))
+
     def _parse_line(self, line: str, split: str) -> str | _Fault:
         """Return the id of the line's frame, or what is wrong with it."""
         fields = [field.strip() for field in line.split("\t")]
@@ -154,10 +162,12 @@ class PreparedTree:
         In trees with a folder for each split, lists leave its name out.
         """
         index = self.index(raster)
-        name = entry.removeprefix("./").removeprefix(f"{index.folder}/")
+        if raster not in self._finders:
+            self._finders[raster] = NameFinder(index.files)
+        name = plain_path(entry, self.root).removeprefix(f"{index.folder}/")
         stem = _id_from_path(name) if PurePosixPath(name).suffix.lower() in RASTERS[raster].suffixes else name
         candidates = (name, stem, f"{split}/{name}", f"{split}/{stem}") if "*" in index.folder else (name, stem)
-        return next((candidate for candidate in candidates if candidate in index.files), None)
+        return next(filter(None, map(self._finders[raster].find, candidates)), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,15 +176,17 @@ class _Fault:
 
 
 def open_tree(root: str | Path) -> PreparedTree:
-    """Open a dataset folder by its ``dataset.json``, or, without one, by recognising a known layout.
+    """Open a dataset folder by its ``dataset.json``, or, without one, by recognizing a known layout.
 
-    Raises DataError when the folder is missing or empty, when the description is wrong, and when an undescribed tree
-    is not clearly one of the known layouts; the message then shows a minimal ``dataset.json``.
+    Raises:
+        DataError: when the folder is missing or empty, when the description is wrong, and when an undescribed tree is
+            not clearly one of the known layouts; the message then shows a minimal ``dataset.json``.
     """
     path = Path(root)
     if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise DataError(f"dataset {path} {what}; expected a folder with RGB/, Depth/, Label/ and {DESCRIPTION_FILE}")
+        raise DataError(
+            f"dataset {path} {what_is_there(path)}; expected a folder with RGB/, Depth/, Label/ and {DESCRIPTION_FILE}"
+        )
     if (path / DESCRIPTION_FILE).exists():
         return PreparedTree(path, DatasetDescription.read(path), DESCRIPTION_FILE)
     unfinished = next(path.glob(UNFINISHED_PATTERN), None)
@@ -183,8 +195,8 @@ def open_tree(root: str | Path) -> PreparedTree:
     if not any(path.iterdir()):
         raise DataError(f"dataset {path} is an empty folder; expected RGB/, Depth/, Label/ and {DESCRIPTION_FILE}")
     reasons = []
-    for name, recognise in RECOGNISERS.items():
-        found = recognise(path)
+    for name, recognize in RECOGNIZERS.items():
+        found = recognize(path)
         if isinstance(found, DatasetDescription):
             return PreparedTree(path, found, name)
         reasons.append(f"not {name}: {found}")
@@ -194,15 +206,17 @@ def open_tree(root: str | Path) -> PreparedTree:
     )
 
 
-def index_folder(root: Path, folder: str, suffixes: Sequence[str]) -> FolderIndex:
+def index_folder(root: Path, folder: str, suffixes: Sequence[str], *, links: bool = True) -> FolderIndex:
     """List the files of one folder, subfolders included, by id; hidden files and other suffixes are left out.
 
     A folder "*/NAME" is NAME in each subfolder of ``root``; the ids then begin with the subfolder.
+    links: whether links may lead out of ``root``.
+    Raises DataError for a link that leads out, or back to a folder that holds it.
     """
     files: dict[str, str] = {}
     several: dict[str, list[str]] = {}
     for base, id_prefix in _bases(root, folder):
-        for relative in _walk(root / base, suffixes):
+        for relative in _walk(root, base, suffixes, links):
             path, sample_id = str(PurePosixPath(base, relative)), id_prefix + _id_from_path(relative)
             if sample_id in files:
                 several.setdefault(sample_id, [files[sample_id]]).append(path)
@@ -222,14 +236,52 @@ def _bases(root: Path, folder: str) -> list[tuple[str, str]]:
     return [(f"{name}/{folder[2:]}", f"{name}/") for name in parents if (root / name / folder[2:]).is_dir()]
 
 
-def _walk(base: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Yield the paths of the files below ``base``, relative to it."""
-    for parent, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = PurePosixPath(*Path(parent).relative_to(base).parts)
-        for name in sorted(names):
-            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in suffixes:
-                yield str(prefix / name)
+def _walk(root: Path, base: str, suffixes: Sequence[str], links: bool) -> Iterator[str]:
+    """Yield the paths of the files below the folder ``base`` of ``root``, relative to ``base``."""
+    if not (root / base).is_dir():
+        return
+    _check_links(root, root / base, links)
+    seen: dict[tuple[int, int], str] = {}
+    waiting = [PurePosixPath()]
+    while waiting:
+        folder = waiting.pop()
+        _check_first_visit(root / base / folder, seen)
+        subfolders = []
+        for entry in _entries(root / base / folder):
+            if entry.is_symlink():
+                _check_links(root, Path(entry.path), links)
+            if entry.is_dir():
+                subfolders.append(folder / entry.name)
+            elif PurePosixPath(entry.name).suffix.lower() in suffixes:
+                yield str(folder / entry.name)
+        waiting += reversed(subfolders)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is not hidden in a folder, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from None
+
+
+def _check_first_visit(folder: Path, seen: dict[tuple[int, int], str]) -> None:
+    """Raise DataError for a folder that was visited under another name: links that go in circles never end."""
+    status = folder.stat()
+    key = (status.st_dev, status.st_ino)
+    if key in seen:
+        raise DataError(f"{folder} is a link to {seen[key]}, whose files are listed already; remove the link")
+    seen[key] = str(folder)
+
+
+def _check_links(root: Path, path: Path, links: bool) -> None:
+    """Raise DataError for a path that leads out of ``root`` by a link, unless ``links`` allows it."""
+    if not links and not is_inside(path, root):
+        raise DataError(
+            f'{path} is a link out of the dataset, to {os.path.realpath(path)}; write "links": true into '
+            f"{DESCRIPTION_FILE} if it shall be read, or put the files in its place"
+        )
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -245,6 +297,7 @@ def _read_cameras(root: Path, description: DatasetDescription) -> dict[str, Pinh
     if description.cameras_file is None:
         return {}
     file = root / description.cameras_file
+    _check_links(root, file, description.links)
     reader = FieldReader(str(file), load_json(file))
     return {key: read_camera(reader.section(key, known=("fx", "fy", "cx", "cy"))) for key in reader}
 
@@ -253,6 +306,7 @@ def _read_sensors(root: Path, description: DatasetDescription) -> dict[str, str]
     if description.sensors_file is None:
         return {}
     file = root / description.sensors_file
+    _check_links(root, file, description.links)
     reader = FieldReader(str(file), load_json(file))
     return {key: reader.text(key) for key in reader}
 

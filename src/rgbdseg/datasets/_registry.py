@@ -58,7 +58,7 @@ def counted_areas() -> Mapping[str, CountedArea]:
 
 
 def class_prior(label_set: LabelSet | None) -> npt.NDArray[np.float64] | None:
-    """Return the share of the labelled pixels that each class has in each band, (BANDS, classes), summing to 1.
+    """Return the share of the labeled pixels that each class has in each band, (BANDS, classes), summing to 1.
 
     None for label sets that nothing is known of.
     """

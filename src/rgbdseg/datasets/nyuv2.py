@@ -1,4 +1,4 @@
-"""NYU Depth V2, labelled set (Silberman, Hoiem, Kohli, Fergus, ECCV 2012)."""
+"""NYU Depth V2, labeled set (Silberman, Hoiem, Kohli, Fergus, ECCV 2012)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ SIZE = (480, 640)
 CAMERA = PinholeCamera.from_one_based(518.8579011745019, 519.4696111212749, 325.5824494111903, 253.73616633400465)
 """Color camera (toolbox camera_params.m), counted from 0."""
 
-# Share of the labelled pixels that a class (column, wall first) has in a band (row), in units of 1e-5, measured on
-# the official training split of NYU Depth V2.  The bands matter: neighbouring classes are of similar frequency, but
+# Share of the labeled pixels that a class (column, wall first) has in a band (row), in units of 1e-5, measured on
+# the official training split of NYU Depth V2.  The bands matter: neighboring classes are of similar frequency, but
 # floors lie at the bottom of images and ceilings at the top.
 NYU40_FREQUENCIES = (
     (

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.camera_check import camera_fault, camera_oddity
 from rgbdseg.data.description import ALL, DatasetDescription
+from rgbdseg.data.hha_audit import audit_hha
 from rgbdseg.data.hha_store import HHAStore
 from rgbdseg.data.images import LabelCodec
 from rgbdseg.data.tree import Frame, PreparedTree, natural_key, open_tree
-from rgbdseg.depth import PLAUSIBLE_MEDIAN_M
+from rgbdseg.depth import median_fault
 from rgbdseg.doctor.inspect_frame import (
     DepthStatistics,
     FrameContext,
@@ -28,7 +29,6 @@ from rgbdseg.errors import DataError
 from rgbdseg.parallel import parallel_map
 from rgbdseg.sample import RASTERS
 
-_FIELD_OF_VIEW_DEG = (20.0, 150.0)
 _VOID_SHARE_WARNING = 0.5
 
 Progress = Callable[[int, int], None]
@@ -76,7 +76,7 @@ def check_dataset(
     return CheckReport(
         root=str(tree.root),
         name=tree.description.name,
-        recognised_as=tree.recognised_as,
+        recognized_as=tree.recognized_as,
         splits={name: len(entries) for name, entries in frames.items()},
         frames_read=len(tasks),
         sizes={size_text(size): count for size, count in totals.sizes.most_common()},
@@ -126,7 +126,7 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
         **dict.fromkeys(description.further_rasters, True),
         "hha": False,
     }
-    unlabelled = _unlabelled_frames(tree, frames, findings)
+    unlabeled = _unlabeled_frames(tree, frames, findings)
     tasks: dict[str, FrameTask] = {}
     for frame in itertools.chain.from_iterable(frames.values()):
         if frame.sample_id in tasks:
@@ -138,7 +138,7 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
                 continue
             if path is not None:
                 files[raster] = path
-            elif required and not (raster == "label" and frame.sample_id in unlabelled):
+            elif required and not (raster == "label" and frame.sample_id in unlabeled):
                 findings.problem(
                     f"missing {raster}", f"{tree.index(raster).folder}/{frame.sample_id}.* of {frame.origin}"
                 )
@@ -146,14 +146,14 @@ def _tasks(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: 
     return list(tasks.values())
 
 
-def _unlabelled_frames(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: Findings) -> set[str]:
+def _unlabeled_frames(tree: PreparedTree, frames: Mapping[str, Sequence[Frame]], findings: Findings) -> set[str]:
     """Return the frames of splits without any label, as test splits have whose labels are kept secret."""
-    labelled = tree.index("label").files
+    labeled = tree.index("label").files
     found: set[str] = set()
     for name, entries in frames.items():
         ids = {frame.sample_id for frame in entries}
-        if tree.description.label_set is not None and labelled and ids and ids.isdisjoint(labelled):
-            findings.warning("unlabelled split", f"no frame of '{name}' has a label")
+        if tree.description.label_set is not None and labeled and ids and ids.isdisjoint(labeled):
+            findings.warning("unlabeled split", f"no frame of '{name}' has a label")
             found |= ids
     return found
 
@@ -186,6 +186,13 @@ def _check_hha(tree: PreparedTree, listed: set[str], findings: Findings) -> None
         HHAStore(tree.root / tree.description.folder("hha"), tree, tree.description.hha)
     except DataError as error:
         findings.problem("HHA of another origin", str(error))
+    audit = audit_hha(tree, sorted(listed, key=natural_key))
+    if audit.fault is not None:
+        findings.problem("HHA unlike depth", audit.fault)
+    if audit.difference is not None:
+        findings.warning("HHA of other constants", audit.difference)
+    if audit.saturation is not None:
+        findings.warning("saturated HHA", audit.saturation)
     without_hha = listed - tree.index("hha").files.keys()
     if without_hha and len(without_hha) < len(listed):
         findings.warning(
@@ -236,10 +243,16 @@ class _Totals:
         return sum(self.label_pixels[value] for value in self.description.void_labels) / total if total else None
 
     def class_counts(self) -> tuple[ClassCount, ...]:
-        label_set, first = self.description.label_set, self.description.first_label
+        label_set = self.description.label_set
         names = label_set.classes if label_set is not None and self.label_pixels else ()
+        values = self.description.values_of_classes()
         return tuple(
-            ClassCount(index, name, self.label_pixels[first + index], self.label_frames[first + index])
+            ClassCount(
+                index,
+                name,
+                sum(self.label_pixels[value] for value in values[index]),
+                max(self.label_frames[value] for value in values[index]),
+            )
             for index, name in enumerate(names)
         )
 
@@ -252,17 +265,11 @@ class _Totals:
         median_m = statistics.percentile_m(50)
         if median_m is None:
             return
-        low, high = PLAUSIBLE_MEDIAN_M
         unit = self.description.depth_unit(raster)
         assert unit is not None
-        if not low <= median_m <= high:
-            guesses = [f for f in (0.001, 0.01, 1000.0) if low <= median_m * f <= high]
-            hint = f"; is metres_per_unit {unit.metres_per_unit * guesses[0]:g} meant?" if guesses else ""
-            self.findings.problem(
-                "implausible depth unit",
-                f"the median {raster} is {median_m:.4g} m with metres_per_unit {unit.metres_per_unit:g}, "
-                f"expected {low:g}..{high:g} m{hint}",
-            )
+        fault = median_fault(median_m, unit, whole_numbers=statistics.whole_numbers)
+        if fault is not None:
+            self.findings.problem("implausible depth unit", f"{raster}: {fault}")
 
     def _judge_labels(self) -> None:
         counts = self.class_counts()
@@ -272,6 +279,7 @@ class _Totals:
         if void_share == 1:
             self.findings.problem("labels all void", "no pixel has a class; check first_label and void_label")
             return
+        self._judge_masks(counts)
         if void_share > _VOID_SHARE_WARNING:
             self.findings.warning("much void", f"{void_share:.0%} of the label pixels are void")
         absent = [count.name for count in counts if not count.pixels]
@@ -279,24 +287,27 @@ class _Totals:
             names = ", ".join(absent[:8]) + (", ..." if len(absent) > 8 else "")
             self.findings.warning("absent classes", f"{len(absent)} of {len(counts)} classes never occur: {names}")
 
+    def _judge_masks(self, counts: Sequence[ClassCount]) -> None:
+        """Note that the second of two classes never occurs where another number, stated as void, is in its place."""
+        absent = [count for count in counts if not count.pixels]
+        if len(counts) == 2 and len(absent) == 1 and self.label_pixels[255] and 255 in self.description.void_labels:
+            present = next(count for count in counts if count.pixels)
+            value = next(value for value in self.label_pixels if value not in self.description.void_labels)
+            self.findings.problem(
+                "class stored as void",
+                f"'{absent[0].name}' never occurs, but 255 does, which is stated as void; if the labels are masks of "
+                f'{value} and 255, state "label_values": {{"{present.name}": {value}, "{absent[0].name}": 255}} and '
+                '"void_label": null in place of first_label and void_label',
+            )
+
     def _check_camera(self, task: FrameTask, size: tuple[int, int]) -> None:
         camera = task.camera
         if camera is None or (camera, size) in self._checked_cameras:
             return
         if len(self._checked_cameras) < 10_000:  # per-image cameras would otherwise grow without bound
             self._checked_cameras.add((camera, size))
-        height, width = size
-        name = f"fx {camera.fx:.6g} fy {camera.fy:.6g} cx {camera.cx:.6g} cy {camera.cy:.6g} of '{task.sample_id}'"
-        if not (0 <= camera.cx <= width - 1 and 0 <= camera.cy <= height - 1):
-            self.findings.problem("implausible camera", f"{name}: the centre lies outside the {size_text(size)} image")
-            return
-        view_deg = math.degrees(2 * math.atan(width / (2 * camera.fx)))
-        low, high = _FIELD_OF_VIEW_DEG
-        if not low <= view_deg <= high:
-            self.findings.problem(
-                "implausible camera", f"{name}: sees {view_deg:.0f} degrees across, expected {low:g}..{high:g}"
-            )
-        if not 0.8 <= camera.fx / camera.fy <= 1.25:
-            self.findings.warning("unusual camera", f"{name}: fx and fy differ by more than 20 %")
-        if abs(camera.cx - width / 2) > width / 4 or abs(camera.cy - height / 2) > height / 4:
-            self.findings.warning("unusual camera", f"{name}: the centre is far from the middle of the image")
+        fault, oddity = camera_fault(camera, size), camera_oddity(camera, size)
+        if fault is not None:
+            self.findings.problem("implausible camera", f"'{task.sample_id}': {fault}")
+        elif oddity is not None:
+            self.findings.warning("unusual camera", f"'{task.sample_id}': {oddity}")

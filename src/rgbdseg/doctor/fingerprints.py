@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rgbdseg.datasets import BANDS
+from rgbdseg.depth import bytes_are_swapped
 
 # H height, W width, O orientations, S shifts along one axis
 
@@ -33,9 +34,11 @@ _CLEAR_LEVELS = 2  # or noise would decide the bits of even walls
 class PictureSigns:
     """What tells pictures apart.
 
-    dhash: 64 bits, one for each of 8x8 cells that is clearly brighter than its left neighbour.  thumbnail: grey, 16x16
-    bytes.
-    digest: of the decoded pixels.  red_minus_blue: difference of the means, in grey levels.
+    Args:
+        dhash: 64 bits, one for each of 8x8 cells that is clearly brighter than its left neighbor.
+        thumbnail: gray, 16x16 bytes.
+        digest: of the decoded pixels.
+        red_minus_blue: difference of the means, in gray levels.
     """
 
     dhash: int
@@ -48,9 +51,14 @@ class PictureSigns:
 class DepthSigns:
     """What tells depth maps apart.
 
-    digest: of the stored values.  median: of the readings, in metres.  highest, at_highest: the largest stored value
-    and how many pixels have it; limit: the largest value that the file could hold, None for floats.
-    lowest: the smallest stored value of a reading.
+    Args:
+        digest: of the stored values.
+        median: of the readings, in meters.
+        highest: the largest stored value.
+        at_highest: how many pixels have it.
+        limit: the largest value that the file could hold, None for floats.
+        lowest: the smallest stored value of a reading.
+        swapped: whether the two bytes of 16 bits are exchanged.
     """
 
     digest: bytes
@@ -60,14 +68,17 @@ class DepthSigns:
     at_highest: int
     readings: int
     limit: int | None
+    swapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameSigns:
     """The signs of one frame; empty where a raster is absent or of another size than the image.
 
-    alignment: raster -> correlation of its edges with the image's, float32 (O, S, S) over orientations and shifts
-    (down, right) of the image against the raster.  label_bands: labelled pixels of a sample, int64 (BANDS, classes).
+    Args:
+        alignment: raster -> correlation of its edges with the image's, float32 (O, S, S) over orientations and shifts
+            (down, right) of the image against the raster.
+        label_bands: labeled pixels of a sample, int64 (BANDS, classes).
     """
 
     picture: PictureSigns
@@ -76,9 +87,9 @@ class FrameSigns:
     label_bands: npt.NDArray[np.int64] | None = None
 
 
-def picture_signs(rgb_3HW: npt.NDArray[np.uint8], grey_HW: npt.NDArray[np.uint8]) -> PictureSigns:
-    """Return the signs of an image; ``grey_HW`` is `grey_of` it."""
-    image = Image.fromarray(grey_HW)
+def picture_signs(rgb_3HW: npt.NDArray[np.uint8], gray_HW: npt.NDArray[np.uint8]) -> PictureSigns:
+    """Return the signs of an image; ``gray_HW`` is `gray_of` it."""
+    image = Image.fromarray(gray_HW)
     cells = np.asarray(image.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
     bits = np.packbits((cells[:, 1:] > cells[:, :-1] + _CLEAR_LEVELS).ravel())
     red, blue = rgb_3HW[0, ::8, ::8], rgb_3HW[2, ::8, ::8]
@@ -90,15 +101,15 @@ def picture_signs(rgb_3HW: npt.NDArray[np.uint8], grey_HW: npt.NDArray[np.uint8]
     )
 
 
-def grey_of(rgb_3HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def gray_of(rgb_3HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return the luminance (H, W) by whole numbers: (77 R + 150 G + 29 B) / 256."""
     red, green, blue = rgb_3HW.astype(np.uint16)
     return ((red * 77 + green * 150 + blue * 29) >> 8).astype(np.uint8)
 
 
-def depth_signs(values: npt.NDArray[Any], metres: npt.NDArray[np.float32]) -> DepthSigns | None:
+def depth_signs(values: npt.NDArray[Any], meters: npt.NDArray[np.float32]) -> DepthSigns | None:
     """Return the signs of a depth map (H, W) of stored values, or None when it has no reading."""
-    valid = metres > 0
+    valid = meters > 0
     readings = int(np.count_nonzero(valid))
     if not readings:
         return None
@@ -106,12 +117,13 @@ def depth_signs(values: npt.NDArray[Any], metres: npt.NDArray[np.float32]) -> De
     highest = stored.max()
     return DepthSigns(
         _digest(values),
-        float(np.median(metres[::4, ::4][valid[::4, ::4]])) if valid[::4, ::4].any() else float(metres.max()),
+        float(np.median(meters[::4, ::4][valid[::4, ::4]])) if valid[::4, ::4].any() else float(meters.max()),
         float(stored.min()),
         float(highest),
         int(np.count_nonzero(stored == highest)),
         readings,
         int(np.iinfo(values.dtype).max) if values.dtype.kind in "ui" else None,
+        bytes_are_swapped(values),
     )
 
 
@@ -123,16 +135,16 @@ def label_bands(classes_HW: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np
     return np.bincount(joint.ravel(), minlength=BANDS * 256).reshape(BANDS, 256)[:, :count].astype(np.int64)
 
 
-def picture_edges(grey_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def picture_edges(gray_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the edges of an image on the grid, prepared for `correlate`."""
     height, width = GRID_HW
-    cells = np.asarray(Image.fromarray(grey_HW).resize((width, height), Image.Resampling.BOX), dtype=np.float32)
+    cells = np.asarray(Image.fromarray(gray_HW).resize((width, height), Image.Resampling.BOX), dtype=np.float32)
     return _prepared(_gradient(cells))
 
 
-def depth_edges(metres: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def depth_edges(meters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the edges of depth (H, W), prepared for `correlate`; borders of missing readings are no edges."""
-    cells = _sampled(metres)
+    cells = _sampled(meters)
     valid = cells > 0
     gradient = _gradient(np.log(np.where(valid, cells, 1)))
     gradient[~valid] = 0
@@ -159,8 +171,8 @@ def correlate(picture: npt.NDArray[np.float32], raster: npt.NDArray[np.float32])
     surfaces = []
     for oriented in (raster, raster[:, ::-1], raster[::-1], raster[::-1, ::-1]):
         product = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(oriented)), s=picture.shape)
-        centred = np.roll(product, (MAX_SHIFT, MAX_SHIFT), axis=(0, 1))
-        surfaces.append(centred[: 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1])
+        centered = np.roll(product, (MAX_SHIFT, MAX_SHIFT), axis=(0, 1))
+        surfaces.append(centered[: 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1])
     return np.stack(surfaces).astype(np.float32)
 
 

@@ -19,8 +19,9 @@ from rgbdseg.data.images import (
     read_further,
     read_hha,
     read_label_values,
-    read_rgb,
-    values_to_metres,
+    read_rgb_beside,
+    sizes_of,
+    values_to_meters,
 )
 from rgbdseg.datasets import class_prior
 from rgbdseg.doctor.fingerprints import (
@@ -29,7 +30,7 @@ from rgbdseg.doctor.fingerprints import (
     correlate,
     depth_edges,
     depth_signs,
-    grey_of,
+    gray_of,
     label_bands,
     label_edges,
     picture_edges,
@@ -48,11 +49,17 @@ BIN_EDGES_M = np.logspace(
 
 @dataclasses.dataclass
 class DepthStatistics:
-    """Depth readings of any number of frames.  histogram: readings per bin of `BIN_EDGES_M`, of every n-th pixel."""
+    """Depth readings of any number of frames.
+
+    Args:
+        histogram: readings per bin of `BIN_EDGES_M`, of every n-th pixel.
+        whole_numbers: whether files store such.
+    """
 
     histogram: npt.NDArray[np.int64]
     pixels: int = 0
     readings: int = 0
+    whole_numbers: bool = False
 
     @classmethod
     def empty(cls) -> DepthStatistics:
@@ -60,21 +67,22 @@ class DepthStatistics:
         return cls(np.zeros(len(BIN_EDGES_M) - 1, dtype=np.int64))
 
     @classmethod
-    def of(cls, metres: npt.NDArray[np.float32]) -> DepthStatistics:
-        """Return the statistics of one depth map (H, W) in metres, 0 = no reading."""
-        step = max(1, min(metres.shape) // 160)
-        readings = metres[::step, ::step]
+    def of(cls, meters: npt.NDArray[np.float32], whole_numbers: bool = False) -> DepthStatistics:
+        """Return the statistics of one depth map (H, W) in meters, 0 = no reading."""
+        step = max(1, min(meters.shape) // 160)
+        readings = meters[::step, ::step]
         readings = readings[readings > 0]
         position = (np.log10(readings) - _LOWEST_DECADE) * _BINS_PER_DECADE
         bins = np.clip(position.astype(np.int64), 0, len(BIN_EDGES_M) - 2)
         histogram = np.bincount(bins, minlength=len(BIN_EDGES_M) - 1)
-        return cls(histogram, metres.size, int(np.count_nonzero(metres)))
+        return cls(histogram, meters.size, int(np.count_nonzero(meters)), whole_numbers)
 
     def add(self, other: DepthStatistics) -> None:
         """Add another frame's numbers."""
         self.histogram += other.histogram
         self.pixels += other.pixels
         self.readings += other.readings
+        self.whole_numbers |= other.whole_numbers
 
     @property
     def missing_share(self) -> float:
@@ -82,7 +90,7 @@ class DepthStatistics:
         return 1 - self.readings / self.pixels if self.pixels else 0.0
 
     def percentile_m(self, percent: float) -> float | None:
-        """Return a percentile of the readings in metres, to within a bin (1.2 %); None without readings."""
+        """Return a percentile of the readings in meters, to within a bin (1.2 %); None without readings."""
         total = int(self.histogram.sum())
         if not total:
             return None
@@ -90,7 +98,7 @@ class DepthStatistics:
         return float(np.sqrt(BIN_EDGES_M[index] * BIN_EDGES_M[index + 1]))
 
     def coarse_histogram(self, bins: int = 48) -> tuple[tuple[float, float, float], ...]:
-        """Return (from, to, share) in metres over about ``bins`` bins that hold all but 0.1 % at either end."""
+        """Return (from, to, share) in meters over about ``bins`` bins that hold all but 0.1 % at either end."""
         low, high = self.percentile_m(0.1), self.percentile_m(99.9)
         if low is None or high is None:
             return ()
@@ -121,7 +129,8 @@ class FrameTask:
 class FrameContext:
     """What is common to all frames.
 
-    rules: of rasters from other packages, which a process that receives the context does not know.
+    Args:
+        rules: of rasters from other packages, which a process that receives the context does not know.
     """
 
     root: Path
@@ -131,9 +140,12 @@ class FrameContext:
 
 @dataclasses.dataclass
 class FrameStatistics:
-    """The numbers of one frame.  faults: (kind, text).  label_pixels: pixels per stored label value.
+    """The numbers of one frame.
 
-    signs: None when the image is unreadable or not of the stated size.
+    Args:
+        faults: (kind, text).
+        label_pixels: pixels per stored label value.
+        signs: None when the image is unreadable or not of the stated size.
     """
 
     sample_id: str
@@ -148,10 +160,10 @@ def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
     """Read all files of a frame; what is wrong with them goes into the result's ``faults``, nothing is raised."""
     found = FrameStatistics(task.sample_id)
     rasters: dict[str, npt.NDArray[Any]] = {}
-    metres: dict[str, npt.NDArray[np.float32]] = {}
-    for raster, path in task.files.items():
+    meters: dict[str, npt.NDArray[np.float32]] = {}
+    for raster, path in sorted(task.files.items(), key=lambda item: item[0] == "rgb"):  # which is turned, or not
         try:
-            values = np.asarray(_read(raster, context.root / path, context.rules))
+            values = np.asarray(_read(raster, context.root / path, context.rules, sizes_of(rasters)))
         except DataError as error:
             found.faults.append(("unreadable file", str(error)))
             continue
@@ -160,39 +172,39 @@ def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
             found.label_pixels = _count_values(values)
         unit = context.description.depth_unit(raster) if raster in ("depth_m", "raw_depth_m") else None
         if unit is not None:
-            metres[raster] = values_to_metres(values, unit)
-            found.depth[raster] = _depth(found, raster, path, metres[raster])
+            meters[raster] = values_to_meters(values, unit)
+            found.depth[raster] = _depth(found, raster, path, meters[raster], values.dtype.kind in "ui")
     sizes = {raster: (values.shape[-2], values.shape[-1]) for raster, values in rasters.items()}
     found.size = sizes.get("rgb")
     _compare_sizes(found, context, task, sizes)
     if found.size is not None and context.description.size in (None, found.size):
         comparable = {raster: values for raster, values in rasters.items() if sizes[raster] == found.size}
-        found.signs = _signs(context.description, comparable, metres)
+        found.signs = _signs(context.description, comparable, meters)
     return found
 
 
 def _signs(
     description: DatasetDescription,
     rasters: Mapping[str, npt.NDArray[Any]],
-    metres: Mapping[str, npt.NDArray[np.float32]],
+    meters: Mapping[str, npt.NDArray[np.float32]],
 ) -> FrameSigns:
-    """Measure a frame; ``rasters`` holds stored values of the image's size, ``metres`` the depth maps."""
-    grey = grey_of(rasters["rgb"])
-    edges = picture_edges(grey)
+    """Measure a frame; ``rasters`` holds stored values of the image's size, ``meters`` the depth maps."""
+    gray = gray_of(rasters["rgb"])
+    edges = picture_edges(gray)
     depth: dict[str, DepthSigns] = {}
     alignment: dict[str, npt.NDArray[np.float32]] = {}
-    for raster in (name for name in metres if name in rasters):
-        signs = depth_signs(rasters[raster], metres[raster])
+    for raster in (name for name in meters if name in rasters):
+        signs = depth_signs(rasters[raster], meters[raster])
         if signs is not None:
             depth[raster] = signs
-            _add(alignment, raster, correlate(edges, depth_edges(metres[raster])))
+            _add(alignment, raster, correlate(edges, depth_edges(meters[raster])))
     bands = None
     if "label" in rasters:
         _add(alignment, "label", correlate(edges, label_edges(rasters["label"])))
         if description.label_set is not None and class_prior(description.label_set) is not None:
             classes = LabelCodec(description.class_of_value()).decode_known(rasters["label"])
             bands = label_bands(classes, len(description.label_set))
-    return FrameSigns(picture_signs(rasters["rgb"], grey), depth, alignment, bands)
+    return FrameSigns(picture_signs(rasters["rgb"], gray), depth, alignment, bands)
 
 
 def _add(alignment: dict[str, npt.NDArray[np.float32]], raster: str, surface: npt.NDArray[np.float32] | None) -> None:
@@ -200,10 +212,10 @@ def _add(alignment: dict[str, npt.NDArray[np.float32]], raster: str, surface: np
         alignment[raster] = surface
 
 
-def _read(raster: str, path: Path, rules: Mapping[str, RasterRule]) -> Any:
-    """Return the stored values of a raster, channels first."""
+def _read(raster: str, path: Path, rules: Mapping[str, RasterRule], beside: Mapping[str, tuple[int, int]]) -> Any:
+    """Return the stored values of a raster, channels first; ``beside``: sizes of the others, see `read_rgb_beside`."""
     readers: Mapping[str, Callable[[Path], Any]] = {
-        "rgb": read_rgb,
+        "rgb": lambda image: read_rgb_beside(image, beside),
         "hha": read_hha,
         "depth_m": read_depth_values,
         "raw_depth_m": read_depth_values,
@@ -212,8 +224,10 @@ def _read(raster: str, path: Path, rules: Mapping[str, RasterRule]) -> Any:
     return readers[raster](path) if raster in readers else read_further(path, raster, rules[raster])
 
 
-def _depth(found: FrameStatistics, raster: str, path: str, metres: npt.NDArray[np.float32]) -> DepthStatistics:
-    statistics = DepthStatistics.of(metres)
+def _depth(
+    found: FrameStatistics, raster: str, path: str, meters: npt.NDArray[np.float32], whole_numbers: bool
+) -> DepthStatistics:
+    statistics = DepthStatistics.of(meters, whole_numbers)
     if not statistics.readings:
         found.faults.append(("no depth reading", f"{path} has no {raster} reading at all"))
     return statistics

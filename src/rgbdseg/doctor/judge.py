@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.datasets import class_prior, facts_of_classes, find_facts, median_range_m
-from rgbdseg.depth import PLAUSIBLE_MEDIAN_M
+from rgbdseg.depth import PLAUSIBLE_MEDIAN_M, SWAPPED_BYTES
 from rgbdseg.doctor.fingerprints import GRID_HW, MAX_SHIFT, ORIENTATIONS, DepthSigns, PictureSigns
 from rgbdseg.doctor.inspect_frame import FrameStatistics, FrameTask
 from rgbdseg.doctor.report import Findings
@@ -53,7 +53,7 @@ class Diagnosis:
         self._alignment: dict[str, tuple[npt.NDArray[np.float64], int]] = {}
         self._label_bands: npt.NDArray[np.int64] | None = None
         self._label_frames = 0
-        self._unlabelled: list[str] = []
+        self._unlabeled: list[str] = []
 
     def add(self, task: FrameTask, found: FrameStatistics) -> None:
         """Add one frame."""
@@ -72,7 +72,7 @@ class Diagnosis:
             self._label_bands = signs.label_bands + (0 if self._label_bands is None else self._label_bands)
             self._label_frames += 1
         if found.label_pixels and set(found.label_pixels) <= set(self.description.void_labels):
-            self._unlabelled.append(task.files["label"])
+            self._unlabeled.append(task.files["label"])
 
     def judge(self, splits: Mapping[str, Sequence[str]]) -> None:
         """Note what the signs say; ``splits`` holds the ids of each split's frames."""
@@ -84,7 +84,7 @@ class Diagnosis:
             if count >= MIN_FRAMES:
                 self._judge_alignment(raster, total / count, count)
         self._judge_labels()
-        self._judge_colours()
+        self._judge_colors()
 
     def _judge_split_sizes(self, splits: Mapping[str, Sequence[str]]) -> None:
         facts = find_facts(self.description.name)
@@ -132,6 +132,9 @@ class Diagnosis:
             twin = by_digest.setdefault(signs.digest, path)
             if twin != path and not show_the_same(self._picture_of[twin], self._picture_of[path]):
                 self.findings.problem("same depth twice", f"{twin} and {path} are equal, their images are not")
+        swapped = [path for path, signs in frames if signs.swapped]
+        if 2 * len(swapped) > len(frames):
+            self.findings.problem("exchanged bytes", f"{swapped[0]}: {SWAPPED_BYTES}")
         self._judge_saturation(raster, [signs for _, signs in frames])
         self._judge_units(raster, frames)
 
@@ -143,11 +146,11 @@ class Diagnosis:
             return
         unit = self.description.depth_unit(raster)
         assert unit is not None
-        metres = float(unit.to_metres(np.array([highest]))[0])
-        text = f"{share:.0%} of the {raster} readings are exactly {metres:g} m (stored {highest:g})"
+        meters = float(unit.to_meters(np.array([highest]))[0])
+        text = f"{share:.0%} of the {raster} readings are exactly {meters:g} m (stored {highest:g})"
         if highest == frames[0].limit:
             self.findings.problem("saturated depth", f"{text}, the largest value that the files can hold")
-        elif metres >= 2 and abs(metres - round(metres)) < 1e-3 * metres:
+        elif meters >= 2 and abs(meters - round(meters)) < 1e-3 * meters:
             self.findings.warning("clipped depth", f"{text}; readings beyond should be missing")
 
     def _judge_units(self, raster: str, frames: Sequence[tuple[str, DepthSigns]]) -> None:
@@ -169,7 +172,7 @@ class Diagnosis:
             self.findings.problem(
                 "implausible depth",
                 f"the median {raster} is {median_m:.3g} m; scenes with the classes of {label_set.name} have "
-                f"{low:g}..{high:g} m; is metres_per_unit right?",
+                f"{low:g}..{high:g} m; is meters_per_unit right?",
             )
 
     def _judge_alignment(self, raster: str, mean: npt.NDArray[np.float64], count: int) -> None:
@@ -200,8 +203,8 @@ class Diagnosis:
         )
 
     def _judge_labels(self) -> None:
-        if self._unlabelled:
-            for path in self._unlabelled:
+        if self._unlabeled:
+            for path in self._unlabeled:
                 self.findings.warning("frame without labels", f"{path} is void throughout")
         label_set, bands = self.description.label_set, self._label_bands
         prior = class_prior(label_set)
@@ -217,14 +220,14 @@ class Diagnosis:
                 "void_label, or how the label files were made",
             )
 
-    def _judge_colours(self) -> None:
+    def _judge_colors(self) -> None:
         facts = facts_of_classes(self.description.label_set)
         if facts is None or not facts.indoor or len(self._pictures) < MIN_FRAMES:
             return
         blue = float(np.mean([signs.red_minus_blue < 0 for signs in self._pictures]))
         if blue > _BLUE_SHARE:
             self.findings.warning(
-                "unusual colours",
+                "unusual colors",
                 f"{blue:.0%} of the images hold more blue than red, rooms about 5 %; are the channels in BGR order?",
             )
 

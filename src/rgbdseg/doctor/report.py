@@ -64,9 +64,10 @@ class ClassCount:
 
 @dataclasses.dataclass(frozen=True)
 class DepthSummary:
-    """Depth readings of the dataset: percentiles in metres (None without readings) and the share without a reading.
+    """Depth readings of the dataset: percentiles in meters (None without readings) and the share without a reading.
 
-    histogram: (from, to, share of the readings), metres, bins of equal ratio over nearly all readings.
+    Args:
+        histogram: (from, to, share of the readings), meters, bins of equal ratio over nearly all readings.
     """
 
     percentiles_m: Mapping[int, float | None]
@@ -75,7 +76,7 @@ class DepthSummary:
 
     @classmethod
     def of(cls, statistics: DepthStatistics) -> DepthSummary:
-        """Summarise collected statistics."""
+        """Summarize collected statistics."""
         percentiles_m = {p: statistics.percentile_m(p) for p in _PERCENTILES}
         return cls(percentiles_m, statistics.missing_share, statistics.coarse_histogram())
 
@@ -84,14 +85,18 @@ class DepthSummary:
 class CheckReport:
     """What a prepared tree holds, and what is wrong with it.
 
-    problems make training or scores wrong; warnings may be meant.  sizes: "480x640" -> frames.  void_share: 0..1 of
-    the label pixels, None without labels.  depth: by raster, "depth_m" and "raw_depth_m".
-    leaks: ids of the first few pairs of frames that lie in different splits and show the same picture.
+    problems make training or scores wrong; warnings may be meant.
+
+    Args:
+        sizes: "480x640" -> frames.
+        void_share: 0..1 of the label pixels, None without labels.
+        depth: by raster, "depth_m" and "raw_depth_m".
+        leaks: ids of the first few pairs of frames that lie in different splits and show the same picture.
     """
 
     root: str
     name: str
-    recognised_as: str
+    recognized_as: str
     splits: Mapping[str, int]
     frames_read: int
     sizes: Mapping[str, int]
@@ -116,7 +121,7 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        lines = [f"{self.name}: {self.root} ({self.recognised_as})"]
+        lines = [f"{self.name}: {self.root} ({self.recognized_as})"]
         lines += [f"split {name}: {count} frames" for name, count in self.splits.items()]
         sizes = [f"{size} ({count})" for size, count in list(self.sizes.items())[:5]]
         others = len(self.sizes) - len(sizes)
@@ -125,23 +130,26 @@ class CheckReport:
         )
         for raster, summary in self.depth.items():
             parts = [f"{p} % {v:.2f}" for p, v in summary.percentiles_m.items() if v is not None]
-            lines.append(f"{raster}: percentiles in metres {', '.join(parts)}; missing {summary.missing_share:.1%}")
+            lines.append(f"{raster}: percentiles in meters {', '.join(parts)}; missing {summary.missing_share:.1%}")
         lines += self._class_lines()
         lines += [f"WARNING {finding}" for finding in self.warnings]
         lines += [f"PROBLEM {finding}" for finding in self.problems]
         count = sum(finding.count for finding in self.problems)
-        lines.append("nothing wrong" if self.ok else f"{count} problem{'s' * (count > 1)}")
+        warned = sum(finding.count for finding in self.warnings)
+        warnings = f"{warned} warning{'s' * (warned > 1)}"
+        problems = f"{count} problem{'s' * (count > 1)}" if count else "no problems"
+        lines.append(f"{problems}, {warnings}" if warned else problems if count else "nothing wrong")
         return lines
 
     def _class_lines(self) -> list[str]:
         if not self.classes:
             return ["labels: none"]
-        labelled = sum(count.pixels for count in self.classes)
+        labeled = sum(count.pixels for count in self.classes)
         width = max(len(count.name) for count in self.classes)
         lines = [f"labels: {len(self.classes)} classes, void {self.void_share or 0.0:.1%} of all pixels"]
         for count in self.classes:
-            share = count.pixels / labelled if labelled else 0.0
-            lines.append(f"  {count.index:3d} {count.name:<{width}} {share:7.2%} of labelled, {count.frames} frames")
+            share = count.pixels / labeled if labeled else 0.0
+            lines.append(f"  {count.index:3d} {count.name:<{width}} {share:7.2%} of labeled, {count.frames} frames")
         return lines
 
 

@@ -20,7 +20,7 @@ from rgbdseg.data.images import (
     read_hha,
     read_label_values,
     read_rgb,
-    values_to_metres,
+    values_to_meters,
 )
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.doctor.report import CheckReport, DepthSummary, Finding
@@ -53,7 +53,7 @@ def write_html(report: CheckReport, path: str | Path) -> None:
     title = f"{report.name}: dataset check"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(report.root)} ({escape(report.recognised_as)}), {report.frames_read} frames read</p>",
+        f"<p>{escape(report.root)} ({escape(report.recognized_as)}), {report.frames_read} frames read</p>",
         _verdict(report),
         "<h2>Splits and sizes</h2>",
         _table(("split", "frames"), ((name, str(count)) for name, count in report.splits.items())),
@@ -76,7 +76,7 @@ def _verdict(report: CheckReport) -> str:
         return '<p class="fine">nothing wrong</p>'
     blocks = [_finding("problem", finding) for finding in report.problems]
     blocks += [_finding("warning", finding) for finding in report.warnings]
-    return ("" if report.problems else '<p class="fine">nothing wrong; see the warnings</p>') + "".join(blocks)
+    return ("" if report.problems else '<p class="fine">no problems; see the warnings</p>') + "".join(blocks)
 
 
 def _finding(kind: str, finding: Finding) -> str:
@@ -117,7 +117,7 @@ def _depth_histogram(summary: DepthSummary) -> str:
 def _class_section(report: CheckReport, label_set: LabelSet | None) -> str:
     if not report.classes or label_set is None:
         return ""
-    labelled = sum(count.pixels for count in report.classes) or 1
+    labeled = sum(count.pixels for count in report.classes) or 1
     most = max(count.pixels for count in report.classes) or 1
     rows = []
     for count in report.classes:
@@ -125,10 +125,10 @@ def _class_section(report: CheckReport, label_set: LabelSet | None) -> str:
         bar = f'<span class="bar" style="width:{300 * count.pixels / most:.1f}px;background:rgb({red},{green},{blue})">'
         rows.append(
             f'<tr><td class="number">{count.index}</td><td>{escape(count.name)}</td>'
-            f'<td class="number">{count.pixels / labelled:.2%}</td><td class="number">{count.frames}</td>'
+            f'<td class="number">{count.pixels / labeled:.2%}</td><td class="number">{count.frames}</td>'
             f"<td>{bar}</span></td></tr>"
         )
-    head = "<tr><th>class</th><th>name</th><th>of labelled</th><th>frames</th><th></th></tr>"
+    head = "<tr><th>class</th><th>name</th><th>of labeled</th><th>frames</th><th></th></tr>"
     void = f"<p>{report.void_share or 0.0:.1%} of the label pixels are void</p>"
     return f"<h2>Classes of {escape(label_set.name)}</h2>{void}<table>{head}{''.join(rows)}</table>"
 
@@ -184,7 +184,7 @@ def _paint_depth(raster: str) -> Callable[[PreparedTree, str, Path], Picture]:
         unit = tree.description.depth_unit(raster)
         if unit is None:
             raise DataError(f"{path.name}: not shown, its unit is not stated")
-        return depth_image(values_to_metres(read_depth_values(path), unit))
+        return depth_image(values_to_meters(read_depth_values(path), unit))
 
     return paint
 

@@ -199,7 +199,8 @@ class MixTransformer(StagedEncoder):
     def embed(self, index: int, x_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens (B, N, C) that stage ``index`` begins with, and the (height, width) of their map.
 
-        x_BCHW: the image for stage 0, the normalized map of the stage before for others.
+        Args:
+            x_BCHW: the image for stage 0, the normalized map of the stage before for others.
         """
         tokens, size = self.get_submodule(f"patch_embed{index + 1}")(x_BCHW)
         return tokens, size

@@ -27,7 +27,7 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average a little towards the weights of ``model``; whole numbers, such as counts, are truncated."""
+        """Move the average a little toward the weights of ``model``; whole numbers, such as counts, are truncated."""
         by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
         pairs = zip(_tensors(self.module), _tensors(model), strict=True)
         for averaged, current in pairs:

@@ -1,4 +1,8 @@
-"""How fast a recipe runs on this machine, beside the plain way of doing the same work."""
+"""How fast a recipe runs on this machine, beside the plain way of doing the same work.
+
+Both sides are kept ready, and blocks of their work alternate after a warm-up of each: whoever went first would pay for
+cold files and allocators, and a machine whose speed drifts would favor one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rgbdseg.config.train import TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.device import AUTOCAST, place_model, window_batch
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import AUTOCAST, make_fabric
+from rgbdseg.engine.hardware import make_fabric, uses_gpu, with_chosen_precision
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
@@ -28,6 +35,7 @@ from rgbdseg.models._measure import measure_model
 from rgbdseg.sample import RGBDBatch
 
 Work = Literal["train", "evaluate", "loader"]
+BLOCKS = 4  # of each side; their spread says what a ratio is worth
 WARM_UP = 2  # untimed iterations: compilation, allocation, the first files
 _MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 
@@ -36,11 +44,16 @@ _MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 class Measurement:
     """What was seen of one way to do the work.
 
-    images: timed ones.  seconds: in all.  loading_s: of them, spent waiting for data.
-    peak_bytes: highest memory use, of the device on GPUs and of this process on the CPU; None where unknown.
-    flops: operations of the network for the timed images, a multiply-add counting as two; training counts three times
-    the forward pass.  device_flops: operations per second of a large matrix product in the same precision, measured.
-    passes: per optimiser step, chosen by memory as in training where the config leaves them open.
+    Args:
+        images: timed ones.
+        seconds: in all.
+        loading_s: of them, spent waiting for data.
+        peak_bytes: highest memory use, of the device on GPUs and of this process on the CPU; None where unknown.
+        flops: operations of the network for the timed images, a multiply-add counting as two; training counts three
+            times the forward pass.
+        device_flops: operations per second of a large matrix product in the same precision, measured.
+        passes: per optimizer step, chosen by memory as in training where the config leaves them open.
+        rates: images per second of every block.
     """
 
     images: int
@@ -50,11 +63,23 @@ class Measurement:
     flops: float
     device_flops: float
     passes: int = 1
+    rates: tuple[float, ...] = ()
 
     @property
     def images_per_s(self) -> float:
         """Images per second."""
         return self.images / self.seconds
+
+    @property
+    def median_rate(self) -> float:
+        """Images per second, the median of the blocks."""
+        return statistics.median(self.rates or (self.images_per_s,))
+
+    @property
+    def spread(self) -> float:
+        """Difference between the fastest and the slowest block over the median."""
+        rates = self.rates or (self.images_per_s,)
+        return (max(rates) - min(rates)) / self.median_rate
 
     @property
     def loading_share(self) -> float:
@@ -82,42 +107,161 @@ def plain(config: TrainConfig) -> TrainConfig:
     )
 
 
+def same_work(work: Work, config: TrainConfig) -> bool:
+    """Return whether a config does this work as `plain` would, but for settings that the work does not depend on."""
+    return _relevant(work, config) == _relevant(work, plain(config))
+
+
+def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
+    hardware = with_chosen_precision(config.hardware)
+    computing = (hardware.precision, hardware.compile)
+    loading = (config.loader.workers, config.augmentation.on_device)
+    if work == "loader":
+        return loading
+    if work == "train":
+        return (*computing, hardware.channels_last, *loading)
+    on = torch.device("cuda" if uses_gpu(hardware) else "cpu")
+    return (*computing, config.evaluation.window_batch or window_batch(on))
+
+
 def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
     """Do ``iterations`` batches (``evaluate``: images) of the work that ``config`` describes, after a short warm-up.
 
     Raises the library's errors for data or a config that cannot be used.
     """
-    schedule = dataclasses.replace(
-        config.schedule,
-        epochs=1,
-        iterations_per_epoch=iterations + WARM_UP,
-        validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
-    )
-    config = dataclasses.replace(config, schedule=schedule)
-    fabric = make_fabric(config.hardware)
-    device = fabric.device
-    model, (train_set, validation_set) = build_run(config)
-    if work == "train" and config.hardware.accumulate is None:
-        accumulate = plan_passes(config, model, 1, device.type).accumulate
-        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=accumulate))
-    memory = PeakMemory(device)
-    if work == "evaluate":
-        model.to(device)
-        if config.hardware.compile:
-            model.compile()
-        if validation_set is None or len(validation_set) == 0:
-            raise DataError(f"split '{config.loader.validation_split}' of {config.data} has no image to evaluate")
-        clock, images, flops = _evaluate(config, model, validation_set, iterations, device)
-    else:
-        data = SegmentationData(config, train_set, None, model.input_spec, trains_on_depth(model))
-        step: Callable[[Iterable[RGBDBatch]], object] = _only_augment
-        if work == "train":
-            step = functools.partial(_training_step, make_state(model, config, fabric), config)
-        clock, images = _run_steps(data, step, device, iterations)
-        flops = _training_flops(config, model) * images if work == "train" else 0.0
-    peak_bytes = memory.bytes()
-    device_flops = _device_flops(device, config.hardware.precision)
-    return Measurement(images, clock.seconds, clock.loading_s, peak_bytes, flops, device_flops, config.hardware.passes)
+    return measure_in_turns(work, {"": config}, iterations, blocks=1)[""]
+
+
+def measure_in_turns(
+    work: Work, configs: Mapping[str, TrainConfig], iterations: int, blocks: int = BLOCKS
+) -> dict[str, Measurement]:
+    """Do at least ``iterations`` batches (``evaluate``: images) of each config, in blocks that alternate.
+
+    Raises the library's errors for data or a config that cannot be used.
+    """
+    per_block = math.ceil(iterations / blocks)
+    sides = {name: _Side(work, config, per_block, blocks) for name, config in configs.items()}
+    for side in sides.values():
+        side.warm_up()
+    for number in range(blocks):
+        # Every other round the other way, so that nobody always follows the same one.
+        for side in list(sides.values())[:: -1 if number % 2 else 1]:
+            side.block()
+    return {name: side.measurement() for name, side in sides.items()}
+
+
+class _Side:
+    """One way to do the work, ready to do a block of it at any time."""
+
+    def __init__(self, work: Work, config: TrainConfig, per_block: int, blocks: int) -> None:
+        # Loader processes go on while the other side works: what they have ready by then is not counted.
+        ahead = 2 * config.loader.workers + 1 if config.loader.workers and work != "evaluate" else 0
+        total = WARM_UP + blocks * (per_block + ahead)
+        schedule = dataclasses.replace(
+            config.schedule,
+            epochs=1,
+            iterations_per_epoch=total,
+            validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
+        )
+        config = dataclasses.replace(config, schedule=schedule, hardware=with_chosen_precision(config.hardware))
+        fabric = make_fabric(config.hardware)
+        self.device = fabric.device
+        self.per_block, self.ahead = per_block, ahead
+        model, (train_set, validation_set) = build_run(config)
+        if work == "train" and config.hardware.accumulate is None:
+            accumulate = plan_passes(config, model, 1, self.device.type).accumulate
+            config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, accumulate=accumulate))
+        self.config = config
+        self.clocks: list[_Clock] = []
+        self.images, self.peaks = 0, list[int | None]()
+        self.flops = 0.0
+        if work == "evaluate":
+            if validation_set is None or len(validation_set) == 0:
+                raise DataError(f"split '{config.loader.validation_split}' of {config.data} has no image to evaluate")
+            place_model(model, self.device, AUTOCAST[config.hardware.precision])
+            if config.hardware.compile:
+                model.compile()
+            self.iteration = self._evaluations(model.eval(), validation_set)
+        else:
+            data = SegmentationData(config, train_set, None, model.input_spec, trains_on_depth(model))
+            step: Callable[[Iterable[RGBDBatch]], object] = _only_augment
+            if work == "train":
+                step = functools.partial(_training_step, make_state(model, config, fabric), config)
+                self.flops = _training_flops(config, model)
+            self.iteration = self._steps(data, step, total)
+
+    def warm_up(self) -> None:
+        """Do the untimed iterations."""
+        self._run(WARM_UP, _Clock(self.device))
+
+    def block(self) -> None:
+        """Do the iterations of a block."""
+        self._run(self.ahead, _Clock(self.device))
+        memory, clock = PeakMemory(self.device), _Clock(self.device)
+        self.images += self._run(self.per_block, clock)
+        self.peaks.append(memory.bytes())
+        self.clocks.append(clock)
+
+    def measurement(self) -> Measurement:
+        """Return what was seen."""
+        peaks = [peak for peak in self.peaks if peak is not None]
+        per_block = self.images / len(self.clocks)
+        return Measurement(
+            images=self.images,
+            seconds=sum(clock.seconds for clock in self.clocks),
+            loading_s=sum(clock.loading_s for clock in self.clocks),
+            peak_bytes=max(peaks) if peaks else None,
+            flops=self.flops * self.images,
+            device_flops=_device_flops(self.device, self.config.hardware.precision),
+            passes=self.config.hardware.passes,
+            rates=tuple(per_block / clock.seconds for clock in self.clocks),
+        )
+
+    def _run(self, count: int, clock: _Clock) -> int:
+        images = 0
+        threads = torch.get_num_threads()
+        if self.config.hardware.threads:
+            torch.set_num_threads(self.config.hardware.threads)
+        for _ in range(count):
+            self.clock = clock
+            images += next(self.iteration)
+        torch.set_num_threads(threads)
+        return images
+
+    def _steps(
+        self, data: SegmentationData, step: Callable[[Iterable[RGBDBatch]], object], total: int
+    ) -> Iterator[int]:
+        """Yield the images of one step after the other."""
+        if data.config.loader.hha_cache is not None:
+            # Whoever comes first would pay for filling the cache.
+            sampler = data.training_batches(0, total).batch_sampler or ()
+            for frame in {frame for batch in sampler for frame, _ in batch}:
+                data.train_set.sample(frame)
+        batches = iter(data.training_batches(0, total))
+        for _ in range(total):
+            with self.clock.running(loading=True):
+                loaded = list(itertools.islice(batches, data.config.hardware.passes))
+            with self.clock.running():
+                step(data.prepared(batch, self.device) for batch in loaded)
+            yield sum(len(batch.sample_ids) for batch in loaded)
+
+    def _evaluations(self, model: SegmentationModel, dataset: RGBDDataset) -> Iterator[int]:
+        """Segment one frame after the other."""
+        dtype = AUTOCAST[self.config.hardware.precision]
+        for index in itertools.count():
+            with self.clock.running(loading=True):
+                sample = dataset[index % len(dataset)]
+            with self.clock.running(), contextlib.ExitStack() as counting:
+                if index == 0:
+                    # What is counted are calls of PyTorch's operators, which compiled code replaces by its own.
+                    counting.enter_context(torch.compiler.set_stance("force_eager"))
+                    counter = counting.enter_context(FlopCounterMode(display=False))
+                result = segment(
+                    model, sample, model.input_spec, self.config.evaluation, device=self.device, autocast_dtype=dtype
+                )
+                assert result.prediction is not None  # classes belong to the work
+            self.flops = counter.get_total_flops() if index == 0 else self.flops
+            yield 1
 
 
 @dataclasses.dataclass
@@ -139,29 +283,6 @@ class _Clock:
         self.loading_s += spent if loading else 0.0
 
 
-def _run_steps(
-    data: SegmentationData, step: Callable[[Iterable[RGBDBatch]], object], device: torch.device, count: int
-) -> tuple[_Clock, int]:
-    """Do ``count`` timed steps after the warm-up; return the time and the number of their images."""
-    total = WARM_UP + count
-    if data.config.loader.hha_cache is not None:
-        # Whoever comes first would pay for filling the cache.
-        sampler = data.training_batches(0, total).batch_sampler or ()
-        for frame in {frame for batch in sampler for frame, _ in batch}:
-            data.train_set.sample(frame)
-    batches = iter(data.training_batches(0, total))
-    clock, images = _Clock(device), 0
-    for index in range(total):
-        if index == WARM_UP:
-            clock, images = _Clock(device), 0
-        with clock.running(loading=True):
-            loaded = list(itertools.islice(batches, data.config.hardware.passes))
-        with clock.running():
-            step(data.prepared(batch, device) for batch in loaded)
-        images += sum(len(batch.sample_ids) for batch in loaded)
-    return clock, images
-
-
 def _only_augment(batches: Iterable[RGBDBatch]) -> None:
     """The work is the loading."""
     for _ in batches:
@@ -170,27 +291,6 @@ def _only_augment(batches: Iterable[RGBDBatch]) -> None:
 
 def _training_step(state: TrainingState, config: TrainConfig, batches: Iterable[RGBDBatch]) -> None:
     training_step(state, batches, config)
-
-
-def _evaluate(
-    config: TrainConfig, model: SegmentationModel, dataset: RGBDDataset, count: int, device: torch.device
-) -> tuple[_Clock, int, float]:
-    model.eval()
-    clock = _Clock(device)
-    dtype = AUTOCAST[config.hardware.precision]
-    flops = 0.0
-    for index in range(WARM_UP + count):
-        clock = _Clock(device) if index == WARM_UP else clock
-        with clock.running(loading=True):
-            sample = dataset[index % len(dataset)]
-        with clock.running(), contextlib.ExitStack() as counting:
-            if index == 0:
-                # What is counted are calls of PyTorch's operators, which compiled code replaces by its own.
-                counting.enter_context(torch.compiler.set_stance("force_eager"))
-                counter = counting.enter_context(FlopCounterMode(display=False))
-            segment(model, sample, model.input_spec, config.evaluation, device=device, autocast_dtype=dtype)
-        flops = counter.get_total_flops() if index == 0 else flops
-    return clock, count, flops * count
 
 
 def _training_flops(config: TrainConfig, model: SegmentationModel) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,15 @@ def restore(state: TrainingState, path: Path) -> None:
         CheckpointError: where the file is unreadable, or is one of another network or optimizer.
     """
     values = load_torch(path)
-    try:
-        trained = _unprefixed(values.get(TRAINED, values["state_dict"]))
-        averaged = _unprefixed(values["state_dict"])
-        optimizer_state = values["optimizer_states"][0]
-        state.step = int(values["global_step"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise _not_resumable(path, f"it lacks {error}") from error
+    with _explained(path):
+        _restore(state, values, path)
+
+
+def _restore(state: TrainingState, values: Mapping[str, Any], path: Path) -> None:
+    trained = _unprefixed(values.get(TRAINED, values["state_dict"]))
+    averaged = _unprefixed(values["state_dict"])
+    optimizer_state = values["optimizer_states"][0]
+    state.step = int(values["global_step"])
     load_exactly(state.model, trained, path)
     if state.average is not None:
         load_exactly(state.average.module, averaged, path)
@@ -124,10 +127,19 @@ def restore(state: TrainingState, path: Path) -> None:
 def read_progress(path: Path) -> tuple[int, bool]:
     """Return the step of a checkpoint, and whether the epoch that it ends, if any, has been validated."""
     values = load_torch(path)
-    try:
+    with _explained(path):
         return int(values["global_step"]), _epoch_finished(values, path)
-    except (KeyError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say that a checkpoint is not one of a run where it lacks something, or holds something else in its place."""
+    try:
+        yield
+    except (KeyError, IndexError) as error:
         raise _not_resumable(path, f"it lacks {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        raise _not_resumable(path, f"what it holds is damaged ({error})") from error
 
 
 def _epoch_finished(values: Mapping[str, Any], path: Path) -> bool:

@@ -21,7 +21,15 @@ from rgbdseg.transforms.pack import pack
 
 
 class SegmentationData:
-    """Training batches and validation samples of one config; with_depth: batches carry depth as a target."""
+    """Training batches and validation samples of one config.
+
+    Args:
+        config: of the run.
+        train: frames to learn from.
+        validation: frames to be scored, or None.
+        input_spec: of the model.
+        with_depth: batches carry depth as a target.
+    """
 
     def __init__(
         self,

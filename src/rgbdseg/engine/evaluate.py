@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.protocol import AbsentIoU, EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
+from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.engine.hardware import AUTOCAST, check_hardware, check_share, make_fabric
+from rgbdseg.device import AUTOCAST, place_model
+from rgbdseg.engine.conditions import ConditionMetrics, add_scores
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_chosen_precision
 from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
@@ -28,7 +31,8 @@ from rgbdseg.errors import DataError
 from rgbdseg.files import write_text
 from rgbdseg.inference import segment
 from rgbdseg.labels import LabelSet
-from rgbdseg.metrics import SegmentationMetrics, SegmentationScores
+from rgbdseg.metrics import SegmentationScores
+from rgbdseg.outputs import LabelFiles
 from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import colorize, save_png
@@ -39,9 +43,13 @@ from rgbdseg.weights.checkpoint import ModelBundle
 class EvaluationResult:
     """The scores of one checkpoint with everything needed to repeat them.
 
-    scores: undefined throughout, and of 0 images, for a split without labels.
-    sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
-    frames: number of images that were segmented.  submission: where the files for the benchmark's server are.
+    Args:
+        scores: undefined throughout, and of 0 images, for a split without labels.
+        sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
+        conditions: the scores of the images of each condition alone, such as fog, by name, where the dataset states
+            them; an image can have several.
+        frames: number of images that were segmented.
+        submission: where the files for the benchmark's server are.
     """
 
     checkpoint: str
@@ -53,6 +61,7 @@ class EvaluationResult:
     protocol: EvaluationProtocol
     scores: SegmentationScores
     sensors: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
     frames: int = 0
     submission: SubmissionFolder | None = None
 
@@ -68,7 +77,11 @@ class EvaluationResult:
             "protocol": self.protocol.to_dict(),
             "protocol_text": self.protocol.describe(),
             **self.scores.to_dict(),
-            **({"sensors": {name: scores.to_dict() for name, scores in self.sensors.items()}} if self.sensors else {}),
+            **{
+                part: {name: scores.to_dict() for name, scores in groups.items()}
+                for part, groups in (("sensors", self.sensors), ("conditions", self.conditions))
+                if groups
+            },
         }
 
     def write(self, folder: Path, stem: str) -> list[Path]:
@@ -85,37 +98,66 @@ class EvaluationResult:
 
 @dataclasses.dataclass
 class _Counts:
-    """Pixels counted by one process, apart for each sensor.
+    """Pixels counted by one process, apart for each sensor and each condition.
 
     sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
+    conditions: id of a frame -> its conditions; frames that are not in it have none.
     """
 
     sensors: Mapping[str, str | None]
+    conditions: Mapping[str, Sequence[str]]
     label_set: LabelSet
     device: torch.device
 
     def __post_init__(self) -> None:
         # Each frame is counted once, in its sensor's group; the whole is the sum of the groups.
         classes = self.label_set.classes, self.label_set.categories
-        self.metrics = {
-            group: SegmentationMetrics(len(self.label_set), *classes).to(self.device)
+        frames = {
+            group: {key: self.conditions.get(key, ()) for key, sensor in self.sensors.items() if sensor == group}
             for group in sorted(set(self.sensors.values()), key=str)
         }
+        self.metrics = {group: ConditionMetrics(ids, *classes).to(self.device) for group, ids in frames.items()}
 
     def update(self, sample: RGBDSample, prediction: Tensor, protocol: EvaluationProtocol) -> None:
         """Count one labeled frame; prediction is (H, W)."""
         assert sample.label is not None
         counted = protocol.counted(sample.size, sample.sample_id)
-        self.metrics[self.sensors[sample.sample_id]].update(prediction[counted], sample.label[0][counted])
+        metrics = self.metrics[self.sensors[sample.sample_id]]
+        metrics.update(sample.sample_id, prediction[counted], sample.label[0][counted])
 
-    def scores(self) -> tuple[SegmentationScores, dict[str, SegmentationScores]]:
-        """Return the scores over all processes, and those of each sensor."""
-        parts = {group: metrics.compute() for group, metrics in self.metrics.items()}
+    def scores(self, absent_iou: AbsentIoU) -> _AllScores:
+        """Return the scores over all processes."""
+        sensors: dict[str | None, SegmentationScores] = {}
+        by_condition: dict[str, list[SegmentationScores]] = {}
+        for sensor, metrics in self.metrics.items():
+            sensors[sensor], parts = metrics.compute()
+            for name, part in parts.items():
+                by_condition.setdefault(name, []).append(part)
+        categories = self.label_set.categories
         nothing = np.zeros((len(self.label_set), len(self.label_set)), dtype=np.int64)
-        confusion = sum((part.confusion for part in parts.values()), start=nothing)
-        images = sum(part.images for part in parts.values())
-        whole = SegmentationScores.from_confusion(confusion, images, self.label_set.classes, self.label_set.categories)
-        return whole, {name: part for name, part in parts.items() if name is not None}
+        start = SegmentationScores.from_confusion(nothing, 0, self.label_set.classes, categories)
+        found = _AllScores(
+            whole=add_scores([start, *sensors.values()], categories),
+            sensors={name: part for name, part in sensors.items() if name is not None},
+            conditions={name: add_scores(parts, categories) for name, parts in sorted(by_condition.items())},
+        )
+        return found.with_absent_as_zero() if absent_iou == "zero" and self.metrics else found
+
+
+@dataclasses.dataclass(frozen=True)
+class _AllScores:
+    whole: SegmentationScores
+    sensors: Mapping[str, SegmentationScores]
+    conditions: Mapping[str, SegmentationScores]
+
+    def with_absent_as_zero(self) -> _AllScores:
+        return _AllScores(
+            self.whole.with_absent_as_zero(),
+            *(
+                {name: one.with_absent_as_zero() for name, one in group.items()}
+                for group in (self.sensors, self.conditions)
+            ),
+        )
 
 
 @contextlib.contextmanager
@@ -144,24 +186,40 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a checkpoint on a dataset; with ``save``, also write raw and colored predictions there.
 
-    submission: also write what the benchmark's server takes; a dataset loaded without labels is not scored.
-    Raises DataError when the dataset's classes are not those the model was trained on.
+    Args:
+        bundle: the model and its facts.
+        dataset: with what the model needs, and the labels unless only predictions are wanted.
+        protocol: how an image is looked at and which part of it counts.
+        hardware: devices and precision; by default those of a config.
+        workers: loader processes; 0 loads in this one.
+        save: folder of the predictions.
+        submission: also write what the benchmark's server takes; a dataset loaded without labels is not scored.
+        console: where progress is shown; None shows none.
+
+    Raises:
+        DataError: when the dataset's classes are not those the model was trained on, and when all its labels are void.
     """
-    hardware = hardware or HardwareConfig()
+    hardware = with_chosen_precision(hardware or HardwareConfig())
     check_hardware(hardware)
     _check_classes(bundle, dataset)
-    labelled = "label" in dataset.needs
-    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labelled else {}
+    labeled = "label" in dataset.needs
+    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labeled else {}
     fabric = make_fabric(hardware)
     check_share(len(dataset), fabric.world_size)
     if submission is not None and fabric.is_global_zero:
         submission.start()  # other processes write after this one has joined them
     with working_together(fabric, hardware):
-        model = fabric.to_device(bundle.model)
+        model = place_model(bundle.model, fabric.device, AUTOCAST[hardware.precision])
         if hardware.compile:
             model.compile()
         # The dataset's label set, since checkpoints of older versions know no categories.
-        counts = _Counts(sensors, dataset.label_set, fabric.device)
+        conditions = conditions_of_tree(dataset.root) if labeled else {}
+        counts = _Counts(sensors, conditions, dataset.label_set, fabric.device)
+        label_files = LabelFiles.of_classes(
+            dataset.label_set, dataset.description.label_values, dataset.description.name
+        )
+        if save is not None and fabric.is_global_zero:
+            label_files.write_key(save, replace=True)
         loader = _samples(dataset, workers, fabric)
         with _progress(console, len(loader), fabric.is_global_zero) as advance:
             for sample in loader:
@@ -176,27 +234,37 @@ def evaluate(
                 if sample.label is not None:
                     counts.update(sample, prediction, protocol)
                 if save is not None:
-                    save_prediction(prediction, sample.sample_id, save, dataset.label_set)
+                    save_prediction(prediction, sample.sample_id, save, label_files)
                 if submission is not None:
                     submission.write(sample.sample_id, prediction)
                 advance()
         fabric.barrier()  # nothing is summed without labels, and every file must be there
-        scores, sensor_scores = counts.scores()
+        scores = counts.scores(protocol.absent_iou)
     if submission is not None and fabric.is_global_zero:
         submission.finish(dataset.description.size)
-    facts = bundle.facts
+    if scores.whole.images and not scores.whole.confusion.any():
+        raise DataError(
+            f"split '{dataset.split}' of {dataset.description.name} is void in every pixel that is counted, so nothing "
+            "can be scored; look at first_label, label_values and void_label of its dataset.json, with rgbdseg check"
+        )
+    return dataclasses.replace(_result(bundle, dataset, protocol, scores), submission=submission)
+
+
+def _result(
+    bundle: ModelBundle, dataset: RGBDDataset, protocol: EvaluationProtocol, scores: _AllScores
+) -> EvaluationResult:
     return EvaluationResult(
         checkpoint=str(bundle.path),
-        model=facts.model_name,
+        model=bundle.facts.model_name,
         epoch=bundle.epoch,
         iteration=bundle.iteration,
         dataset=dataset.description.name,
         split=dataset.split,
         protocol=protocol,
-        scores=scores,
-        sensors=sensor_scores,
+        scores=scores.whole,
+        sensors=scores.sensors,
+        conditions=scores.conditions,
         frames=len(dataset),
-        submission=submission,
     )
 
 
@@ -212,11 +280,11 @@ def _samples(dataset: RGBDDataset, workers: int, fabric: Fabric) -> DataLoader[R
     )
 
 
-def save_prediction(prediction: torch.Tensor, sample_id: str, folder: Path, label_set: LabelSet) -> None:
-    """Write FOLDER/label/<id>.png (class indices) and FOLDER/color/<id>.png from uint8 (H, W), atomically."""
-    values = prediction.numpy()
-    save_png(folder / "label" / f"{sample_id}.png", values)
-    save_png(folder / "color" / f"{sample_id}.png", colorize(values, label_set.palette))
+def save_prediction(prediction: torch.Tensor, sample_id: str, folder: Path, label_files: LabelFiles) -> None:
+    """Write FOLDER/label/<id>.png, in the dataset's own values, and FOLDER/color/<id>.png from uint8 (H, W)."""
+    labels = prediction.numpy()
+    label_files.write_labels(folder / "label" / f"{sample_id}.png", labels)
+    save_png(folder / "color" / f"{sample_id}.png", colorize(labels, label_files.palette))
 
 
 def _check_classes(bundle: ModelBundle, dataset: RGBDDataset) -> None:

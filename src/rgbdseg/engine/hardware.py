@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
+from typing import cast
 
 import torch
 import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from rgbdseg.config.train import HardwareConfig
+from rgbdseg.config.train import HardwareConfig, Precision
+from rgbdseg.device import chosen_precision
 from rgbdseg.engine.processes import follow_starter
 from rgbdseg.errors import UsageError
-
-AUTOCAST: dict[str, torch.dtype | None] = {
-    "32-true": None,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-}
 
 
 def uses_gpu(hardware: HardwareConfig) -> bool:
@@ -57,6 +54,12 @@ def make_fabric(hardware: HardwareConfig) -> Fabric:
         )
     except (RuntimeError, ValueError) as error:  # of SLURM variables that contradict each other
         raise UsageError(f"the devices cannot be used: {' '.join(str(error).split())}") from error
+
+
+def with_chosen_precision(hardware: HardwareConfig) -> HardwareConfig:
+    """Return the same with the precision that ``auto`` stands for on the devices of this machine."""
+    device = torch.device("cuda" if uses_gpu(hardware) else "cpu")
+    return dataclasses.replace(hardware, precision=cast(Precision, chosen_precision(hardware.precision, device)))
 
 
 def check_hardware(hardware: HardwareConfig) -> None:

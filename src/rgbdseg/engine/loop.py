@@ -12,9 +12,9 @@ import itertools
 from lightning.fabric import Fabric
 
 from rgbdseg.config.train import TrainConfig
+from rgbdseg.device import AUTOCAST
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import AUTOCAST
 from rgbdseg.engine.processes import Agreement
 from rgbdseg.engine.reporting import Report
 from rgbdseg.engine.step import TrainingState, training_step

@@ -1,4 +1,4 @@
-"""How many passes an optimiser step needs so that each fits in memory, found without computing anything."""
+"""How many passes an optimizer step needs so that each fits in memory, found without computing anything."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from rgbdseg.models._measure import example_inputs
 # SA-Gate on the CPU.
 OVERHEAD = 1.25
 USABLE_SHARE = 0.85
-COPIES_OF_WEIGHTS = 4  # weights, gradients, and up to two moments of the optimiser
+COPIES_OF_WEIGHTS = 4  # weights, gradients, and up to two moments of the optimizer
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """accumulate: passes per optimiser step.  needed_bytes: of one pass without accumulation.  free_bytes: found."""
+    """How many passes a step takes, and why.
+
+    Args:
+        accumulate: passes per optimizer step.
+        needed_bytes: of one pass without accumulation.
+        free_bytes: what was found.
+    """
 
     accumulate: int
     needed_bytes: float
@@ -33,7 +39,8 @@ class MemoryPlan:
 def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, device_type: str) -> MemoryPlan:
     """Choose the fewest passes whose samples fit; 1 where the free memory is unknown.
 
-    devices: training processes on this machine; on the CPU they share its memory.
+    Args:
+        devices: training processes on this machine; on the CPU they share its memory.
     """
     per_device = config.loader.batch_size // (devices * config.hardware.nodes)
     free = free_bytes(device_type) / (devices if device_type == "cpu" else 1)

@@ -91,7 +91,7 @@ class Report:
             found = {"miou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy}
             self._log_line({"iteration": step, "epoch": self._epoch_of(step), "elapsed_s": self._elapsed(), **found})
             self._log.numbers(step, {f"validation/{name}": value for name, value in found.items()})
-            parts.append(f"validation mIoU {100 * scores.mean_iou:.1f}")
+            parts.append(_validation_text(scores))
         self._line_at = time.monotonic()
         self._epoch_start = (self._line_at, step)
         self.print("  ".join(parts))
@@ -162,6 +162,14 @@ class Report:
     def _log_line(self, entry: Mapping[str, Any]) -> None:
         assert self._log is not None
         self._log.line(entry)
+
+
+def _validation_text(scores: SegmentationScores) -> str:
+    if not scores.confusion.any():
+        return "warning: no validation frame has a labeled pixel, so nothing was scored"
+    few = scores.scored_classes < len(scores.iou)
+    over = f" over {scores.scored_classes} of {len(scores.iou)} classes" if few else ""
+    return f"validation mIoU {100 * scores.mean_iou:.1f}{over}"
 
 
 def _start_facts(fabric: Fabric, started_from: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rgbdseg.config.train import TrainConfig
 from rgbdseg.engine.run_lock import LOCK
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
+from rgbdseg.reading import read_yaml
 from rgbdseg.weights.source import CHECKPOINTS, LAST
 
 # What may change when a run continues: where it runs and where its data lie, not what it computes.
@@ -66,10 +67,11 @@ class RunFolder:
         """Raise UsageError when something is there already."""
         if not self.root.exists():
             return
-        if not self.root.is_dir() or any(entry.name != LOCK for entry in self.root.iterdir()):
-            raise UsageError(
-                f"{self.root} exists and is not empty; continue it with resume=True or choose another folder (out)"
-            )
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file; choose another folder (out)")
+        if any(entry.name != LOCK for entry in self.root.iterdir()):
+            again = "continue the run in it with resume=True or choose" if self.config_file.is_file() else "choose"
+            raise UsageError(f"{self.root} exists and is not empty; {again} another folder (out)")
 
     def start(self, config: TrainConfig) -> None:
         """Create the folder; raises UsageError when something is there already."""
@@ -102,10 +104,7 @@ class RunFolder:
 
     def stored_config(self) -> dict[str, Any]:
         """Return the config the run was started with, as plain values."""
-        try:
-            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"{self.config_file} cannot be read: {error}") from None
+        values = read_yaml(self.config_file, UsageError)
         if not isinstance(values, dict):
             raise UsageError(f"{self.config_file} is not a configuration")
         return values
@@ -139,7 +138,8 @@ def check_resumable(stored: dict[str, Any], wanted: TrainConfig) -> None:
 def trim_log(path: Path, iteration: int, epoch_finished: bool = True) -> None:
     """Drop log lines after ``iteration``: a killed run may have logged steps that its checkpoint does not have.
 
-    epoch_finished: whether scores that belong to ``iteration`` are kept, or will be computed again.
+    Args:
+        epoch_finished: whether scores that belong to ``iteration`` are kept, or will be computed again.
     """
     if not path.is_file():
         return
@@ -152,11 +152,13 @@ def trim_log(path: Path, iteration: int, epoch_finished: bool = True) -> None:
 
 
 def _log_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            yield line, json.loads(line)
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue  # the line that was being written when the run was killed
+        if isinstance(entry, dict) and type(entry.setdefault("iteration", 0)) is int:
+            yield line, entry
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a pure function of the seed and the number of optimiser steps taken.
+"""Which samples make up which batch: a pure function of the seed and the number of optimizer steps taken.
 
 Nothing is stored and nothing is replayed: a run that resumes at step n asks for batch n.  Augmentation draws from a
 generator of the draw's own number, so the result depends neither on the number of loader processes nor of devices.
@@ -48,7 +48,8 @@ class ShuffledDraws:
 class StepBatches(Sampler[list[Draw]]):
     """The batches of one device for a range of optimizer steps: one for each pass of each step.
 
-    steps: numbers of the steps, counted from the start of the run; a resumed run begins where it stopped.
+    Args:
+        steps: numbers of the steps, counted from the start of the run; a resumed run begins where it stopped.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class StepBatches(Sampler[list[Draw]]):
 class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
     """Whole frames, less their margin, with the augmentation that was drawn for them, by draw.
 
-    spec: of the model, which says what is derived from a frame besides its files.
+    Args:
+        spec: of the model, which says what is derived from a frame besides its files.
     """
 
     def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:

@@ -27,10 +27,15 @@ SHOWN = 4  # names listed per kind
 class EarlierWeights:
     """What a model took from a checkpoint; parts of a network are its modules by name.
 
-    path: of the checkpoint.  epoch: completed when it was written, where the file says so.
-    taken, tensors: entries that were taken, of how many in the model.
-    adapted: entries that were taken in another shape.  new_classes: parts that are new, since their classes are others.
-    new: parts that the checkpoint does not have.  unused: parts of it that the model does not have.
+    Args:
+        path: of the checkpoint.
+        epoch: completed when it was written, where the file says so.
+        taken: entries that were taken, of how many in the model.
+        tensors: entries that were taken, of how many in the model.
+        adapted: entries that were taken in another shape.
+        new_classes: parts that are new, since their classes are others.
+        new: parts that the checkpoint does not have.
+        unused: parts of it that the model does not have.
     """
 
     path: Path
@@ -63,7 +68,11 @@ class EarlierWeights:
 def load_first_weights(model: SegmentationModel, config: ModelConfig, label_set: LabelSet) -> EarlierWeights | None:
     """Give a new model the weights that ``config`` names; return what was taken from an earlier run, if from one.
 
-    label_set: of the data the model is to be trained on.  Raises CheckpointError for what cannot be read or used.
+    Args:
+        label_set: of the data the model is to be trained on.
+
+    Raises:
+        CheckpointError: for what cannot be read or used.
     """
     if config.start_from is not None:
         return load_earlier_weights(model, config, label_set)
@@ -79,8 +88,10 @@ def load_earlier_weights(model: SegmentationModel, config: ModelConfig, label_se
     nothing is loaded.  Tensors whose shape depends on the number of classes are taken where both label sets name the
     same classes in the same order, and keep their first values otherwise.  What else the checkpoint has not, or has in
     addition, is reported.
-    Raises CheckpointError for a file that cannot be read, a checkpoint of another network, and one whose images were
-    normalised otherwise.
+
+    Raises:
+        CheckpointError: for a file that cannot be read, a checkpoint of another network, and one whose images were
+            normalized otherwise.
     """
     assert config.start_from is not None
     try:
@@ -93,7 +104,7 @@ def load_earlier_weights(model: SegmentationModel, config: ModelConfig, label_se
     given = model.adapt_weights(stored.state)
     taken = {name: given[name] for name in own if name in given and name not in new_classes}
     if problems := _other_inputs(stored.facts.input_spec, model.input_spec):
-        raise CheckpointError(_refusal(stored, config, problems, "whose images were normalised in the same way"))
+        raise CheckpointError(_refusal(stored, config, problems, "whose images were normalized in the same way"))
     if problems := _other_network(model.backbone_prefixes, own, given, taken, new_classes):
         raise CheckpointError(_refusal(stored, config, problems, "with the same encoder and the same model.options"))
     model.load_state_dict(taken, strict=False)

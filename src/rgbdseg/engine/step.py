@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rgbdseg.config.train import TrainConfig
+from rgbdseg.device import AUTOCAST
 from rgbdseg.engine.average import MovingAverage
 from rgbdseg.engine.dropout import draw_dropout_by_sample
-from rgbdseg.engine.hardware import AUTOCAST
 from rgbdseg.engine.health import Health
-from rgbdseg.engine.optimizers import learning_rate_factor, make_optimizer
+from rgbdseg.engine.optimizers import make_optimizer, set_rates
 from rgbdseg.engine.sampling import derived_seed
 from rgbdseg.engine.sync_batch_norm import synchronize_batch_norm
 from rgbdseg.losses import Loss, segmentation_loss
@@ -88,7 +88,7 @@ def training_step(state: TrainingState, batches: Iterable[RGBDBatch], config: Tr
         config: of the run.
     """
     count, dtype = config.hardware.passes, AUTOCAST[config.hardware.precision]
-    set_learning_rate(state.optimizer, learning_rate_factor(state.step, config.schedule))
+    set_rates(state.optimizer, state.step, config.schedule)
     losses: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         # Dropout follows from step and pass alone, so that a resumed run draws what an uninterrupted one would.
@@ -121,12 +121,6 @@ def batch_loss(network: nn.Module, batch: RGBDBatch, config: TrainConfig) -> Los
     images = {name: image.contiguous(memory_format=memory_format) for name, image in batch.images.items()}
     output = network(images, batch.camera)
     return segmentation_loss(output, batch.label, config.loss, batch.depth_m, batch.camera)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to ``factor`` times the one it was made with."""
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _gradients_kept_apart(network: nn.Module, until_last: bool) -> contextlib.AbstractContextManager[object]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from rgbdseg.data.images import image_size, read_label_values, write_png
+from rgbdseg.data.images import image_mode, image_size, read_label_values, write_png
 from rgbdseg.datasets import ServerFormat, facts_of_classes, find_facts
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
@@ -43,9 +43,13 @@ def server_format(label_set: LabelSet) -> ServerFormat:
 class SubmissionFolder:
     """A submission in the making: predictions gather in a hidden folder beside the target and move there when complete.
 
-    folder: the target; must not exist, or be empty.  label_set: its official ids are what is written.
-    sample_ids: every frame of the split.
-    Raises UsageError for a target that holds anything, a label set without official ids and foreign frame ids.
+    Args:
+        folder: the target; must not exist, or be empty.
+        label_set: its official ids are what is written.
+        sample_ids: every frame of the split.
+
+    Raises:
+        UsageError: for a target that holds anything, a label set without official ids and foreign frame ids.
     """
 
     def __init__(self, folder: str | Path, label_set: LabelSet, sample_ids: Sequence[str]) -> None:
@@ -82,7 +86,8 @@ class SubmissionFolder:
     def finish(self, size: tuple[int, int] | None) -> Path:
         """Check everything against the format and move it to its place; ``size``: of all frames, None to not check.
 
-        Raises DataError for a submission that the server would refuse; what was written is then left where it is.
+        Raises:
+            DataError: for a submission that the server would refuse; what was written is then left where it is.
         """
         check_submission(self.staging, list(self.names), self.label_set, size=size)
         try:
@@ -117,9 +122,11 @@ def submission_problems(
 ) -> Iterator[str]:
     """Yield in words what is wrong with a submission; nothing when the server would take it.
 
-    sample_ids: the frames of the split.  size: (height, width) of every file, None for any.
-    label_set: its official ids are those that are evaluated.  A server may take others as well, but they can only lose;
-    here they are problems, since class indices taken for official ids would go unnoticed otherwise.
+    Args:
+        sample_ids: the frames of the split.
+        size: (height, width) of every file, None for any.
+        label_set: its official ids are those that are evaluated. A server may take others as well, but they can only
+            lose; here they are problems, since class indices taken for official ids would go unnoticed otherwise.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -147,6 +154,8 @@ def _file_problems(
     path: Path, name: Path, size: tuple[int, int] | None, official_ids: Collection[int]
 ) -> Iterator[str]:
     try:
+        if (mode := image_mode(path)) in ("RGB", "RGBA", "LA"):  # read elsewhere where they are equal, but not there
+            raise DataError(f"{path} has mode {mode}; expected a label map of class values with one channel")
         values = read_label_values(path)
         found = image_size(path)
     except DataError as error:

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from torch._dynamo.exc import TorchDynamoException
 
 from rgbdseg.config.train import TrainConfig, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints, read_progress, restore
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, uses_gpu
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, uses_gpu, with_chosen_precision
 from rgbdseg.engine.loggers import check_loggers
 from rgbdseg.engine.loop import train_loop
 from rgbdseg.engine.memory import plan_passes
@@ -54,6 +54,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     """
     console = console or Console(quiet=True)
     check_hardware(config.hardware)
+    config = _with_precision(config, console)
     check_loggers(config.logging)
     run = RunFolder(Path(out))
     fabric = make_fabric(config.hardware)
@@ -176,14 +177,17 @@ def explained_failures(run: RunFolder | None = None) -> Iterator[None]:
             "one sample per pass is too few for the batch statistics of this model; raise loader.batch_size or lower "
             "hardware.accumulate"
         ) from error
-    except TorchDynamoException as error:
-        raise RGBDSegError(
-            f"torch.compile failed ({str(error).strip().splitlines()[0][:200]}); set hardware.compile to false"
-        ) from error
     except torch.OutOfMemoryError as error:
         raise RGBDSegError(
             "the device ran out of memory; raise hardware.accumulate or set hardware.precision to bf16-mixed, or start "
             "a new run with a lower loader.batch_size"
+        ) from error
+    except RuntimeError as error:
+        # Not imported: PyTorch's compiler takes seconds, and most runs never use it.
+        if not any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
+            raise
+        raise RGBDSegError(
+            f"torch.compile failed ({str(error).strip().splitlines()[0][:200]}); set hardware.compile to false"
         ) from error
 
 
@@ -200,6 +204,8 @@ def build_run(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset
         model.to(memory_format=torch.channels_last)
     needs = rasters_needed(model.input_spec, label=True)
     train_set = RGBDDataset(tree, loader.train_split, needs=needs, hha_cache=loader.hha_cache)
+    if "hha" in needs:
+        require_fitting_hha(tree, train_set.ids)
     if trains_on_depth(model):
         train_set = _with_depth_target(config, model, train_set, tree)
     validation_set = None
@@ -237,6 +243,14 @@ def _with_depth_target(
     return train_set
 
 
+def _with_precision(config: TrainConfig, console: Console) -> TrainConfig:
+    """Fill in what precision ``auto`` stands for here, and say so."""
+    hardware = with_chosen_precision(config.hardware)
+    if hardware != config.hardware:
+        console.print(f"hardware.precision auto: {hardware.precision} on this machine", highlight=False)
+    return dataclasses.replace(config, hardware=hardware)
+
+
 def _with_passes(config: TrainConfig, model: SegmentationModel, console: Console) -> TrainConfig:
     """Fill in the number of passes where the config leaves it open."""
     hardware = config.hardware
@@ -267,6 +281,8 @@ def model_facts(config: TrainConfig, model: SegmentationModel, dataset: RGBDData
         dataset=dataset.description.name,
         hha=dataset.hha_parameters.to_dict() if "hha" in model.input_spec.rasters else None,
         config=config.to_dict(),
+        label_values=dataset.description.label_values,
+        image_size=dataset.frame_size(0),
     )
 
 

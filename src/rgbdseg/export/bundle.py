@@ -9,6 +9,8 @@ from pathlib import Path
 from rgbdseg.errors import UsageError
 from rgbdseg.export.onnx_graph import OnnxRunner
 from rgbdseg.files import atomic_path, write_text
+from rgbdseg.outputs import LabelFiles
+from rgbdseg.weights.checkpoint import ModelFacts
 
 GRAPH, FACTS, PROGRAM = "model.onnx", "labels.json", "run.py"
 
@@ -28,11 +30,13 @@ def write_bundle(graph: Path, folder: Path) -> list[Path]:
         raise UsageError(f"{folder} is a file; expected a folder to write to")
     facts = OnnxRunner(graph).facts()
     label_set, plan = facts["model"]["label_set"], facts["plan"]
+    model = ModelFacts.from_dict(facts["model"])
     described = {
         "model": facts["model"]["model_name"],
         "label_set": label_set["name"],
         "names": label_set["classes"],
         "palette": label_set["palette"],
+        "label_files": LabelFiles.of_classes(model.label_set, model.label_values, model.dataset).to_dict(),
         **{key: plan[key] for key in ("inputs", "outputs", "size", "depth_unit", "whole_numbers")},
         "precision": facts["precision"],
         "parity": facts["parity"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from rgbdseg.export.onnx_graph import (
     trace,
     with_metadata,
 )
+from rgbdseg.export.openvino import OpenVINORunner, require_openvino, write_openvino
 from rgbdseg.export.parity import (
     BARS,
     ParityBar,
@@ -120,10 +121,13 @@ def export_model(
             raise UsageError(f"precision {precision} is for .onnx and .xml; a program of torch.export keeps fp32")
         return _export_program(segmenter, facts, plan, out, frames=frames, bar=bar)
     require_onnx()
+    if kind == "openvino":
+        require_openvino()
     stages = make_stages(segmenter.model, plan)
     network = _network_in(precision, stages, plan, frames.calibration or frames.compared)
     models = [*stages.before, network, stages.after]
-    checked = OnnxRunner(serialized(join(models, [*plan.outputs, "log_scores"])))
+    start: Callable[[bytes], Run] = OpenVINORunner if kind == "openvino" else OnnxRunner
+    checked = start(serialized(join(models, [*plan.outputs, "log_scores"])))
     try:
         report = _compared(segmenter, checked, plan, frames, bar)
         if stages.free_batch:
@@ -131,13 +135,11 @@ def export_model(
     except CheckpointError as error:
         raise ExportError(f"the graph cannot be run: {error}") from error
     if not report.passed:
-        raise ExportError(_refusal(report, _departure(segmenter, models, plan, frames.compared[0], precision)))
+        departure = _departure(segmenter, models, plan, frames.compared[0], precision=precision, start=start)
+        raise ExportError(_refusal(report, departure))
     metadata = graph_facts(facts, plan, precision, report, stages.free_batch)
     if kind == "openvino":
-        from rgbdseg.export.openvino import write_openvino  # noqa: PLC0415
-
-        graph = join(models, [*plan.outputs, "log_scores"])
-        report = write_openvino(graph, metadata, out, segmenter=segmenter, plan=plan, frames=frames, bar=bar)
+        write_openvino(serialized(join(models, plan.outputs)), metadata, out)
     else:
         with atomic_path(out) as temporary:
             temporary.write_bytes(serialized(with_metadata(join(models, plan.outputs), metadata)))
@@ -190,13 +192,8 @@ def _network_in(precision: str, stages: GraphStages, plan: GraphPlan, frames: Se
 
 
 def _compared(segmenter: Segmenter, run: Run, plan: GraphPlan, frames: Frames, bar: ParityBar) -> ParityReport:
-    """Compare on the frames and, where sizes are open, on a part of the first one, too."""
-    samples = list(frames.compared)
-    if plan.size is None:
-        height, width = samples[0].size
-        samples.append(crop(samples[0], 0, 0, max(16, height * 3 // 4), max(16, width * 2 // 3)))
     try:
-        return compare(segmenter, run, plan, samples, bar=bar, label_set=frames.label_set)
+        return compare(segmenter, run, plan, with_variants(frames, plan), bar=bar, label_set=frames.label_set)
     except (DataError, UsageError, ExportError):
         raise
     except Exception as error:  # the runtime's own exceptions have no common class
@@ -205,7 +202,20 @@ def _compared(segmenter: Segmenter, run: Run, plan: GraphPlan, frames: Frames, b
         raise ExportError(f"the graph cannot be run: {type(error).__name__}: {text}{hint}") from error
 
 
-def _check_two_at_once(run: OnnxRunner, plan: GraphPlan, frames: Sequence[RGBDSample]) -> None:
+def with_variants(frames: Frames, plan: GraphPlan) -> list[RGBDSample]:
+    """Return the frames and what else must come out right: another size if sizes are open, color alone if it does."""
+    samples = list(frames.compared)
+    first = samples[0]
+    if plan.size is None:
+        height, width = first.size
+        samples.append(crop(first, 0, 0, max(16, height * 3 // 4), max(16, width * 2 // 3)))
+    if plan.needs_depth and plan.depth_optional:
+        # Without its labels: what the model makes of color alone is no part of the mIoU.
+        samples.append(dataclasses.replace(first.replace(depth_m=None, label=None), camera=None))
+    return samples
+
+
+def _check_two_at_once(run: Run, plan: GraphPlan, frames: Sequence[RGBDSample]) -> None:
     """Raise ExportError where a frame looks different beside another."""
     pair = [plain_frame(one, plan) for one in (frames[0], frames[-1])]
     if pair[0].size != pair[1].size:
@@ -217,13 +227,21 @@ def _check_two_at_once(run: OnnxRunner, plan: GraphPlan, frames: Sequence[RGBDSa
         raise ExportError(f"in a batch of two frames only {100 * equal:.2f} % of the labels of the first stay the same")
 
 
-def _departure(segmenter: Segmenter, models: Sequence[Any], plan: GraphPlan, frame: RGBDSample, precision: str) -> str:
+def _departure(
+    segmenter: Segmenter,
+    models: Sequence[Any],
+    plan: GraphPlan,
+    frame: RGBDSample,
+    *,
+    precision: str,
+    start: Callable[[bytes], Run],
+) -> str:
     """Say where a graph leaves its model first."""
     network = models[-2]
     names = [one.name for model in models for one in model.graph.output]
     parts = [one.name.removeprefix(PART) for one in network.graph.output if one.name.startswith(PART)]
     try:
-        run = OnnxRunner(serialized(join(models, [*dict.fromkeys(names)])))
+        run = start(serialized(join(models, [*dict.fromkeys(names)])))
         differences = stage_differences(segmenter, run, plan, frame, parts)
     except Exception as error:  # whatever stopped the search, the refusal stands
         return f"where it departs could not be found: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -28,9 +28,9 @@ def dataset_frames(root: Path, split: str, count: int, spec: InputSpec) -> tuple
     needs = set(spec.rasters) - {"hha", "rgb"}
     if "hha" in spec.rasters:
         needs.add("depth_m")
-    unlabelled = RGBDDataset(root, split, needs=needs)
-    label_set = unlabelled.description.label_set
-    dataset = unlabelled if label_set is None else RGBDDataset(root, split, needs={*needs, "label"})
+    unlabeled = RGBDDataset(root, split, needs=needs)
+    label_set = unlabeled.description.label_set
+    dataset = unlabeled if label_set is None else RGBDDataset(root, split, needs={*needs, "label"})
     count = min(count, len(dataset))
     return [dataset.sample(index * len(dataset) // count) for index in range(count)], label_set
 

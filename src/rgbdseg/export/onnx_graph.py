@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import CheckpointError, RGBDSegError, UsageError
+from rgbdseg.export.open_sizes import traceable_open_sizes
 from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.export.stages import AnswerStage, HHAStage, InputStage, NetworkStage, TappedStage, parts_of
 from rgbdseg.geometry.hha import HHAParameters
@@ -92,7 +93,8 @@ def make_stages(model: SegmentationModel, plan: GraphPlan) -> GraphStages:
         logits = network(*images.values())
     parts = parts_of(model, functools.partial(network, *images.values()))
     names = ("logits", *(PART + part for part in parts))
-    traced = _traced(TappedStage(network, parts), images, names, open_sizes, may_fix_batch=True)
+    with traceable_open_sizes(model) if open_sizes else contextlib.nullcontext():
+        traced = _traced(TappedStage(network, parts), images, names, open_sizes, may_fix_batch=True)
     answer = AnswerStage(plan)
     after = _traced(answer, {"logits": logits, "rgb": given["rgb"]}, answer.output_names, open_sizes)
     free_batch = not _first_is_fixed(traced.graph.input[0])
@@ -249,10 +251,11 @@ def _traced(
 
 def trace(stage: nn.Module, arguments: Mapping[str, Tensor], open_sizes: bool) -> torch.export.ExportedProgram:
     """Return a stage as a program of PyTorch; see `_traced`."""
-    try:
-        return _program(stage, arguments, open_sizes, free_batch=True)
-    except Exception:  # whatever the tracer meets in a model; it may be the number of frames
-        return _program(stage, arguments, open_sizes, free_batch=False)
+    with traceable_open_sizes(stage) if open_sizes else contextlib.nullcontext():
+        try:
+            return _program(stage, arguments, open_sizes, free_batch=True)
+        except Exception:  # whatever the tracer meets in a model; it may be the number of frames
+            return _program(stage, arguments, open_sizes, free_batch=False)
 
 
 def _program(

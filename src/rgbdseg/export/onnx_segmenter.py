@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from rgbdseg.device import choose_device
 from rgbdseg.errors import CheckpointError, DataError, UsageError
 from rgbdseg.export.onnx_graph import OnnxRunner, require_onnx
 from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
 from rgbdseg.inference import Segmentation
 from rgbdseg.sample import RGBDSample
-from rgbdseg.segmenter import SegmentedFrame, Segmenter, choose_device
+from rgbdseg.segmented_frame import SegmentedFrame
+from rgbdseg.segmenter import Segmenter
 from rgbdseg.weights.checkpoint import ModelFacts
 
 
@@ -42,6 +44,7 @@ class OnnxSegmenter(Segmenter):
         self.protocol = self.plan.protocol
         self.hha = self.plan.hha
         self.name = model.model_name
+        self.label_values, self.dataset = model.label_values, model.dataset
 
     def segment(self, sample: RGBDSample) -> SegmentedFrame:
         """Label a frame that is given as a sample.
@@ -56,6 +59,8 @@ class OnnxSegmenter(Segmenter):
             names=self.label_set.classes,
             palette=self.label_set.palette,
             sample=sample,
+            label_values=self.label_values,
+            dataset=self.dataset,
         )
 
     def score(self, sample: RGBDSample) -> Segmentation:

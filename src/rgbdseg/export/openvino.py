@@ -6,60 +6,70 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rgbdseg.errors import UsageError
-from rgbdseg.export.onnx_graph import METADATA_KEY, Array, ExportError, serialized
-from rgbdseg.export.parity import ParityBar, ParityReport, compare
-from rgbdseg.export.plan import GraphPlan
+from rgbdseg.export.onnx_graph import METADATA_KEY, Array, ExportError
 from rgbdseg.files import atomic_path
-from rgbdseg.segmenter import Segmenter
-
-if TYPE_CHECKING:
-    from rgbdseg.export.export import Frames
 
 
-def write_openvino(
-    graph: Any,
-    metadata: Mapping[str, Any],
-    out: Path,
-    *,
-    segmenter: Segmenter,
-    plan: GraphPlan,
-    frames: Frames,
-    bar: ParityBar,
-) -> ParityReport:
-    """Write an ONNX graph as OpenVINO's .xml and .bin, once OpenVINO has been seen to keep the model's numbers.
-
-    Raises:
-        UsageError: where OpenVINO is not installed.
-        ExportError: for a graph that it cannot read, or whose numbers it does not keep.
-    """
+def require_openvino() -> None:
+    """Raise UsageError, with the remedy, unless OpenVINO is installed."""
     try:
-        import openvino  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+        import openvino  # type: ignore[import-not-found,unused-ignore]  # noqa: F401, PLC0415
     except ImportError as error:
         raise UsageError(
             "openvino is not installed, which .xml needs: pip install openvino; or choose .onnx"
         ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "graph.onnx"
-        file.write_bytes(serialized(graph))
-        try:
-            model = openvino.convert_model(file)
-            compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        except RuntimeError as error:
-            raise ExportError(f"OpenVINO cannot read the graph: {' '.join(str(error).split())[:300]}") from error
 
-        def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-            outputs = compiled(dict(inputs))
-            return {name: outputs[name] for name in (*plan.outputs, "log_scores")}
 
-        report = compare(segmenter, run, plan, frames.compared, bar=bar, label_set=frames.label_set)
-        if not report.passed:
-            raise ExportError(f"not written, for OpenVINO does not keep the model's numbers: {report.describe()}")
-        model.set_rt_info(json.dumps(metadata), METADATA_KEY)
-        weights = out.with_suffix(".bin")
-        with atomic_path(out) as temporary:
-            openvino.save_model(model, temporary, compress_to_fp16=False)
-            temporary.with_suffix(".bin").replace(weights)
-    return report
+class OpenVINORunner:
+    """A graph run by OpenVINO on the CPU, in float32 but for what the graph itself computes in fewer bits.
+
+    Args:
+        model: the bytes of an ONNX graph.
+        threads: 0 leaves it to OpenVINO.
+
+    Raises:
+        UsageError: where OpenVINO is not installed.
+        ExportError: for a graph that it cannot read.
+    """
+
+    def __init__(self, model: bytes, *, threads: int = 0) -> None:
+        require_openvino()
+        import openvino  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "graph.onnx"
+            file.write_bytes(model)
+            try:
+                self.model = openvino.convert_model(file)
+                self.compiled = openvino.Core().compile_model(self.model, "CPU", settings)
+            except Exception as error:  # its own exceptions have no common class
+                raise ExportError(f"OpenVINO cannot read the graph: {' '.join(str(error).split())[:300]}") from error
+        self.output_names = tuple(one.get_any_name() for one in self.compiled.outputs)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return arrays by name."""
+        found = self.compiled(dict(inputs))
+        return {name: found[name] for name in self.output_names}
+
+
+def write_openvino(model: bytes, metadata: Mapping[str, Any], out: Path) -> None:
+    """Write an ONNX graph as OpenVINO's .xml and .bin, with its weights as they are.
+
+    Args:
+        model: the bytes of the ONNX graph.
+        metadata: is stored in the .xml as ``rt_info``.
+        out: the .xml; the .bin lies beside it.
+    """
+    import openvino  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+
+    graph = OpenVINORunner(model).model
+    graph.set_rt_info(json.dumps(metadata), METADATA_KEY)
+    with atomic_path(out) as temporary:
+        openvino.save_model(graph, temporary, compress_to_fp16=False)
+        temporary.with_suffix(".bin").replace(out.with_suffix(".bin"))

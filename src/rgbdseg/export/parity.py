@@ -18,7 +18,7 @@ from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet
 from rgbdseg.metrics import SegmentationScores
 from rgbdseg.sample import RGBDSample
-from rgbdseg.segmenter import Segmenter
+from rgbdseg.segmenter import Segmenter, assumed_camera
 
 # H height, W width
 
@@ -103,7 +103,10 @@ class ParityReport:
 
 
 def plain_frame(sample: RGBDSample, plan: GraphPlan) -> RGBDSample:
-    """Return a frame with what the graph is given alone, and depth as it is after being stored in the graph's unit."""
+    """Return a frame with what the graph is given alone, and depth as it is after being stored in the graph's unit.
+
+    Where depth is optional, what a frame lacks is put in: no reading anywhere, and a usual camera.
+    """
     wanted = {"rgb", "label", *plan.spec.rasters} - {"hha"}
     if plan.needs_depth:
         wanted.add("depth_m")
@@ -112,19 +115,23 @@ def plain_frame(sample: RGBDSample, plan: GraphPlan) -> RGBDSample:
     sample = sample.replace(**{name: None for name, _ in sample.rasters() if name not in wanted}, reading_ranges={})
     if not plan.needs_depth:
         return sample
+    if plan.depth_optional and sample.depth_m is None:
+        sample = sample.replace(depth_m=torch.zeros_like(sample.rgb[:1], dtype=torch.float32))
+    if plan.depth_optional and sample.camera is None and not plan.spec.needs_camera:
+        sample = sample.replace(camera=assumed_camera(sample.size))
     if sample.depth_m is None:
         raise DataError(f"frame '{sample.sample_id}' has no depth, which the model looks at")
     stored = stored_depth(sample.depth_m[0].numpy(), plan)
-    return sample.replace(depth_m=torch.from_numpy(plan.depth_unit.to_metres(stored))[None])
+    return sample.replace(depth_m=torch.from_numpy(plan.depth_unit.to_meters(stored))[None])
 
 
 def stored_depth(depth_m: Array, plan: GraphPlan) -> Array:
     """Return meters (H, W) as the graph takes them: float32, or uint16 in its unit, rounded."""
     if not plan.whole_numbers:
-        return (depth_m / np.float32(plan.depth_unit.metres_per_unit)).astype(np.float32)
+        return (depth_m / np.float32(plan.depth_unit.meters_per_unit)).astype(np.float32)
     unit = plan.depth_unit
-    values = np.rint(depth_m.astype(np.float64) / unit.metres_per_unit - unit.offset_units)
-    missing = 0 if unit.missing is None else unit.missing
+    values = np.rint(depth_m.astype(np.float64) / unit.meters_per_unit - unit.offset_units)
+    missing = unit.missing_values[0] if unit.missing_values else 0
     return np.where(depth_m > 0, values.clip(0, 65535), missing).astype(np.uint16)
 
 
@@ -183,7 +190,7 @@ def compare(
     scored = label_set == segmenter.label_set
     confusions = np.zeros((2, len(segmenter.label_set), len(segmenter.label_set)), dtype=np.int64)
     equal, pixels, largest, squares, total, count = 0, 0, 0.0, 0.0, 0.0, 0
-    labelled = 0
+    labeled = 0
     for frame in frames:
         sample = plain_frame(frame, plan)
         outputs = run(graph_inputs([sample], plan))
@@ -196,13 +203,13 @@ def compare(
         values = log_scores[np.isfinite(log_scores)].astype(np.float64)
         squares, total, count = squares + float((values**2).sum()), total + float(values.sum()), count + values.size
         if scored and sample.label is not None:
-            labelled += 1
+            labeled += 1
             truth = sample.label[0].numpy()
             for confusion, found in zip(confusions, labels, strict=True):
                 _count(confusion, truth, found)
     mean_iou = None
-    if labelled:
-        first, second = (SegmentationScores.from_confusion(one, labelled).mean_iou for one in confusions)
+    if labeled:
+        first, second = (SegmentationScores.from_confusion(one, labeled).mean_iou for one in confusions)
         mean_iou = (first, second)
     spread = math.sqrt(max(0.0, squares / max(1, count) - (total / max(1, count)) ** 2))
     return ParityReport(len(frames), equal / pixels, largest, spread, mean_iou, bar)

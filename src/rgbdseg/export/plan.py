@@ -29,12 +29,15 @@ class GraphInput:
         kind: ``rgb``, ``depth``, ``camera`` or ``raster``.
         dtype: of NumPy, such as ``uint8``.
         channels: of the last axis; None where there is no such axis.
+        optional: whether a frame without it will do.  Depth is then 0 everywhere, and the camera a usual one
+            (`rgbdseg.segmenter.assumed_camera`): the graph itself takes all of its inputs.
     """
 
     name: str
     kind: str
     dtype: str
     channels: int | None
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,12 @@ class GraphPlan:
             )
         if protocol.margin:
             raise UsageError("the protocol cuts off a margin, which belongs to a dataset; a graph sees whole frames")
+        if protocol.resize != "picture" or protocol.windows != "grid" or protocol.combination == "logits":
+            raise UsageError(
+                f"the protocol has resize '{protocol.resize}', windows '{protocol.windows}' and combination "
+                f"'{protocol.combination}', a released evaluator's rule that no graph follows; use resize 'picture', "
+                "windows 'grid' and another combination"
+            )
         if self.size is None and (protocol.scales != (1.0,) or protocol.mode == "sliding"):
             raise UsageError(
                 "windows and a scale other than 1 need the size of the frames; give size=(height, width), or mode "
@@ -91,14 +100,21 @@ class GraphPlan:
         return self.needs_hha or "depth_m" in self.spec.rasters
 
     @property
+    def depth_optional(self) -> bool:
+        """Whether depth that is 0 everywhere is to the network what no depth is."""
+        streams = [stream for stream in self.spec.streams if stream.from_depth]
+        return self.hha.missing_fill == 0 and all(stream.raster == "hha" and stream.optional for stream in streams)
+
+    @property
     def inputs(self) -> tuple[GraphInput, ...]:
         """Inputs of the graph, in order: what the network has no use for is not among them, except for rgb."""
         depth_type = "uint16" if self.whole_numbers else "float32"
         found = [GraphInput("rgb", "rgb", "uint8", 3)]
         if self.needs_depth:
-            found.append(GraphInput("depth", "depth", depth_type, None))
+            found.append(GraphInput("depth", "depth", depth_type, None, self.depth_optional))
         if self.needs_hha or self.spec.needs_camera:
-            found.append(GraphInput("camera", "camera", "float64", 4))
+            optional = self.depth_optional and not self.spec.needs_camera
+            found.append(GraphInput("camera", "camera", "float64", 4, optional))
         for name in self.spec.rasters:
             if name not in ("rgb", "depth_m", "hha"):
                 rule = RASTERS[name]
@@ -122,7 +138,7 @@ class GraphPlan:
                 made[one.name] = np.tile(np.array(row, np.float64), (frames, 1))
             elif one.kind == "depth":
                 meters = np.broadcast_to(rows, (frames, height, width)) * random.uniform(0.98, 1.02, (frames, 1, 1))
-                stored = meters / self.depth_unit.metres_per_unit - self.depth_unit.offset_units
+                stored = meters / self.depth_unit.meters_per_unit - self.depth_unit.offset_units
                 made[one.name] = np.ascontiguousarray(stored.astype(one.dtype))
             else:
                 values = random.integers(0, 256, (frames, height, width, one.channels or 1))

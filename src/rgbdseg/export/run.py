@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 # H height, W width, N points
 
@@ -47,6 +47,7 @@ class SegmentedFrame:
 
     labels: uint8 (H, W), indices into names.  confidence: float32 (H, W), 0 to 1.  palette: a color of 0 to 255 for
     each class.  rgb: uint8 (H, W, 3).  depth_m: float32 (H, W) or None.  camera: fx, fy, cx, cy or None.
+    label_files: what the numbers in label files mean, as classes.json says it.
     """
 
     labels: Array
@@ -57,6 +58,14 @@ class SegmentedFrame:
     depth_m: Array | None
     camera: tuple[float, float, float, float] | None
     name: str = "frame"
+    label_files: dict[str, Any] | None = None
+
+    @property
+    def numbers(self) -> Array:
+        """The number of each class in label files, uint8 or uint16 (classes,): its index where no other is known."""
+        found = self.label_files["classes"] if self.label_files else ()
+        values = np.array([one["value"] for one in found] or range(len(self.names)))
+        return np.asarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
 
     @property
     def shares(self) -> dict[str, float]:
@@ -93,16 +102,29 @@ class SegmentedFrame:
         return xyz, self.colors()[v, u], self.labels[v, u]
 
     def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
-        """Write label/NAME.png, color/NAME.png, overlay/NAME.png and, with depth and camera, cloud/NAME.ply."""
+        """Write label/NAME.png, color/NAME.png, overlay/NAME.png and, with depth and camera, cloud/NAME.ply.
+
+        Label files hold the numbers of the training dataset where they are known; classes.json says what they mean.
+        """
         stem, files = name or self.name, []
-        for kind, image in {"label": self.labels, "color": self.colors(), "overlay": self.overlay()}.items():
+        if self.label_files:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "classes.json").write_text(json.dumps(self.label_files, indent=1), encoding="utf-8")
+        for kind, image in {
+            "label": self.numbers[self.labels],
+            "color": self.colors(),
+            "overlay": self.overlay(),
+        }.items():
             files.append(Path(folder) / kind / f"{stem}.png")
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(files[-1])
         if self.depth_m is not None and self.camera is not None:
             files.append(Path(folder) / "cloud" / f"{stem}.ply")
             files[-1].parent.mkdir(parents=True, exist_ok=True)
-            write_ply(files[-1], *self.point_cloud())
+            xyz, colors, labels = self.point_cloud()
+            void = [f"label {self.label_files['void']} void"] if self.label_files else []
+            named = [f"label {number} {name}" for number, name in zip(self.numbers.tolist(), self.names, strict=True)]
+            write_ply(files[-1], xyz, colors, self.numbers[labels], [*named, *void])
         return files
 
 
@@ -123,6 +145,7 @@ class Segmenter:
     ) -> None:
         self.facts = json.loads(Path(facts).read_text(encoding="utf-8"))
         self.names: tuple[str, ...] = tuple(self.facts["names"])
+        self.label_files: dict[str, Any] | None = self.facts.get("label_files")
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in self.facts["palette"])
         self.unit: dict[str, Any] = self.facts["depth_unit"]
         options = onnxruntime.SessionOptions()
@@ -143,6 +166,7 @@ class Segmenter:
 
         rgb: uint8 (H, W, 3).  depth: (H, W); whole numbers need depth_unit ("m", "cm", "mm" or the meters per unit).
         camera: (fx, fy, cx, cy) or a 3x3 matrix.  images: further rasters by name, where the network looks at some.
+        A network that can do without depth labels color alone, and takes a usual camera where none is given.
         """
         picture = np.asarray(rgb)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -154,21 +178,28 @@ class Segmenter:
             )
         depth_m = None if depth is None else to_meters(depth, depth_unit, picture.shape[:2], name)
         row = None if camera is None else camera_row(camera)
+        if row is not None and not (0 <= row[2] <= picture.shape[1] - 1 and 0 <= row[3] <= picture.shape[0] - 1):
+            raise InputError(f"{name}: the center of camera {row} lies outside the {picture.shape[:2]} image")
         given: dict[str, Array | None] = {
             "rgb": picture,
             "depth": None if depth_m is None else self._stored(depth_m),
             "camera": None if row is None else np.array(row, np.float64),
             **{raster: np.asarray(values) for raster, values in (images or {}).items()},
         }
+        for one in self.facts["inputs"]:
+            if one["optional"] and given[one["name"]] is None:
+                given[one["name"]] = stand_in(one["kind"], picture.shape[:2])
         feed = {one["name"]: self._checked(one, given.get(one["name"]), name) for one in self.facts["inputs"]}
         labels, confidence = self.session.run(["labels", "confidence"], feed)
-        return SegmentedFrame(labels[0], confidence[0], self.names, self.palette, picture, depth_m, row, name)
+        return SegmentedFrame(
+            labels[0], confidence[0], self.names, self.palette, picture, depth_m, row, name, self.label_files
+        )
 
     def _stored(self, depth_m: Array) -> Array:
         """Meters in the unit and type that the graph takes."""
-        values = depth_m.astype(np.float64) / self.unit["metres_per_unit"] - self.unit["offset_units"]
+        values = depth_m.astype(np.float64) / self.unit["meters_per_unit"] - self.unit["offset_units"]
         if not self.facts["whole_numbers"]:
-            return (depth_m / np.float32(self.unit["metres_per_unit"])).astype(np.float32)
+            return (depth_m / np.float32(self.unit["meters_per_unit"])).astype(np.float32)
         missing = self.unit["missing"] or 0
         return np.where(depth_m > 0, np.rint(values).clip(0, 65535), missing).astype(np.uint16)
 
@@ -179,6 +210,15 @@ class Segmenter:
         if wanted["kind"] == "raster" and values.ndim == 2:
             values = values[..., None]
         return np.ascontiguousarray(values[None].astype(wanted["dtype"]))
+
+
+def stand_in(kind: str, size: Sequence[int]) -> Array:
+    """What a network that can do without depth or camera is given instead: no reading, or a view of 63 degrees."""
+    height, width = size
+    if kind == "depth":
+        return np.zeros((height, width))
+    focal = 518.8579 / 640 * width  # of the Kinect of NYU Depth V2
+    return np.array([focal, focal, (width - 1) / 2, (height - 1) / 2])
 
 
 def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: str) -> Array:
@@ -201,7 +241,11 @@ def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: s
             ) from None
     with np.errstate(invalid="ignore", over="ignore"):
         depth_m = (values.astype(np.float64) * meters).astype(np.float32)
-        return np.where((depth_m > 0) & np.isfinite(depth_m), depth_m, np.float32(0))
+        depth_m = np.where((depth_m > 0) & np.isfinite(depth_m), depth_m, np.float32(0))
+    median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else None
+    if median is not None and not 0.02 <= median <= 500:
+        raise InputError(f"{name}: the median depth is {median:.4g} m, expected 0.02..500 m; the depth unit is wrong")
+    return depth_m
 
 
 def camera_row(camera: Any) -> tuple[float, float, float, float]:
@@ -215,24 +259,72 @@ def camera_row(camera: Any) -> tuple[float, float, float, float]:
     return fx, fy, cx, cy
 
 
-def write_ply(file: Path, xyz_cam_m: Array, colors: Array, labels: Array) -> None:
+def write_ply(file: Path, xyz_cam_m: Array, colors: Array, labels: Array, comments: Sequence[str] = ()) -> None:
     """Write points as a binary PLY."""
-    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("label", "u1")]
+    fields = [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("red", "u1"),
+        ("green", "u1"),
+        ("blue", "u1"),
+        ("label", "<u2" if labels.dtype == np.uint16 else "u1"),
+    ]
     points = np.zeros(len(labels), dtype=fields)
     for index, axis in enumerate("xyz"):
         points[axis] = xyz_cam_m[:, index]
     for index, channel in enumerate(("red", "green", "blue")):
         points[channel] = colors[:, index]
     points["label"] = labels
-    kinds = {"<f4": "float", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    kinds = {"<f4": "float", "u1": "uchar", "<u2": "ushort"}
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {' '.join(line.split())}" for line in comments)]
+    lines += [f"element vertex {len(points)}"]
     lines += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
     file.write_bytes("\n".join(lines).encode() + points.tobytes())
 
 
 def read_depth(file: Path) -> Array:
-    """Read a depth map: .npy, or an image of 16 bits."""
-    return np.asarray(np.load(file) if file.suffix == ".npy" else Image.open(file))
+    """Read a depth map: .npy, or an image of 16 or 32 bits; 65535 of 16 bits is no reading."""
+    values = np.asarray(np.load(file) if file.suffix == ".npy" else Image.open(file))
+    return np.where(values == 65535, 0, values).astype(values.dtype) if values.dtype == np.uint16 else values
+
+
+def usual_unit(values: Array, file: Path) -> str:
+    """Return the unit that depth most likely has: numbers with a fraction meters, whole ones millimeters."""
+    if values.dtype.itemsize == 1:
+        raise InputError(f"{file} stores depth in 8 bits, whose unit cannot be guessed; give --depth-unit")
+    return "m" if np.issubdtype(values.dtype, np.floating) else "mm"
+
+
+def depth_line(values: Array, unit: str | None, *, assumed: bool, name: str) -> str:
+    """Say the unit of depth and the median; refuse what a unit that nobody stated makes of an RGB-D camera's depth."""
+    depth_m = to_meters(values, unit, values.shape[:2], name)
+    if not (depth_m > 0).any():
+        return f"depth: {name} has no reading"
+    median = float(np.median(depth_m[depth_m > 0]))
+    if assumed and unit == "mm" and not 0.1 <= median <= 10:
+        raise InputError(
+            f"{name}: the median depth is {median:.4g} m when taken as millimeters, expected 0.1..10 m; give "
+            "--depth-unit"
+        )
+    return f"depth: {values.dtype} in {unit} ({'assumed' if assumed else 'stated'}), median {median:.3g} m in {name}"
+
+
+def read_picture(file: Path, beside: Array | None) -> Array:
+    """Read a color image, turned upright as its EXIF orientation says; the depth map beside it is never turned."""
+    with Image.open(file) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Pillow turns TIFF itself.
+        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+        picture = np.asarray(upright.convert("RGB"))
+    turned = orientation in (5, 6, 7, 8) and picture.shape[0] != picture.shape[1]
+    fits = beside is None or (turned and beside.shape[:2] == picture.shape[:2])
+    if orientation in (2, 3, 4, 5, 6, 7, 8) and not fits:
+        raise InputError(
+            f"{file} has the EXIF orientation {orientation}, which turns it, and its depth map may belong to the "
+            "pixels as they are stored; take the orientation out of the image, or turn its pixels"
+        )
+    return picture
 
 
 def find_files(rgb: Path, depth: Path | None) -> list[tuple[Path, Path | None]]:
@@ -257,7 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rgb", required=True, help="an image, or a folder of images")
     parser.add_argument("--depth", help="the depth map, or a folder of depth maps with the same names")
     parser.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
-    parser.add_argument("--depth-unit", help="m, cm, mm or meters per stored unit; default: m for .npy, mm for images")
+    parser.add_argument(
+        "--depth-unit", help="m, cm, mm or meters per stored unit; default: m for fractions, mm for whole numbers"
+    )
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to ONNX Runtime")
     options = parser.parse_args(arguments)
@@ -265,15 +359,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         segmenter = Segmenter(threads=options.threads)
         pairs = find_files(Path(options.rgb), Path(options.depth) if options.depth else None)
         for rgb, depth in pairs:
-            unit = options.depth_unit or (None if depth is None or depth.suffix == ".npy" else "mm")
             values = None if depth is None else read_depth(depth)
-            picture = np.asarray(Image.open(rgb).convert("RGB"))
+            unit = options.depth_unit or (None if values is None or depth is None else usual_unit(values, depth))
+            picture = read_picture(rgb, values)
+            if values is not None and rgb == pairs[0][0]:
+                print(depth_line(values, unit, assumed=options.depth_unit is None, name=str(depth)))
             result = segmenter(picture, values, options.camera, depth_unit=unit, name=rgb.stem)
             result.save(options.out)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"labelled {len(pairs)} image{'s' if len(pairs) > 1 else ''}; wrote {options.out}")
+    print(f"labeled {len(pairs)} image{'s' if len(pairs) > 1 else ''}; wrote {options.out}")
     return 0
 
 

@@ -86,7 +86,8 @@ class InputStage(nn.Module):
             image = _pad_to_multiple(normalize(raster, stream, ranges), self.plan.spec.size_divisor)
             return torch.cat((image, image.flip(-1))) if self.plan.protocol.flip else image
         rule = RASTERS[stream.raster]
-        raster = bordered(self.plan).surround(resize_raster(raster, size, rule.interpolation), rule.fill)
+        resized = resize_raster(raster, size, rule.interpolation, factor(self.plan))
+        raster = bordered(self.plan).surround(resized, rule.fill)
         placements = window_placements(self.plan)
         views = [place.surround(normalize(place.take(raster), stream, ranges), 0) for place in placements]
         if self.plan.protocol.flip:
@@ -103,7 +104,12 @@ class InputStage(nn.Module):
             views = [(fx, fy, cx + left, cy + top, width)]
         else:
             assert self.plan.size is not None
-            scale_y, scale_x = small[0] / self.plan.size[0], small[1] / self.plan.size[1]
+            by_factor = factor(self.plan)
+            scale_y, scale_x = (
+                (by_factor, by_factor)
+                if by_factor is not None
+                else (small[0] / self.plan.size[0], small[1] / self.plan.size[1])
+            )
             fx, fy = fx * scale_x, fy * scale_y
             border = bordered(self.plan)
             cx = (cx + 0.5) * scale_x - 0.5 + border.border_left
@@ -231,8 +237,12 @@ def network_size(plan: GraphPlan) -> Size | None:
     """Return the size of the frame after scaling; None where sizes are open."""
     if plan.size is None:
         return None
-    scale = plan.protocol.scales[0]
-    return max(1, round(plan.size[0] * scale)), max(1, round(plan.size[1] * scale))
+    return plan.protocol.scaled_size(plan.size, plan.protocol.scales[0])
+
+
+def factor(plan: GraphPlan) -> float | None:
+    """Return the factor that pictures are resized by; None where they are resized to a size."""
+    return plan.protocol.scales[0] if plan.protocol.resize_by == "factor" else None
 
 
 def bordered(plan: GraphPlan) -> Placement:
@@ -285,14 +295,16 @@ def parts_of(model: SegmentationModel, call: Callable[[], object], depth: int = 
 
 
 def meters(depth: Tensor, unit: DepthUnit) -> Tensor:
-    """Return depth (N, H, W) in its unit as float32 meters (N, 1, H, W), 0 = no reading, as `DepthUnit.to_metres`."""
+    """Return depth (N, H, W) in its unit as float32 meters (N, 1, H, W), 0 = no reading, as `DepthUnit.to_meters`."""
     if unit == DepthUnit(1.0) and depth.dtype == torch.float32:
         values = depth
     else:
-        values = ((depth.to(torch.float64) + unit.offset_units) * unit.metres_per_unit).to(torch.float32)
+        values = ((depth.to(torch.float64) + unit.offset_units) * unit.meters_per_unit).to(torch.float32)
     valid = (values > 0) & (values < math.inf)
-    if unit.missing is not None:
-        valid = valid & (depth.to(torch.float32) != unit.missing)
+    for missing in unit.missing_values:
+        valid = valid & (depth.to(torch.float32) != missing)
+    if unit.largest_m is not None:
+        valid = valid & (values <= unit.largest_m)
     return torch.where(valid, values, 0.0)[:, None]
 
 

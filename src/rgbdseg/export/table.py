@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from rgbdseg.datasets._registry import get_label_set
 from rgbdseg.errors import RGBDSegError, UsageError
-from rgbdseg.export.export import Frames, export_model
+from rgbdseg.export.export import Frames, export_model, with_variants
 from rgbdseg.export.frames import room_frames
-from rgbdseg.export.onnx_graph import OnnxRunner
-from rgbdseg.export.parity import ParityReport, graph_inputs, plain_frame
+from rgbdseg.export.onnx_graph import Array, OnnxRunner
+from rgbdseg.export.openvino import OpenVINORunner
+from rgbdseg.export.parity import BARS, ParityReport, Run, compare, graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.files import write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
@@ -24,6 +29,8 @@ from rgbdseg.segmenter import Segmenter
 from rgbdseg.weights.checkpoint import ModelFacts
 
 BEGIN, END = "<!-- table: rgbdseg export --table -->", "<!-- end of the table -->"
+THREADS = (1, 2)
+RUNTIMES = ("ONNX Runtime", "OpenVINO")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +40,17 @@ class FamilyExport:
     Args:
         model: the name of its small model.
         problem: why it does not export; empty where it does.
-        report: how graph and model compare.
-        seconds: for one frame, of PyTorch and of ONNX Runtime, one thread each.
+        reports: by runtime, how graph and model compare.
+        problems: by runtime, why it cannot run the graph.
+        speeds: by runtime and number of threads, how many times as fast as PyTorch it labels one frame.
         free_batch: whether the graph takes several frames at once.
     """
 
     model: str
     problem: str = ""
-    report: ParityReport | None = None
-    seconds: tuple[float, float] | None = None
+    reports: Mapping[str, ParityReport] = dataclasses.field(default_factory=dict)
+    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    speeds: Mapping[tuple[str, int], float] = dataclasses.field(default_factory=dict)
     free_batch: bool = True
 
 
@@ -73,29 +82,82 @@ def export_families(
     return rows
 
 
-def export_family(name: str, size: Size, frames: int, repeats: int = 5) -> FamilyExport:
-    """Export one model with random weights, compare and time it."""
+def export_family(name: str, size: Size, frames: int, repeats: int = 7) -> FamilyExport:
+    """Export one model with random weights; compare and time it in ONNX Runtime and, if installed, OpenVINO."""
     label_set = get_label_set("rooms")
     torch.manual_seed(0)
     variant = get_variant(name)
     model = create_model(name, len(label_set), **variant.tiny)
     segmenter = Segmenter(model, label_set, device="cpu", name=name)
     try:
-        plan = GraphPlan(segmenter.input_spec, size=size)
+        plan = GraphPlan(segmenter.input_spec, size=size, scores=True)
         facts = ModelFacts(name, dict(variant.tiny), segmenter.input_spec, label_set)
-        rooms, _ = room_frames(size, frames, plan.spec)
+        compared = Frames(room_frames(size, frames, plan.spec)[0])
         with tempfile.TemporaryDirectory() as folder:
-            exported = export_model(segmenter, facts, plan, Path(folder) / "graph.onnx", Frames(rooms))
-            runner = OnnxRunner(exported.file, threads=1)
-            sample = plain_frame(rooms[0], plan)
-            inputs = graph_inputs([sample], plan)
-            before = torch.get_num_threads()
-            torch.set_num_threads(1)
-            seconds = (_median(lambda: segmenter.segment(sample), repeats), _median(lambda: runner(inputs), repeats))
-            torch.set_num_threads(before)
-        return FamilyExport(name, "", exported.report, seconds, exported.free_batch)
+            exported = export_model(segmenter, facts, plan, Path(folder) / "graph.onnx", compared)
+            graph = exported.file.read_bytes()
+        reports = {"ONNX Runtime": exported.report}
+        runs: dict[tuple[str, int], Run] = {("ONNX Runtime", n): OnnxRunner(graph, threads=n) for n in THREADS}
+        problems: dict[str, str] = {}
+        if importlib.util.find_spec("openvino") is not None:
+            try:
+                found = {("OpenVINO", n): OpenVINORunner(graph, threads=n) for n in THREADS}
+                reports["OpenVINO"] = compare(
+                    segmenter,
+                    _with_log_scores(found["OpenVINO", 1]),
+                    plan,
+                    with_variants(compared, plan),
+                    bar=BARS["fp32"],
+                    label_set=None,
+                )
+                runs.update(found)
+            except RGBDSegError as error:
+                problems["OpenVINO"] = " ".join(str(error).split())
+        speeds = _speeds(segmenter, runs, plan, compared, repeats)
+        return FamilyExport(name, "", reports, problems, speeds, exported.free_batch)
     except RGBDSegError as error:
         return FamilyExport(name, " ".join(str(error).split()))
+
+
+def _with_log_scores(run: Run) -> Run:
+    def with_them(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        found = run(inputs)
+        with np.errstate(divide="ignore"):
+            return {**found, "log_scores": np.log(found["scores"])}
+
+    return with_them
+
+
+def _speeds(
+    segmenter: Segmenter, runs: Mapping[tuple[str, int], Run], plan: GraphPlan, frames: Frames, repeats: int
+) -> dict[tuple[str, int], float]:
+    """Return how many times as fast as PyTorch each graph labels a frame, all in turns."""
+    sample = plain_frame(frames.compared[0], plan)
+    inputs = graph_inputs([sample], plan)
+    before = torch.get_num_threads()
+    seconds: dict[tuple[str, int], list[float]] = {}
+    try:
+        for repeat in range(repeats + 1):
+            for threads in THREADS:
+                torch.set_num_threads(threads)
+                works: dict[str, Callable[[], Any]] = {"PyTorch": functools.partial(segmenter.segment, sample)}
+                for (runtime, count), run in runs.items():
+                    if count == threads:
+                        works[runtime] = functools.partial(run, inputs)
+                for runtime, work in works.items():
+                    taken = _seconds(work)
+                    if repeat:  # the first is to warm up
+                        seconds.setdefault((runtime, threads), []).append(taken)
+    finally:
+        torch.set_num_threads(before)
+    medians = {key: statistics.median(taken) for key, taken in seconds.items()}
+    return {key: medians["PyTorch", key[1]] / medians[key] for key in runs}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
@@ -105,8 +167,7 @@ def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
         UsageError: for a file that does not end in .md.
         WriteError: when it cannot be written.
     """
-    if file.suffix != ".md":
-        raise UsageError(f"{file} does not end in .md, the table's format")
+    check_table_file(file)
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if BEGIN not in text:
         text += f"\n{BEGIN}\n{END}\n"
@@ -114,32 +175,46 @@ def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
     write_text(file, f"{head}{BEGIN}\n\n{_markdown(rows, size)}\n{END}{rest.partition(END)[2]}")
 
 
+def check_table_file(file: Path) -> None:
+    """Raise UsageError for a file that is not Markdown by its name."""
+    if file.suffix != ".md":
+        raise UsageError(f"{file} does not end in .md, the table's format")
+
+
 def _markdown(rows: Sequence[FamilyExport], size: Size) -> str:
+    threads = [f"{n} thread{'s' if n > 1 else ''}" for n in THREADS]
+    speeds = [f"{runtime}, {text}" for runtime in RUNTIMES for text in threads]
     lines = [
-        f"Frames of {size[0]}x{size[1]}, random weights, one thread, HHA included where the model looks at it.",
+        f"Frames of {size[0]}x{size[1]}, one at a time, random weights, HHA included where the model looks at it. The "
+        "last columns say how many times as fast as PyTorch, with as many threads, the whole frame is labeled.",
         "",
-        "| model | exports | equal labels | largest logit difference / standard deviation | ONNX Runtime's speed over "
-        "PyTorch's |",
-        "|---|---|---|---|---|",
+        "| model | exports | equal labels: ONNX Runtime | OpenVINO | largest logit difference / standard deviation | "
+        + " | ".join(speeds)
+        + " |",
+        "|---" * (5 + len(speeds)) + "|",
     ]
     for row in rows:
-        if row.report is None or row.seconds is None:
-            lines.append(f"| {row.model} | no: {row.problem.replace('|', '/')} | | | |")
+        if row.problem:
+            lines.append(f"| {row.model} | no: {row.problem.replace('|', '/')} " + "| " * (3 + len(speeds)) + "|")
             continue
-        exports = "yes" if row.free_batch else "yes, one frame at a time"
-        relative = row.report.logit_difference / max(row.report.logit_spread, 1e-30)
-        lines.append(
-            f"| {row.model} | {exports} | {100 * row.report.agreement:.3f} % | {relative:.1e} | "
-            f"{row.seconds[0] / row.seconds[1]:.2f} |"
-        )
+        report = row.reports["ONNX Runtime"]
+        cells = [
+            row.model,
+            "yes" if row.free_batch else "yes, one frame at a time",
+            *(_agreement(row, runtime) for runtime in RUNTIMES),
+            f"{report.logit_difference / max(report.logit_spread, 1e-30):.1e}",
+            *(_speed(row.speeds.get((runtime, n))) for runtime in RUNTIMES for n in THREADS),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _median(work: Callable[[], object], repeats: int) -> float:
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def _agreement(row: FamilyExport, runtime: str) -> str:
+    if runtime in row.problems:
+        return f"no: {row.problems[runtime].replace('|', '/')}"
+    report = row.reports.get(runtime)
+    return "" if report is None else f"{100 * report.agreement:.3f} %"
+
+
+def _speed(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -34,16 +34,22 @@ def gravity_direction(
 ) -> Tensor:
     """Return the unit direction of gravity in the camera frame, float64 (B, 3); the default guess is straight down.
 
-    normals_cam: (B, 3, H, W) unit normals of either sign; zero vectors are ignored.
-    valid: bool (B, 1, H, W), normals to use, or None for all.
-    thresholds_deg, iterations: the rounds.  A normal within the threshold of the current direction belongs to a
-    floor, one within the threshold of being orthogonal to it to a wall.
-    initial: the first guess, any length.
-    max_rotation_deg: no iteration may leave the cone of this angle around ``initial``; None is no limit.
-
     The direction is the eigenvector of the smallest eigenvalue of sum_walls n n^T - sum_floors n n^T, with the sign of
     the one before.  Where the normals leave it open, it stays as close to the previous one as they allow; without any
-    normals it is ``initial``.  Raises DataError for other shapes.
+    normals it is ``initial``.
+
+    Args:
+        normals_cam: (B, 3, H, W) unit normals of either sign; zero vectors are ignored.
+        valid: bool (B, 1, H, W), normals to use, or None for all.
+        thresholds_deg: the rounds. A normal within the threshold of the current direction belongs to a floor, one
+            within the threshold of being orthogonal to it to a wall.
+        iterations: the rounds. A normal within the threshold of the current direction belongs to a floor, one within
+            the threshold of being orthogonal to it to a wall.
+        initial: the first guess, any length.
+        max_rotation_deg: no iteration may leave the cone of this angle around ``initial``; None is no limit.
+
+    Raises:
+        DataError: for other shapes.
     """
     if normals_cam.ndim != 4 or normals_cam.shape[1] != 3:
         raise DataError(f"normals have shape {tuple(normals_cam.shape)}; expected (batch, 3, height, width)")

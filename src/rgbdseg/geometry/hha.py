@@ -8,19 +8,24 @@ of SA-Gate and its relatives were made with.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import DataError, UsageError, unknown_name
 from rgbdseg.geometry.backproject import clean_depth, pixel_rays
 from rgbdseg.geometry.gravity import gravity_direction
 from rgbdseg.geometry.normals import SingularWindows, fit_planes, measured_depth, plane_fit_normals
 
 # B images, H height, W width
+
+HHA_CHANNELS = ("disparity", "height", "angle")
+"""The order of the channels."""
 
 _NOT_A_HEIGHT_CM = 1e30
 
@@ -29,20 +34,25 @@ _NOT_A_HEIGHT_CM = 1e30
 class HHAParameters:
     """Every constant of the encoding; the defaults are the published ones, for rooms.
 
-    disparity_scale_cm, min_depth_cm: channel 0 is disparity_scale_cm / max(depth in cm, min_depth_cm).
-    height_scale: grey levels of channel 1 per centimetre above the floor.
-    floor_percentile: this percentile of the heights (relative to the camera) is the floor; 0 is the lowest point.
-    floor_threshold_cm, floor_fallback_cm: a floor found above the threshold is not believed and the fallback is taken
-        instead, i.e. a camera held at that height; without a threshold (None) every floor is believed.
-    angle_offset_deg: channel 2 is the angle between normal and gravity plus this: 38 floor, 128 wall, 218 ceiling.
-    undefined_angle_deg: the angle where the normal is undefined.
-    normal_radius: window radius, in pixels, of the normals behind channel 2.
-    singular_windows: what becomes of normals that the readings do not fix, see `plane_fit_normals`.
-    gravity_radius, gravity_thresholds_deg, gravity_iterations, initial_gravity: see `gravity_direction`.
-    min_gravity_rotation_deg: a smaller rotation from the initial direction is not applied to the heights.
-    max_gravity_rotation_deg: the most that gravity may turn away from the initial direction, or None.
-    missing_fill: value of all channels where there is no depth.  None, as published: depth 0 is encoded like any
-        other (disparity of ``min_depth_cm``, the height of the camera, the angle of the readings around).
+    Args:
+        disparity_scale_cm: channel 0 is this divided by max(depth in cm, min_depth_cm).
+        min_depth_cm: see there.
+        height_scale: gray levels of channel 1 per centimeter above the floor.
+        floor_percentile: this percentile of the heights (relative to the camera) is the floor; 0 is the lowest point.
+        floor_threshold_cm: a floor found above it is not believed; None: every floor is.
+        floor_fallback_cm: the floor that is taken instead, of a camera held at that height.
+        angle_offset_deg: channel 2 is the angle between normal and gravity plus this: 38 floor, 128 wall, 218 ceiling.
+        undefined_angle_deg: the angle where the normal is undefined.
+        normal_radius: window radius, in pixels, of the normals behind channel 2.
+        singular_windows: what becomes of normals that the readings do not fix, see `plane_fit_normals`.
+        gravity_radius: window radius, in pixels, of the normals that gravity is found from.
+        gravity_thresholds_deg: see `gravity_direction`.
+        gravity_iterations: see there.
+        initial_gravity: see there.
+        min_gravity_rotation_deg: a smaller rotation from the initial direction is not applied to the heights.
+        max_gravity_rotation_deg: the most that gravity may turn away from the initial direction, or None.
+        missing_fill: value of all channels where there is no depth.  None, as published: depth 0 is encoded like any
+            other (disparity of ``min_depth_cm``, the height of the camera, the angle of the readings around).
     """
 
     disparity_scale_cm: float = 31000.0
@@ -99,7 +109,11 @@ class HHAParameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HHAParameters:
-        """Rebuild from `to_dict`; fields left out take their indoor defaults.  Raises UsageError for unknown names."""
+        """Rebuild from `to_dict`; fields left out take their indoor defaults.
+
+        Raises:
+            UsageError: for unknown names.
+        """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -114,13 +128,14 @@ class HHAParameters:
 def outdoor_parameters(nearest_depth_m: float = 4.5, height_range_m: float = 8.0) -> HHAParameters:
     """Return parameters for a forward-looking camera on a vehicle; no constants for such scenes were ever published.
 
-    nearest_depth_m: the depth whose disparity fills the 8 bits.  The default is where the road enters the picture of
-        the Cityscapes cameras; fit it as the depth at the 99.5th percentile of the training set's disparities.
-    height_range_m: the height above the road that fills the 8 bits.
-
     The road is the lowest 1 % of the points, since stereo depth has outliers below it.  Gravity is within a few
     degrees of the image's vertical, so it may turn by no more than 10 degrees and facades cannot be taken for floors.
     Pixels without depth are 0 in all channels: sky and the vehicle itself, not something near.
+
+    Args:
+        nearest_depth_m: the depth whose disparity fills the 8 bits.  The default is where the road enters the picture
+            of the Cityscapes cameras; fit it as the depth at the 99.5th percentile of the training set's disparities.
+        height_range_m: the height above the road that fills the 8 bits.
     """
     return HHAParameters(
         disparity_scale_cm=255 * 100 * nearest_depth_m,
@@ -140,8 +155,42 @@ INDOOR = HHAParameters()
 OUTDOOR = outdoor_parameters()
 """Our constants for street scenes; see `outdoor_parameters`."""
 
-HHA_PRESETS: dict[str, HHAParameters] = {"indoor": INDOOR, "outdoor": OUTDOOR}
+SENSOR = HHAParameters(floor_percentile=1.0, singular_windows="undefined", missing_fill=0)
+"""The published constants for depth as a sensor measures it, with outliers and holes.
+
+The floor is the lowest 1 % of the readings, so that single readings far below the room move nothing; normals that the
+readings do not fix are undefined; pixels without a reading are 0 in all channels, which no reading is.
+"""
+
+HHA_PRESETS: dict[str, HHAParameters] = {"indoor": INDOOR, "sensor": SENSOR, "outdoor": OUTDOOR}
 """The presets by name."""
+
+
+def parse_hha_parameters(text: str, base: HHAParameters = INDOOR) -> HHAParameters:
+    """Turn a preset, changes to it, or both, with commas between, into parameters: ``sensor,floor_percentile=2``.
+
+    Args:
+        text: a name of `HHA_PRESETS`, and NAME=VALUE for single parameters, whose values are written as in JSON.
+        base: what the changes are made to where no preset is named.
+
+    Raises:
+        UsageError: for unknown names and values that do not fit.
+    """
+    changes: dict[str, Any] = {}
+    parameters = base
+    # Not the commas inside brackets: gravity_iterations=[5,5].
+    for part in re.split(r",(?![^\[]*\])", text):
+        name, is_change, value = (piece.strip() for piece in part.partition("="))
+        if not is_change:
+            if name not in HHA_PRESETS:
+                raise unknown_name("HHA preset", name, HHA_PRESETS)
+            parameters = HHA_PRESETS[name]
+            continue
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return HHAParameters.from_dict({**parameters.to_dict(), **changes})
 
 
 @torch.no_grad()
@@ -150,17 +199,39 @@ def encode_hha(
 ) -> Tensor:
     """Return the HHA encoding of depth maps, uint8 (B, 3, H, W) as (disparity, height, angle).
 
-    depth_m: (B, 1, H, W), z-depth in metres, in-painted where possible; points, heights and disparities come from it.
-    camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.  (The principal point published with NYU
-        Depth V2 counts from 1.)
-    raw_depth_m: (B, 1, H, W), the sensor's readings.  Its missing pixels are left out of the normals; None takes
-        those of ``depth_m``.
-    parameters: all constants.  To reproduce ``singular_windows="published"``, give ``camera`` in float64.
+    With the published parameters the result is within one gray level of the published encoders', except for the angle
+    on the rims of holes: where a window holds readings that fix no plane, or hardly one (1 to 7 of them), rounding
+    decides what they store (0.65 % of the pixels of a Kinect frame).
 
     Missing is 0, negative or not finite.  Any size from 1x1 and any content give an answer: without any reading
     gravity is the initial direction and, with the indoor parameters, every pixel is (255, 130, 218).  Computed in
-    float32 (float64 for float64 depth), on the device of ``depth_m``.  Raises DataError for other shapes.
+    float32 (float64 for float64 depth), on the device of ``depth_m``.
+
+    Args:
+        depth_m: (B, 1, H, W), z-depth in meters, in-painted where possible; points, heights and disparities come from
+            it.
+        camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.  (The principal point published with NYU
+            Depth V2 counts from 1.)
+        raw_depth_m: (B, 1, H, W), the sensor's readings.  Its missing pixels are left out of the normals; None takes
+            those of ``depth_m``.
+        parameters: all constants.  To reproduce ``singular_windows="published"``, give ``camera`` in float64.
+
+    Raises:
+        DataError: for other shapes.
     """
+    count = len(depth_m) if depth_m.ndim == 4 else 0
+    if depth_m.device.type != "cpu" or count < 2 or len(camera) not in (1, count) or camera.ndim != 2:
+        return _encode_together(depth_m, camera, raw_depth_m, parameters)
+    if raw_depth_m is not None and raw_depth_m.shape != depth_m.shape:
+        raise DataError(f"raw_depth_m has shape {tuple(raw_depth_m.shape)}, but depth_m {tuple(depth_m.shape)}")
+    # A CPU's cache holds the maps of one frame from step to step, but not those of several.
+    cameras = camera.expand(count, -1).split(1)
+    raws = [None] * count if raw_depth_m is None else raw_depth_m.split(1)
+    frames = zip(depth_m.split(1), cameras, raws, strict=True)
+    return torch.cat([_encode_together(*frame, parameters) for frame in frames])
+
+
+def _encode_together(depth_m: Tensor, camera: Tensor, raw_depth_m: Tensor | None, parameters: HHAParameters) -> Tensor:
     depth = clean_depth(depth_m)
     camera = camera.to(depth.device)
     gravity_B3 = _gravity(measured_depth(depth, raw_depth_m), camera, parameters)
@@ -214,7 +285,7 @@ def _height_levels(
 
 
 def _floor(over_camera_cm: Tensor, reading: Tensor, parameters: HHAParameters) -> Tensor:
-    """Return the floor's height over the camera (B,), in centimetres."""
+    """Return the floor's height over the camera (B,), in centimeters."""
     readings = (over_camera_cm + (1 - reading) * _NOT_A_HEIGHT_CM).flatten(1)
     if parameters.floor_percentile == 0:
         found = readings.amin(1)

@@ -1,9 +1,9 @@
 """Surface normals by a plane fit in a square window of inverse depth.
 
-Over the pixels of the window with a reading, with rays r = (x/z, y/z, 1), the plane n.P = 1 minimises
+Over the pixels of the window with a reading, with rays r = (x/z, y/z, 1), the plane n.P = 1 minimizes
 sum (n.r - 1/z)^2 (Gupta, Arbelaez, Malik, "Perceptual Organization and Recognition of Indoor Scenes from RGB-D
 Images", CVPR 2013; the form used by the published HHA encoders).  On a pixel grid this is the regression of inverse
-depth on column and row, so it is solved in pixel offsets from the window's centre: the plane is the same, the
+depth on column and row, so it is solved in pixel offsets from the window's center: the plane is the same, the
 arithmetic is well conditioned in float32, and where no reading is missing all but three of the window sums are known
 in closed form.
 
@@ -36,7 +36,7 @@ _COLLINEAR = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class _WindowPixels:
-    """Count, mean and scatter of the pixel offsets (u, v) from the centre, over the readings of each window.
+    """Count, mean and scatter of the pixel offsets (u, v) from the center, over the readings of each window.
 
     Every field broadcasts to (B, H, W).  ``defined`` is 1 where the readings fix a plane, else 0.
     """
@@ -60,19 +60,23 @@ def plane_fit_normals(
 ) -> tuple[Tensor, Tensor]:
     """Return unit surface normals in the camera frame, pointing away from the camera, and where they are defined.
 
-    depth_m: (B, 1, H, W), z-depth in metres, 0 or non-finite = no reading.
-    camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
-    radius: the window has 2 radius + 1 pixels a side and is cut off at the image border.
-    raw_depth_m: (B, 1, H, W), the sensor's readings where ``depth_m`` was in-painted; pixels missing here are left out
-        of the fits.
-    singular: a window with fewer than three readings, or all on one line, fixes no plane.  "undefined" says so.
-        "published" returns what the published encoders make of one with readings: the rounding errors of their
-        singular system, normalised.  Reproducing those takes ``camera`` in float64.
+    Args:
+        depth_m: (B, 1, H, W), z-depth in meters, 0 or non-finite = no reading.
+        camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
+        radius: the window has 2 radius + 1 pixels a side and is cut off at the image border.
+        raw_depth_m: (B, 1, H, W), the sensor's readings where ``depth_m`` was in-painted; pixels missing here are left
+            out of the fits.
+        singular: a window with fewer than three readings, or all on one line, fixes no plane.  "undefined" says so.
+            "published" returns what the published encoders make of one with readings: the rounding errors of their
+            singular system, normalized.  Reproducing those takes ``camera`` in float64.
 
-    Returns normals_cam (B, 3, H, W), with n.P >= 0 for the pixel's point P (n_z >= 0 where it has no depth), and
-    valid, bool (B, 1, H, W); undefined normals are zero vectors.  A pixel without a reading has a normal when its
-    window has readings.  Computed in float32, or float64 for float64 depth; not differentiable.  Raises DataError for
-    other shapes or a radius below 1.
+    Returns:
+        normals_cam (B, 3, H, W), with n.P >= 0 for the pixel's point P (n_z >= 0 where it has no depth), and valid,
+            bool (B, 1, H, W); undefined normals are zero vectors. A pixel without a reading has a normal when its
+            window has readings. Computed in float32, or float64 for float64 depth; not differentiable.
+
+    Raises:
+        DataError: for other shapes or a radius below 1.
     """
     depth = clean_depth(depth_m)
     usable = measured_depth(depth, raw_depth_m)
@@ -99,7 +103,8 @@ def fit_planes(
 ) -> tuple[Tensor, Tensor]:
     """Return unit normals of either sign (B, 3, H, W), zero where undefined, and 1 or 0 for defined (B, H, W).
 
-    depth: (B, 1, H, W) as `clean_depth` returns it.  For sign-free uses such as the direction of gravity.
+    Args:
+        depth: (B, 1, H, W) as `clean_depth` returns it. For sign-free uses such as the direction of gravity.
     """
     if radius < 1:
         raise DataError(f"normal window radius {radius} is too small; expected 1 or more pixels")

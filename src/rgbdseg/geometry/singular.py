@@ -18,8 +18,12 @@ _WINDOWS_AT_ONCE = 16384  # bounds the memory, 20 MB for radius 3
 def published_singular_fit(z_BHW: Tensor, camera: Tensor, radius: int, at_N3: Tensor) -> Tensor:
     """Return the published unit normals, of either sign, of the windows around ``at_N3``, float64 (N, 3).
 
-    z_BHW: depth in metres, 0 = no reading.  camera: (B, 4) or (1, 4).  at_N3: image, row and column.
     A fit that is exactly zero stays zero.
+
+    Args:
+        z_BHW: depth in meters, 0 = no reading.
+        camera: (B, 4) or (1, 4).
+        at_N3: image, row and column.
     """
     cameras = camera.to(torch.float64).expand(z_BHW.shape[0], 4)
     if torch.compiler.is_exporting():  # the number of windows is not known, so neither is that of the parts
@@ -45,7 +49,7 @@ def _fit(z_BHW: Tensor, camera_B4: Tensor, radius: int, at_N3: Tensor) -> Tensor
     row_NK = row_N1 + place_NK.div(side, rounding_mode="floor") - radius
     column_NK = column_N1 + place_NK.remainder(side) - radius
     reading_NK = (depth_NK > 0).to(torch.float64)
-    z = torch.where(depth_NK > 0, depth_NK * 100 / 100 * 100, 1.0)  # to centimetres, metres and back, as published
+    z = torch.where(depth_NK > 0, depth_NK * 100 / 100 * 100, 1.0)  # to centimeters, meters and back, as published
     x, y = (column_NK - cx) * z / fx, (row_NK - cy) * z / fy
     ray_x, ray_y, square = x / z, y / z, z * z
     terms_9NK = torch.stack(

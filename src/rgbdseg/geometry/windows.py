@@ -16,11 +16,15 @@ from torch import Tensor
 def window_moments(values: Tensor, radius: int, dim: int, order: int) -> list[Tensor]:
     """Return the sums over k = -radius..radius of k**p * values[i + k] along ``dim`` for p = 0..order.
 
-    values: any shape, a signed type; it counts as zero outside.  Returns ``order + 1`` tensors of the same shape and
-    type.  Integers may wrap around on the way and are right where the result fits the type.
-
     A window of 2 radius + 1 elements is put together from runs whose lengths are powers of two, and every run from
     two runs of half its length; moving the origin of a moment is the binomial formula.
+
+    Args:
+        values: any shape, a signed type; it counts as zero outside.
+
+    Returns:
+        ``order + 1`` tensors of the same shape and type. Integers may wrap around on the way and are right where the
+            result fits the type.
     """
     count = values.shape[dim]
     before_and_after = [0, 0] * (-dim - 1 if dim < 0 else values.ndim - 1 - dim) + [radius, radius]

@@ -21,8 +21,12 @@ __all__ = ["Loss", "Targets", "segmentation_loss", "segmentation_task_loss"]
 
 
 class Loss(NamedTuple):
-    """total: scalar to back-propagate, times `loss_scale`.  parts: detached and without `loss_scale`, for logging:
-    'loss' (their weighted sum), 'main', and every auxiliary output by name.
+    """What a batch costs.
+
+    Args:
+        total: scalar to back-propagate, times `loss_scale`.
+        parts: detached and without `loss_scale`, for logging: 'loss' (their weighted sum), 'main', and every auxiliary
+            output by name.
     """
 
     total: Tensor
@@ -38,10 +42,14 @@ def segmentation_loss(
 ) -> Loss:
     """Return the weighted sum of the main and all auxiliary losses.
 
-    label: int64 (B, H, W), 255 = void; a batch without any labelled pixel has a finite loss of 0 and gradients of 0.
-    depth_m, camera: targets of depth and normal tasks, see `Targets`.
-    Raises UsageError for a task without a loss, a weight for an output the model does not have, and class weights that
-    do not match the classes.
+    Args:
+        label: int64 (B, H, W), 255 = void; a batch without any labeled pixel has a finite loss of 0 and gradients of 0.
+        depth_m: targets of depth and normal tasks, see `Targets`.
+        camera: targets of depth and normal tasks, see `Targets`.
+
+    Raises:
+        UsageError: for a task without a loss, a weight for an output the model does not have, and class weights that do
+            not match the classes.
     """
     targets = Targets(label, depth_m, camera, config.dense.farthest_depth_m)
     main = _TASK_LOSSES["segmentation"](output.logits, targets, config)

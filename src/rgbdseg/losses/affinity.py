@@ -69,7 +69,9 @@ def normals_affinity_loss(affinity: Tensor, targets: Targets, config: LossConfig
 def divergence(affinity_BNhw: Tensor, similarity_BNN: Tensor, known_BN: Tensor) -> Tensor:
     """Return the mean divergence of the rows of known cells, 0 with gradients of 0 where no cell is known.
 
-    similarity_BNN: not negative, and above 0 between a known cell and itself.  known_BN: bool.
+    Args:
+        similarity_BNN: not negative, and above 0 between a known cell and itself.
+        known_BN: bool.
     """
     columns_B1N = known_BN[:, None, :]
     target_BNN = _rows_to_one(similarity_BNN * columns_B1N)

@@ -22,7 +22,8 @@ BERHU_SHARE = 0.2
 def depth_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) -> Tensor:
     """Compare predicted depth (B, 1, h, w) with the readings, as `DenseLossConfig` says.
 
-    Raises UsageError when the targets lack depth, or the camera where one focal length is asked for.
+    Raises:
+        UsageError: when the targets lack depth, or the camera where one focal length is asked for.
     """
     target, valid = depth_target(targets, config.dense)
     prediction, (target, valid) = _meet(prediction, (target, valid), config)
@@ -33,7 +34,8 @@ def depth_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) ->
 def normals_task_loss(prediction: Tensor, targets: Targets, config: LossConfig) -> Tensor:
     """Compare predicted normals (B, 3, h, w), of any length, with those of the depth, as `DenseLossConfig` says.
 
-    Raises UsageError when the targets lack depth or camera.
+    Raises:
+        UsageError: when the targets lack depth or camera.
     """
     prediction, (target,) = _meet(prediction, (targets.normals_cam,), config)
     valid = (target != 0).any(dim=1, keepdim=True)
@@ -101,7 +103,7 @@ def valid_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 def _meet(prediction: Tensor, targets: tuple[Tensor, ...], config: LossConfig) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Bring prediction and targets to one size; targets are never mixed across an edge."""
-    prediction = prediction.float()  # half floats have three digits, too few for metres
+    prediction = prediction.float()  # half floats have three digits, too few for meters
     if config.auxiliary_resolution == "downsample_label":
         return prediction, tuple(_nearest(target.float(), prediction).to(target.dtype) for target in targets)
     return _enlarged(prediction, targets[0]), targets
@@ -114,7 +116,7 @@ def _enlarged(prediction: Tensor, like: Tensor) -> Tensor:
 
 
 def _nearest(raster: Tensor, like: Tensor) -> Tensor:
-    """Resize by pixel centres; float32 holds every label exactly."""
+    """Resize by pixel centers; float32 holds every label exactly."""
     if raster.shape[-2:] == like.shape[-2:]:
         return raster
     return functional.interpolate(raster, size=like.shape[-2:], mode="nearest-exact")

@@ -102,7 +102,13 @@ def pairwise_dice(logits_QS: Tensor, truth_TS: Tensor) -> Tensor:
 
 
 def query_class_loss(class_logits: Tensor, target: Tensor, config: MaskMatchingConfig) -> Tensor:
-    """Return the weighted mean of the cross-entropy of all queries; target: classes (B, Q), K for "no object"."""
+    """Return the weighted mean of the cross-entropy of all queries.
+
+    Args:
+        class_logits: (B, Q, K + 1).
+        target: classes (B, Q), K for "no object".
+        config: weights.
+    """
     weight = class_logits.new_ones(class_logits.shape[2])
     weight[-1] = config.no_object_weight
     surprise = functional.cross_entropy(class_logits.flatten(0, 1), target.flatten(), weight, reduction="sum")

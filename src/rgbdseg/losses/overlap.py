@@ -13,15 +13,17 @@ from rgbdseg.labels import IGNORE_INDEX
 def lovasz_softmax_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Return the Lovász-softmax loss, a scalar in [0, 1]: a convex stand-in for 1 - IoU.
 
-    logits: float (B, C, H, W).  label: int64 (B, H, W), 255 = void, without part in it.  For each class the Lovász
-    extension of 1 - IoU is taken of the errors |truth - probability| of all pixels of the batch; the loss is the mean
-    over the classes that occur in the label, 0 when none does.
-
     Source: Berman, Triki, Blaschko, The Lovász-Softmax Loss, CVPR 2018, equations 8 and 9, over the batch.
+
+    Args:
+        logits: float (B, C, H, W).
+        label: int64 (B, H, W), 255 = void, without part in it. For each class the Lovász extension of 1 - IoU is taken
+            of the errors |truth - probability| of all pixels of the batch; the loss is the mean over the classes that
+            occur in the label, 0 when none does.
     """
-    probability_CN, truth_CN, labelled_N = _flattened(logits, label)
+    probability_CN, truth_CN, labeled_N = _flattened(logits, label)
     error_CN = (truth_CN - probability_CN).abs()
-    per_class = (error_CN * _lovasz_gradient(error_CN.detach(), truth_CN, labelled_N)).sum(1)
+    per_class = (error_CN * _lovasz_gradient(error_CN.detach(), truth_CN, labeled_N)).sum(1)
     return _mean_of_present(per_class, truth_CN)
 
 
@@ -34,14 +36,14 @@ def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
 
     Source: Milletari, Navab, Ahmadi, V-Net, 3DV 2016, with plain instead of squared terms in the denominator.
     """
-    probability_CN, truth_CN, labelled_N = _flattened(logits, label)
+    probability_CN, truth_CN, labeled_N = _flattened(logits, label)
     shared = (probability_CN * truth_CN).sum(1)
-    total = (probability_CN * labelled_N).sum(1) + truth_CN.sum(1)
+    total = (probability_CN * labeled_N).sum(1) + truth_CN.sum(1)
     return _mean_of_present(1 - 2 * shared / total.clamp(min=torch.finfo(total.dtype).tiny), truth_CN)
 
 
 def _flattened(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return softmax probabilities (C, N), one-hot truth (C, N), 0 at void pixels, and labelled (N,), bool."""
+    """Return softmax probabilities (C, N), one-hot truth (C, N), 0 at void pixels, and labeled (N,), bool."""
     classes = torch.arange(logits.shape[1], device=logits.device)
     label_N = label.flatten()
     probability_CN = logits.softmax(1).transpose(0, 1).flatten(1)
@@ -50,7 +52,7 @@ def _flattened(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _lovasz_gradient(error_CN: Tensor, truth_CN: Tensor, labelled_N: Tensor) -> Tensor:
+def _lovasz_gradient(error_CN: Tensor, truth_CN: Tensor, labeled_N: Tensor) -> Tensor:
     """Return the weight of each pixel's error in the Lovász extension of 1 - IoU, (C, N), 0 for void pixels.
 
     With the errors in descending order, it is how much 1 - IoU grows when the pixel becomes wrong in addition to all
@@ -59,8 +61,8 @@ def _lovasz_gradient(error_CN: Tensor, truth_CN: Tensor, labelled_N: Tensor) -> 
     weight_CN = torch.empty_like(error_CN)
     # One class at a time: the order of all classes at once would take C times the memory for nothing.
     for error_N, truth_N, out_N in zip(error_CN, truth_CN, weight_CN, strict=True):
-        order = error_N.masked_fill(~labelled_N, -1.0).argsort(descending=True)
-        own, valid = truth_N[order].bool(), labelled_N[order]
+        order = error_N.masked_fill(~labeled_N, -1.0).argsort(descending=True)
+        own, valid = truth_N[order].bool(), labeled_N[order]
         # Whole numbers, since float32 stops counting at 2^24 pixels.
         pixels = own.sum()
         intersection = (pixels - own.cumsum(0)).to(error_N.dtype)

@@ -48,10 +48,10 @@ def cross_entropy(logits: Tensor, label: Tensor, config: LossConfig) -> Tensor:
     summed = functional.cross_entropy(
         logits, label, weight, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=config.label_smoothing
     )
-    labelled = label != IGNORE_INDEX
+    labeled = label != IGNORE_INDEX
     if weight is None or config.class_weights_mean == "pixels":
-        return summed / labelled.sum().clamp(min=1)
-    shares = weight[label.clamp(max=len(weight) - 1)] * labelled
+        return summed / labeled.sum().clamp(min=1)
+    shares = weight[label.clamp(max=len(weight) - 1)] * labeled
     return summed / shares.sum().clamp(min=torch.finfo(summed.dtype).tiny)
 
 
@@ -61,7 +61,7 @@ def hard_pixels(logits: Tensor, label: Tensor, config: LossConfig) -> Tensor:
 
     A pixel is hard when the probability of its true class is at most the larger of `ohem_threshold` and the
     `ohem_min_kept`-th smallest such probability of the batch.  Void pixels are neither counted nor kept; where fewer
-    pixels are labelled than must be kept, all are.  Class weights do not influence the choice.
+    pixels are labeled than must be kept, all are.  Class weights do not influence the choice.
 
     Source: Shrivastava, Gupta, Girshick, Training Region-based Object Detectors with Online Hard Example Mining,
     CVPR 2016; the rule for pixels is that of the loss library published with SA-Gate.
@@ -81,7 +81,7 @@ def _matched(logits: Tensor, label: Tensor, config: LossConfig) -> tuple[Tensor,
     if config.auxiliary_resolution == "upsample_logits":
         enlarged = functional.interpolate(logits, size=label.shape[-2:], mode="bilinear", align_corners=False)
         return enlarged, label
-    # Nearest by pixel centres; float32 holds every label exactly.
+    # Nearest by pixel centers; float32 holds every label exactly.
     small = functional.interpolate(label[:, None].float(), size=logits.shape[-2:], mode="nearest-exact")
     return logits, small[:, 0].long()
 

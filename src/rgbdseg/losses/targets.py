@@ -26,10 +26,11 @@ needs about thirty numbers per pixel on the way, while what it returns is four."
 class Targets:
     """What the outputs are compared with; whatever follows from it is computed once, where it is first asked for.
 
-    label: int64 (B, H, W), 255 = void.
-    depth_m: float (B, 1, H, W), metres, 0 = no reading, where a task needs it.
-    camera: float (B, 4) as fx, fy, cx, cy in pixels, where a task needs it.
-    farthest_depth_m: readings beyond count as missing; None keeps all.
+    Args:
+        label: int64 (B, H, W), 255 = void.
+        depth_m: float (B, 1, H, W), meters, 0 = no reading, where a task needs it.
+        camera: float (B, 4) as fx, fy, cx, cy in pixels, where a task needs it.
+        farthest_depth_m: readings beyond count as missing; None keeps all.
     """
 
     label: Tensor
@@ -39,7 +40,7 @@ class Targets:
 
     @cached_property
     def valid_depth_m(self) -> Tensor:
-        """Depth float32 (B, 1, H, W), metres, 0 where there is no usable reading; raises UsageError without depth."""
+        """Depth float32 (B, 1, H, W), meters, 0 where there is no usable reading; raises UsageError without depth."""
         if self.depth_m is None:
             raise UsageError("a depth or normals output is trained on depth, but the batch carries no depth_m")
         depth_m = clean_depth(self.depth_m).float()
@@ -56,7 +57,9 @@ class Targets:
 
         Zero where undefined, which includes every pixel without a reading.  They belong to the depth and camera as
         they are here, so after every move of the image: mirroring negates x, scaling changes nothing.
-        Raises UsageError without depth or camera.
+
+        Raises:
+            UsageError: without depth or camera.
         """
         depth_m, camera = self.valid_depth_m, self._camera()
         images = max(1, _PIXELS_AT_ONCE // (depth_m.shape[-2] * depth_m.shape[-1]))
@@ -78,18 +81,19 @@ class Targets:
 def label_contours(label: Tensor) -> tuple[Tensor, Tensor]:
     """Return where the class changes, and where that is known: two bool (B, 1, H, W).
 
-    label: int64 (B, H, W), 255 = void.  A labelled pixel is on a contour when one of its four neighbours has another
-    class, so contours are two pixels wide.  Unknown are void pixels, and labelled pixels beside a void one that no
-    other neighbour puts on a contour: what lies beyond them was not labelled.
+    Args:
+        label: int64 (B, H, W), 255 = void. A labeled pixel is on a contour when one of its four neighbors has another
+            class, so contours are two pixels wide. Unknown are void pixels, and labeled pixels beside a void one that
+            no other neighbor puts on a contour: what lies beyond them was not labeled.
     """
     contour = torch.zeros_like(label, dtype=torch.bool)
     beside_void = torch.zeros_like(contour)
     for dim in (1, 2):
         pairs = label.shape[dim] - 1
         for here, there in ((0, 1), (1, 0)):
-            own, neighbour = label.narrow(dim, here, pairs), label.narrow(dim, there, pairs)
-            labelled = (own != IGNORE_INDEX) & (neighbour != IGNORE_INDEX)
-            contour.narrow(dim, here, pairs).logical_or_((own != neighbour) & labelled)
-            beside_void.narrow(dim, here, pairs).logical_or_(neighbour == IGNORE_INDEX)
+            own, neighbor = label.narrow(dim, here, pairs), label.narrow(dim, there, pairs)
+            labeled = (own != IGNORE_INDEX) & (neighbor != IGNORE_INDEX)
+            contour.narrow(dim, here, pairs).logical_or_((own != neighbor) & labeled)
+            beside_void.narrow(dim, here, pairs).logical_or_(neighbor == IGNORE_INDEX)
     known = (label != IGNORE_INDEX) & (contour | ~beside_void)
     return contour[:, None], known[:, None]

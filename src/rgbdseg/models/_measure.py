@@ -21,13 +21,11 @@ class ModelCost:
 
     Args:
         parameters: trainable, each shared one counted once, with the heads that only training uses.
-        inference_parameters: those that a prediction passes through.
         flops: of one image in evaluation; a multiply-add counts as two, element-wise operations as none.
         latency_s: median seconds for one image, None where it was not measured.
     """
 
     parameters: int
-    inference_parameters: int
     flops: int
     latency_s: float | None
 
@@ -66,19 +64,10 @@ def measure_model(model: SegmentationModel, size: tuple[int, int], *, repeats: i
     parameters are, after one untimed run.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
-    used: set[int] = set()
-    hooks = [
-        module.register_forward_pre_hook(lambda m, _: used.update(id(p) for p in m.parameters(recurse=False)))
-        for module in shadow.modules()
-    ]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(*example_inputs(shadow.input_spec, 1, size, "meta"))
-    for hook in hooks:
-        hook.remove()
-    parameters = {id(p): p.numel() for p in shadow.parameters()}
     return ModelCost(
-        parameters=sum(parameters.values()),
-        inference_parameters=sum(count for key, count in parameters.items() if key in used),
+        parameters=sum(parameter.numel() for parameter in shadow.parameters()),
         flops=counter.get_total_flops(),
         latency_s=_latency(model, size, repeats) if repeats else None,
     )

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rgbdseg.errors import UsageError, unknown_name
-from rgbdseg.open_registry import OpenRegistry
+from rgbdseg.open_registry import OpenRegistry, import_module
 from rgbdseg.options import check_options, option_types
 
 if TYPE_CHECKING:
@@ -93,12 +92,7 @@ def model_options(name: str) -> dict[str, Any] | None:
 
 
 def _from_module(module_name: str, attribute: str) -> Variant:
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it needs is not
-        raise UsageError(f"there is no module '{error.name}' to take the model '{attribute}' from") from None
+    module = import_module(module_name, f"the model '{attribute}'")
     variants: dict[str, Variant] = getattr(module, "VARIANTS", {})
     found = variants.get(attribute, getattr(module, attribute, None))
     if isinstance(found, Variant):

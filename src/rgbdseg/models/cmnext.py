@@ -201,7 +201,7 @@ class CMNeXt(SegmentationModel):
     Args:
         num_classes: number of classes.
         encoder: name of a staged encoder with one map per stage, at 1/4, 1/8, 1/16 and 1/32 of the image.
-        modalities: besides RGB, by raster: ``hha``, ``depth`` as a grey picture, ``noise`` for the control without
+        modalities: besides RGB, by raster: ``hha``, ``depth`` as a gray picture, ``noise`` for the control without
             geometry, or others of `rgbdseg.sample.RASTERS` such as ``event`` and ``lidar``.  The depth of the DELIVER
             dataset is HHA.  None of them leaves RGB alone.
         compat: ``released`` or ``corrected``; matters with two or more modalities, see above.

@@ -9,20 +9,20 @@ mention:
 
 * color images are read with blue first and normalized with the statistics of RGB;
 * depth is a gray picture, stretched from the nearest to the farthest reading of each frame: absolute distance is lost;
+  it went through a color map (matplotlib's ``Greys_r``), which bends its levels by up to 29 of 255;
 * layer norms and layer scales of the encoder never reach the optimizer, so that they keep their pretrained values:
   ``train_all=False`` repeats that;
 * the decoder draws new random bases at every prediction.  Here they are drawn in training only; see
   `rgbdseg.nn.decoders.light_ham`.
 
 Ours: `dformer_nano`.  Deliberate deviations: the one just named; a reading that is missing becomes the mean of the
-picture, where the released pictures come from completed depth.  The released pictures went through a color map
-(matplotlib's ``Greys_r``), which bends the gray levels by up to 30 of 255; the stretched ones here are straight.
+picture, where the released pictures come from completed depth.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,16 +32,14 @@ from torch.nn import functional
 from rgbdseg.encoders._base import StagedEncoder, State
 from rgbdseg.encoders._released import known_weights
 from rgbdseg.errors import UsageError
-from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
-from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._base import check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
-from rgbdseg.models._own_encoders import check_stages, freeze
+from rgbdseg.models._own_encoders import ColorDepthModel, check_stages, freeze, released_color_depth_name
 from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channels_last import ConvolvedMLP, convolve, depthwise
-from rgbdseg.nn.decoders.light_ham import RELEASED_PREFIXES, LightHamDecoder, LightHamOptions
-from rgbdseg.nn.init import init_head
+from rgbdseg.nn.decoders.light_ham import LightHamOptions
 from rgbdseg.nn.resize import resize_half_pixel
 from rgbdseg.nn.tokens import merge_heads, split_heads
 
@@ -49,8 +47,6 @@ from rgbdseg.nn.tokens import merge_heads, split_heads
 
 POOLED_SIDE = 7
 LAYER_SCALE = 1e-6
-DEPTH_STREAM = Stream("depth", "depth_m", (0.48,), (0.28,), missing="mean", stretch="image")
-"""Depth as a gray picture, one channel; the first of three equal ones in the release."""
 
 _CARD = MethodCard(
     method="DFormer",
@@ -69,7 +65,7 @@ _CARD = MethodCard(
         PublishedResult("SUN RGB-D, 37", "dformer_large", 52.5, "5 scales, flip"),
     ),
     exact="network, initialization, channel order and training settings of the released code",
-    ours="dformer_nano; the same bases at every prediction; missing readings; gray levels that no color map bends",
+    ours="dformer_nano; the same bases at every prediction; missing readings",
 )
 
 
@@ -250,7 +246,7 @@ def _halving(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, channels, 3, 2, 1))
 
 
-class DFormer(SegmentationModel):
+class DFormer(ColorDepthModel):
     """The encoder of color and depth, and the LightHam decoder on its last three features.
 
     Args:
@@ -271,7 +267,6 @@ class DFormer(SegmentationModel):
     """
 
     card = _CARD
-    backbone_prefixes = ("encoder.",)
     no_decay_names = ("attention_gamma", "mlp_gamma", "depth_attention_gamma", "depth_mlp_gamma")
 
     def __init__(
@@ -297,24 +292,11 @@ class DFormer(SegmentationModel):
                     f"model option channels has {width} with {count} heads; expected a multiple of 4, and of twice the "
                     "heads"
                 )
-        super().__init__(num_classes, InputSpec((rgb_stream(channel_order=channel_order), DEPTH_STREAM)))
-        self.encoder = DFormerEncoder(channels, depths, heads, mlp_ratios, drop_path_rate)
-        options = LightHamOptions(decoder_width, factor_width, redraw_bases=redraw_bases)
-        self.decoder = LightHamDecoder(self.encoder.feature_info, num_classes, options)
-        init_head(self.decoder)
+        encoder = DFormerEncoder(channels, depths, heads, mlp_ratios, drop_path_rate)
+        decoder = LightHamOptions(decoder_width, factor_width, redraw_bases=redraw_bases)
+        super().__init__(num_classes, encoder, decoder, channel_order)
         if not train_all:
             freeze(self.encoder, self.no_decay_names, (nn.LayerNorm,))
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the encoder, which sees both streams."""
-        yield "rgb+depth", self.encoder
-
-    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
-        """Return logits (B, classes, H, W); see `SegmentationModel.forward`."""
-        color, depth = self.check_images(images)
-        features = self.encoder(torch.cat([color, depth], dim=1))
-        size = (color.shape[-2], color.shape[-1])
-        return SegmentationOutput(self.decoder.upsample(self.decoder(features), size))
 
 
 _BLOCK_NAMES = {
@@ -356,9 +338,7 @@ def released_encoder_name(name: str) -> str:
 
 def released_name(name: str) -> str:
     """Return the name in the released checkpoints of an entry of our state dict."""
-    if name.startswith("encoder."):
-        return f"backbone.{released_encoder_name(name.removeprefix('encoder.'))}"
-    return replace_prefix(name, RELEASED_PREFIXES)
+    return released_color_depth_name(name, released_encoder_name)
 
 
 DFormer.layout = Layout(released_name)

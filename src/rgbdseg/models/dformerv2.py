@@ -20,7 +20,7 @@ Deliberate deviations: those of DFormer.  Ours: `dformerv2_nano`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,18 +30,15 @@ from torch.nn import functional
 from rgbdseg.encoders._base import StagedEncoder, State
 from rgbdseg.encoders._released import known_weights
 from rgbdseg.errors import UsageError
-from rgbdseg.input_spec import InputSpec, rgb_stream
-from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._base import check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
-from rgbdseg.models._own_encoders import check_stages, freeze
+from rgbdseg.models._own_encoders import ColorDepthModel, check_stages, freeze, released_color_depth_name
 from rgbdseg.models._registry import Variant
-from rgbdseg.models.dformer import DEPTH_STREAM
 from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.channels_last import convolve, depthwise
-from rgbdseg.nn.decoders.light_ham import RELEASED_PREFIXES, LightHamDecoder, LightHamOptions
+from rgbdseg.nn.decoders.light_ham import LightHamOptions
 from rgbdseg.nn.geometry_attention import GeometryAttention
-from rgbdseg.nn.init import init_head
 from rgbdseg.nn.resize import resize_half_pixel
 
 # B batch, H W size of the image, h w size of a map, C channels
@@ -63,8 +60,7 @@ _CARD = MethodCard(
         PublishedResult("SUN RGB-D, 37", "dformerv2_large", 53.3, "5 scales, flip"),
     ),
     exact="network, initialization, channel order and training settings of the released code",
-    ours="dformerv2_nano; the same random bases at every prediction; missing readings; gray levels that no color map "
-    "bends",
+    ours="dformerv2_nano; the same random bases at every prediction; missing readings",
 )
 
 
@@ -207,7 +203,7 @@ def _stem(channels: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class DFormerv2(SegmentationModel):
+class DFormerv2(ColorDepthModel):
     """The encoder whose attention is guided by depth, and the LightHam decoder on its last three features.
 
     Args:
@@ -230,7 +226,6 @@ class DFormerv2(SegmentationModel):
     """
 
     card = _CARD
-    backbone_prefixes = ("encoder.",)
     no_decay_names = ("attention_gamma", "feed_forward_gamma", "distance_weights")
 
     def __init__(
@@ -257,8 +252,7 @@ class DFormerv2(SegmentationModel):
                 f"model options channels and heads are {tuple(channels)} and {tuple(heads)}; expected channels that "
                 "are multiples of twice the heads of their stage"
             )
-        super().__init__(num_classes, InputSpec((rgb_stream(channel_order=channel_order), DEPTH_STREAM)))
-        self.encoder = DFormerv2Encoder(
+        encoder = DFormerv2Encoder(
             channels,
             depths,
             heads,
@@ -267,22 +261,10 @@ class DFormerv2(SegmentationModel):
             layer_scale=layer_scale,
             drop_path_rate=drop_path_rate,
         )
-        options = LightHamOptions(decoder_width, factor_width, redraw_bases=redraw_bases)
-        self.decoder = LightHamDecoder(self.encoder.feature_info, num_classes, options)
-        init_head(self.decoder)
+        decoder = LightHamOptions(decoder_width, factor_width, redraw_bases=redraw_bases)
+        super().__init__(num_classes, encoder, decoder, channel_order)
         if not train_all:
             freeze(self.encoder, self.no_decay_names)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the encoder, which sees both streams."""
-        yield "rgb+depth", self.encoder
-
-    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
-        """Return logits (B, classes, H, W); see `SegmentationModel.forward`."""
-        color, depth = self.check_images(images)
-        features = self.encoder(torch.cat([color, depth], dim=1))
-        size = (color.shape[-2], color.shape[-1])
-        return SegmentationOutput(self.decoder.upsample(self.decoder(features), size))
 
 
 _BLOCK_NAMES = {
@@ -320,9 +302,7 @@ def released_encoder_name(name: str) -> str:
 
 def released_name(name: str) -> str:
     """Return the name in the released checkpoints of an entry of our state dict."""
-    if name.startswith("encoder."):
-        return f"backbone.{released_encoder_name(name.removeprefix('encoder.'))}"
-    return replace_prefix(name, RELEASED_PREFIXES)
+    return released_color_depth_name(name, released_encoder_name)
 
 
 def _read(name: str, value: Tensor) -> Tensor:

@@ -24,16 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.models._card import MethodCard, PublishedResult
+from rgbdseg.models._paired import FUSION_KEYS, PairedModel, make_layout
 from rgbdseg.models._registry import Variant
-from rgbdseg.models.geminifusion import (
-    FUSION_KEYS,
-    GeminiFusion,
-    PixelAttention,
-    PixelFusion,
-    PixelMLP,
-    init_linear,
-    make_layout,
-)
+from rgbdseg.nn.pixel_fusion import PixelAttention, PixelFusion, PixelMLP, init_linear
 
 # B batch of each stream, C channels; "..." are the pixels, as (N,) or (H, W)
 
@@ -99,8 +92,8 @@ class DifferentialPixelFusion(PixelFusion):
         )
 
 
-class DiffPixelFormer(GeminiFusion):
-    """GeminiFusion's network with another fusion; see `GeminiFusion` for the arguments."""
+class DiffPixelFormer(PairedModel):
+    """GeminiFusion's network with a `DifferentialPixelFusion` in every block; arguments as `PairedModel`."""
 
     card = CARD
     layout = make_layout(

@@ -28,7 +28,7 @@ from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._modalities import depth_picture
 from rgbdseg.models._registry import Variant
 from rgbdseg.nn.decoders.mlp import MLPDecoder, MLPDecoderOptions
-from rgbdseg.nn.resize import cut_to, resize_logits
+from rgbdseg.nn.resize import cut_to
 from rgbdseg.nn.tokens import merge_heads, split_heads, to_map
 
 # B batch, C channels, H height, W width, N tokens = H * W, P prompts
@@ -42,7 +42,7 @@ _CARD = MethodCard(
     method="DPLNet",
     year=2024,
     paper="IROS 2024, arXiv 2312.00360",
-    input="RGB + depth as a grey picture",
+    input="RGB + depth as a gray picture",
     code="github.com/ShaohuaDong2021/DPLNet (no license; starts from SegFormer-B5 trained on ADE20K, NVIDIA source "
     "code license, non-commercial)",
     results=(
@@ -221,7 +221,7 @@ class DPLNet(SegmentationModel):
         logits = self.classifier(self.decoder(self.encode(images)))
         if self.unlabeled_channel:
             logits = logits[:, 1:]
-        logits = resize_logits(logits, (4 * logits.shape[-2], 4 * logits.shape[-1]), align_corners=False)
+        logits = self.decoder.upsample(logits, (4 * logits.shape[-2], 4 * logits.shape[-1]))
         image = images["rgb"]
         return SegmentationOutput(cut_to(logits, (image.shape[-2], image.shape[-1])))
 

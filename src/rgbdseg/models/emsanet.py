@@ -21,18 +21,18 @@ semantic part: none, but that depth comes in meters.  Ours: the narrow network f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from rgbdseg.encoders import StagedEncoder, create_encoder
 from rgbdseg.encoders._fused import FusedEncoders
 from rgbdseg.input_spec import InputSpec, rgb_stream
-from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._base import check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._depth_input import DepthStatistics, MissingDepth, SecondStream, depth_stream
 from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._registry import Variant
+from rgbdseg.models._side_outputs import SideOutputModel
 from rgbdseg.nn.decoders.nbt1d import NBt1DDecoder, NBt1DDecoderOptions
 from rgbdseg.nn.factorized import FactorizedBlockOptions
 
@@ -112,7 +112,7 @@ LAYOUT = Layout(
 )
 
 
-class EMSANet(SegmentationModel):
+class EMSANet(SideOutputModel):
     """Two encoders with their squeezed and excited sum, and the semantic decoder.
 
     Args:
@@ -130,7 +130,6 @@ class EMSANet(SegmentationModel):
 
     card = CARD
     layout = LAYOUT
-    backbone_prefixes = ("encoders.",)
 
     def __init__(
         self,
@@ -161,29 +160,6 @@ class EMSANet(SegmentationModel):
             zero_blocks=True,
         )
         self.decoder = NBt1DDecoder(rgb_encoder.feature_info, num_classes, options)
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield both encoders."""
-        yield "rgb", self.encoders.rgb
-        yield self.input_spec.names[1], self.encoders.depth
-
-    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
-        """Return logits (B, classes, H, W), in training also ``side8``, ``side16`` and ``side32`` at these strides.
-
-        Args:
-            images: ``rgb`` (B, 3, H, W) and the second stream, multiples of 32 high and wide.
-            camera: not used.
-
-        Raises:
-            UsageError: for absent or misshapen images, and for a single image in training.
-        """
-        rgb, depth = self.check_images(images)
-        logits, side = self.decoder.decode(self.encoders(rgb, depth)[1:])
-        auxiliary = tuple(
-            AuxiliaryOutput(f"side{stride}", "segmentation", scores)
-            for stride, scores in zip((8, 16, 32), side, strict=False)
-        )
-        return SegmentationOutput(self.decoder.upsample(logits, (rgb.shape[-2], rgb.shape[-1])), auxiliary)
 
 
 def _encoder(name: str, in_chans: int) -> StagedEncoder:

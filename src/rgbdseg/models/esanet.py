@@ -17,19 +17,17 @@ divided by 1000 as well.  Ours: the narrow network for CPUs, all encoders but Re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from typing import Literal
-
-from torch import Tensor, nn
 
 from rgbdseg.encoders import StagedEncoder, create_encoder
 from rgbdseg.encoders._fused import FusedEncoders
 from rgbdseg.input_spec import InputSpec, rgb_stream
-from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
+from rgbdseg.models._base import check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._depth_input import DepthStatistics, MissingDepth, SecondStream, depth_stream
 from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._registry import Variant
+from rgbdseg.models._side_outputs import SideOutputModel
 from rgbdseg.nn.decoders.nbt1d import NBt1DDecoder, NBt1DDecoderOptions
 from rgbdseg.options import check_choice
 
@@ -49,6 +47,9 @@ CARD = MethodCard(
         PublishedResult("NYU Depth V2, 40", "esanet_r50", 50.53, "whole image; not confirmed"),
         PublishedResult("NYU Depth V2, 40", "esanet_r18_nbt1d", 48.17, "whole image; not confirmed"),
         PublishedResult("SUN RGB-D, 37", "esanet_r34_nbt1d", 48.17, "whole image of 480x640"),
+        PublishedResult(
+            "SUN RGB-D, 37", "esanet_r34_nbt1d", 48.04, "whole image of 480x640; pretrained on SceneNet RGB-D"
+        ),
         PublishedResult("Cityscapes validation, 19", "esanet_r34_nbt1d_cityscapes", 80.09, "whole image, 1024x2048"),
         PublishedResult("Cityscapes validation, 19", "esanet_r34_nbt1d_cityscapes", 75.22, "whole image, 512x1024"),
     ),
@@ -99,7 +100,7 @@ LAYOUT = Layout(_fixed_published_name)
 ADAPTIVE_LAYOUT = Layout(_published_name)
 
 
-class ESANet(SegmentationModel):
+class ESANet(SideOutputModel):
     """Two encoders; their squeezed and excited sum goes on in the RGB encoder, and the decoder sees it, too.
 
     Args:
@@ -120,7 +121,6 @@ class ESANet(SegmentationModel):
 
     card = CARD
     layout = LAYOUT
-    backbone_prefixes = ("encoders.",)
 
     def __init__(
         self,
@@ -153,29 +153,6 @@ class ESANet(SegmentationModel):
         )
         self.decoder = NBt1DDecoder(rgb_encoder.feature_info, num_classes, options)
         self.layout = ADAPTIVE_LAYOUT if adaptive else LAYOUT
-
-    def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield both encoders."""
-        yield "rgb", self.encoders.rgb
-        yield self.input_spec.names[1], self.encoders.depth
-
-    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
-        """Return logits (B, classes, H, W), in training also ``side8``, ``side16`` and ``side32`` at these strides.
-
-        Args:
-            images: ``rgb`` (B, 3, H, W) and the second stream, multiples of 32 high and wide.
-            camera: not used.
-
-        Raises:
-            UsageError: for absent or misshapen images, and for a single image in training.
-        """
-        rgb, depth = self.check_images(images)
-        logits, side = self.decoder.decode(self.encoders(rgb, depth)[1:])
-        auxiliary = tuple(
-            AuxiliaryOutput(f"side{stride}", "segmentation", scores)
-            for stride, scores in zip((8, 16, 32), side, strict=False)
-        )
-        return SegmentationOutput(self.decoder.upsample(logits, (rgb.shape[-2], rgb.shape[-1])), auxiliary)
 
 
 VARIANTS = {

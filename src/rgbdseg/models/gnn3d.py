@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from rgbdseg.encoders import create_encoder, stride_options
 from rgbdseg.encoders.vgg import VGGEncoder
 from rgbdseg.errors import UsageError
-from rgbdseg.geometry.neighbours import cell_points, nearest_neighbours
+from rgbdseg.geometry.neighbors import cell_points, nearest_neighbors
 from rgbdseg.input_spec import InputSpec, metric_depth_stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
@@ -210,7 +210,7 @@ class GNN3D(SegmentationModel):
             )
             grid_N2 = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
             nodes_BN3 = torch.cat([nodes_BN3, grid_N2.expand(depth_m.shape[0], -1, -1)], dim=-1)
-        return nearest_neighbours(nodes_BN3, self.neighbors)
+        return nearest_neighbors(nodes_BN3, self.neighbors)
 
     def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
         """Return logits (B, classes, H, W).

@@ -30,7 +30,7 @@ from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._modalities import depth_picture
 from rgbdseg.models._registry import Variant
 from rgbdseg.nn.channel_norm import ChannelLayerNorm
-from rgbdseg.nn.resize import resize_bilinear, resize_logits
+from rgbdseg.nn.resize import resize_half_pixel, resize_logits
 from rgbdseg.nn.tokens import merge_heads, split_heads, to_map, to_tokens
 
 # B batch, C channels, H height, W width, N tokens = H * W
@@ -44,7 +44,7 @@ _CARD = MethodCard(
     method="HDBFormer",
     year=2024,
     paper="IEEE Signal Processing Letters 2024, arXiv 2504.13579",
-    input="RGB + depth as a grey picture",
+    input="RGB + depth as a gray picture",
     code="github.com/Weishuobin/HDBFormer (CC BY-NC-SA 4.0, non-commercial); starts from a UPerNet trained on ADE20K",
     results=(
         PublishedResult("NYU Depth V2, 40", "hdbformer", 59.3, "5 scales, flip, best epoch on the test set"),
@@ -125,7 +125,7 @@ class GlobalAttention(nn.Module):
         pooled = functional.adaptive_avg_pool2d(torch.cat([x_BCHW, depth_BCHW], dim=1), GRID)
         query, key, value = (split_heads(part, HEADS) for part in (self.query(to_tokens(pooled)), key, value))
         found = functional.scaled_dot_product_attention(query, key, value)
-        return resize_bilinear(to_map(merge_heads(found), GRID), size, align_corners=False)
+        return resize_half_pixel(to_map(merge_heads(found), GRID), size)
 
 
 class LocalAttention(nn.Module):
@@ -208,7 +208,7 @@ class HDBFormer(SegmentationModel):
                 f"multiples of {2 * HEADS} channels at 4, 8, 16 and 32"
             )
         rgb = rgb_stream(built.mean, built.std, channel_order)
-        super().__init__(num_classes, InputSpec((rgb, depth_picture(0.48, 0.28)), size_divisor=32))
+        super().__init__(num_classes, InputSpec((rgb, depth_picture(0.48, 0.28, "greys_r")), size_divisor=32))
         self.encoder: StagedEncoder = built
         widths = (3, built.channels[0] // 2, *built.channels)
         pairs = list(itertools.pairwise(widths))
@@ -267,15 +267,12 @@ class HDBFormer(SegmentationModel):
         maps = self.encode(images)
         size = (maps[0].shape[-2], maps[0].shape[-1])
         columns = self.classifier.weight.split([x.shape[1] for x in maps], dim=1)
-        parts = [
-            resize_bilinear(functional.conv2d(x, weight), size, align_corners=False)
-            for x, weight in zip(maps, columns, strict=True)
-        ]
+        parts = [resize_half_pixel(functional.conv2d(x, weight), size) for x, weight in zip(maps, columns, strict=True)]
         assert self.classifier.bias is not None
         logits = torch.stack(parts).sum(dim=0) + self.classifier.bias[:, None, None]
         image = images["rgb"]
         full = (image.shape[-2], image.shape[-1])
-        return SegmentationOutput(resize_logits(logits, full, align_corners=False))
+        return SegmentationOutput(resize_logits(logits, full))
 
 
 def _never_learns(name: str) -> bool:

@@ -165,13 +165,15 @@ class LiteFusion(SegmentationModel):
         """
         rgb, hha = self.check_images(images)
         if self.training and rgb.shape[0] == 1:
-            raise UsageError("training on one image per step is not possible; use a batch of 2 or more")
+            raise UsageError(
+                "training on one image per pass is not possible; raise loader.batch_size or lower hardware.accumulate"
+            )
         colors, depths = self._encode(self._average(rgb, self.reduce), self._geometry(hha))
         fine, coarse = self._decode(colors, depths)
-        logits = resize_logits(self.classifier(self.drop(fine)), _size(rgb), align_corners=False)
+        logits = resize_logits(self.classifier(self.drop(fine)), _size(rgb))
         if not self.training:
             return SegmentationOutput(logits)
-        auxiliary = resize_logits(self.auxiliary(coarse), _size(rgb), align_corners=False)
+        auxiliary = resize_logits(self.auxiliary(coarse), _size(rgb))
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
 
     def _average(self, image: Tensor, side: float) -> Tensor:

@@ -132,7 +132,7 @@ class Reconstruction(nn.Module):
         self.predict = nn.Conv2d(channels // 4, outputs, 1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return (B, outputs, H, W) in float32; size: (H, W)."""
+        """Return (B, outputs, H, W) in float32, of the given size (H, W)."""
         half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
         x = self.at_half(resize_half_pixel(x, half))
         x = self.at_full(resize_half_pixel(x, size))

@@ -63,6 +63,8 @@ _CARD = MethodCard(
         ),
         PublishedResult("NYU Depth V2, 40", "sagate_resnet50", 50.4, "single scale"),
         PublishedResult("SUN RGB-D, 37", "sagate_resnet101", 49.4, pixel_accuracy=82.5),
+        PublishedResult("Cityscapes validation, 19", "sagate_resnet101", 81.7, "several scales, which are not stated"),
+        PublishedResult("Cityscapes test, 19", "sagate_resnet101", 82.8, "several scales, which are not stated"),
     ),
     exact="network, initialization, training settings and evaluation rule of the released code, with ResNet-50 and 101",
     ours="ResNet-18, HRNet and all other encoders, other decoders, summed and noise controls",

@@ -12,7 +12,7 @@ mention:
 * parameters that belong to no layer of PyTorch never reach the optimizer: those of all scans (in the cross blocks only
   rates and skips) and the scales of the decoder.  In the encoder they keep their ImageNet values, in the concat blocks
   and the decoder their random ones.  ``train_all=False`` repeats that; the default trains everything;
-* drop path of the decoder rises towards its coarse levels, and its highest rates are not used.
+* drop path of the decoder rises toward its coarse levels, and its highest rates are not used.
 
 Deliberate deviations: a reading of depth that is missing becomes the mean of the picture, where the released pictures
 come from completed depth.  Ours: `sigma_nano`.
@@ -64,6 +64,8 @@ _CARD = MethodCard(
         PublishedResult("NYU Depth V2, 40", "sigma_small", 57.0, "3 scales, flip, best of several checkpoints"),
         PublishedResult("SUN RGB-D, 37", "sigma_tiny", 50.0, "3 scales, flip, best of several checkpoints"),
         PublishedResult("SUN RGB-D, 37", "sigma_small", 52.4, "3 scales, flip, best of several checkpoints"),
+        PublishedResult("MFNet, 9", "sigma_tiny", 60.2, "RGB and thermal"),
+        PublishedResult("MFNet, 9", "sigma_small", 61.1, "RGB and thermal"),
     ),
     exact="network, initialization, channel order and training settings of the released code",
     ours="sigma_nano; missing readings",

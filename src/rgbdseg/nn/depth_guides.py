@@ -26,7 +26,12 @@ Branch = Callable[[Tensor, Tensor], Tensor]
 
 
 class Place(NamedTuple):
-    """Where a network is guided.  channels: of its map.  reduction: the image's size divided by that of the map."""
+    """Where a network is guided.
+
+    Args:
+        channels: of its map.
+        reduction: the image's size divided by that of the map.
+    """
 
     channels: int
     reduction: int

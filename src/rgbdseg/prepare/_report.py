@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.depth import DepthUnit
+from rgbdseg.labels import LabelSet
 from rgbdseg.prepare.writer import PrepareResult
 
 
@@ -44,11 +45,7 @@ def _meanings(description: DatasetDescription) -> list[str]:
     labels = description.label_set
     if labels is not None:
         void = ", ".join(map(str, description.void_labels)) or "none"
-        first, last = description.first_label, description.first_label + len(labels) - 1
-        lines.append(
-            f"{description.folder('label')}/  {first}..{last} = the {len(labels)} classes of {labels.name}, "
-            f"{labels.classes[0]} to {labels.classes[-1]}; not labelled: {void}"
-        )
+        lines.append(f"{description.folder('label')}/  {_label_text(description, labels)}; not labeled: {void}")
     if description.camera is not None:
         fx, fy, cx, cy = description.camera.as_tuple()
         lines.append(f"camera fx {fx:.2f} fy {fy:.2f} cx {cx:.2f} cy {cy:.2f} px, pixel centers counted from 0")
@@ -59,10 +56,21 @@ def _meanings(description: DatasetDescription) -> list[str]:
     return lines
 
 
+def _label_text(description: DatasetDescription, labels: LabelSet) -> str:
+    if description.class_values:
+        rows = zip(description.class_values, labels.classes, strict=True)
+        named = [f"{' and '.join(map(str, values))} = {name}" for values, name in rows]
+        return ", ".join(named[:6]) + (f" and {len(named) - 6} more classes" if len(named) > 6 else "")
+    first, last = description.first_label, description.first_label + len(labels) - 1
+    return f"{first}..{last} = the {len(labels)} classes of {labels.name}, {labels.classes[0]} to {labels.classes[-1]}"
+
+
 def _unit_text(unit: DepthUnit) -> str:
     value = "value" if not unit.offset_units else f"(value {unit.offset_units:+g})"
-    missing = "" if unit.missing is None else f"; {unit.missing:g} = no reading"
-    return f"metres = {value} x {unit.metres_per_unit:g}{missing}"
+    values = " and ".join(f"{value:g}" for value in unit.missing_values)
+    missing = f"; {values} = no reading" if values else ""
+    largest = "" if unit.largest_m is None else f"; none beyond {unit.largest_m:g} m"
+    return f"meters = {value} x {unit.meters_per_unit:g}{missing}{largest}"
 
 
 def _size_text(size_bytes: int) -> str:

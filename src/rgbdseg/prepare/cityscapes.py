@@ -29,17 +29,18 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.cityscapes_hha import fit_outdoor_parameters
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
+from rgbdseg.reading import what_is_there
 
 OFFICIAL_FRAMES = FACTS["cityscapes"].splits
 VOID = 255
-DEPTH_UNIT = DepthUnit(metres_per_unit=1 / 256)
+DEPTH_UNIT = DepthUnit(meters_per_unit=1 / 256)
 """3.9 mm up to 256 m: finer than the stereo noise everywhere, and beyond the range where stereo says anything."""
 
 TRAIN_ID_OF_LABEL_ID: tuple[int, ...] = tuple(
     CITYSCAPES19.official_ids.index(label_id) if label_id in CITYSCAPES19.official_ids else VOID
     for label_id in range(34)
 )
-"""The official training class of the label ids 0..33; the others (unlabelled, ego vehicle, parking, ...) are void."""
+"""The official training class of the label ids 0..33; the others (unlabeled, ego vehicle, parking, ...) are void."""
 
 _PACKAGES = {
     "leftImg8bit": ("_leftImg8bit.png", "leftImg8bit_trainvaltest.zip"),
@@ -52,7 +53,7 @@ _PACKAGES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StereoCamera:
-    """A rectified stereo pair: the left camera, and the distance of the right one in metres."""
+    """A rectified stereo pair: the left camera, and the distance of the right one in meters."""
 
     left: PinholeCamera
     baseline_m: float
@@ -116,12 +117,16 @@ def prepare_cityscapes(
 ) -> PrepareResult:
     """Write Cityscapes as a prepared tree.
 
-    source: the folder with leftImg8bit, gtFine, disparity and camera.  splits: of train, val and test.  The labels of
-    the test split are not public, so its frames have none.
-    partial: take a source that lacks frames of the official splits.
-    fit_hha: fit the HHA constants to the training frames, see `fit_outdoor_parameters`, instead of the preset.
-    Images are copied byte by byte.  Depth is stored as `DEPTH_UNIT`; readings beyond 256 m become "no reading".
-    Raises DataError naming the package, file or key that is missing or wrong.
+    Images are copied byte by byte. Depth is stored as `DEPTH_UNIT`; readings beyond 256 m become "no reading".
+
+    Args:
+        source: the folder with leftImg8bit, gtFine, disparity and camera.
+        splits: of train, val and test. The labels of the test split are not public, so its frames have none.
+        partial: take a source that lacks frames of the official splits.
+        fit_hha: fit the HHA constants to the training frames, see `fit_outdoor_parameters`, instead of the preset.
+
+    Raises:
+        DataError: naming the package, file or key that is missing or wrong.
     """
     root = Path(source)
     for name in splits:
@@ -150,6 +155,8 @@ def prepare_cityscapes(
             sample_id,
             {"rgb": ".png", "depth_m": ".png"} | ({} if frame.label is None else {"label": ".png"}),
             frame,
+            {"rgb": root / frame.rgb, "depth_m": root / frame.disparity}
+            | ({} if frame.label is None else {"label": root / frame.label}),
         )
         for sample_id, frame in frames.items()
     ]
@@ -168,7 +175,7 @@ def prepare_cityscapes(
 
 
 def disparity_to_depth_m(values: npt.NDArray[Any], stereo: StereoCamera) -> npt.NDArray[np.float64]:
-    """Return depth in metres from stored disparity, any shape; 0 where there is none.
+    """Return depth in meters from stored disparity, any shape; 0 where there is none.
 
     The disparity in pixels is (value - 1) / 256 for values above 0, and 0 is "no measurement".  Depth is baseline
     times fx over disparity, so a disparity of 0 pixels, infinitely far, is no reading either.
@@ -180,7 +187,7 @@ def disparity_to_depth_m(values: npt.NDArray[Any], stereo: StereoCamera) -> npt.
 
 def depth_to_stored(depth_m: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     """Return depth in units of `DEPTH_UNIT`, rounded; readings that do not fit into 16 bits become 0."""
-    units = np.rint(depth_m / DEPTH_UNIT.metres_per_unit)
+    units = np.rint(depth_m / DEPTH_UNIT.meters_per_unit)
     return np.where(units <= 65535, units, 0).astype(np.uint16)
 
 
@@ -190,7 +197,7 @@ def read_stereo_camera(path: str | Path) -> StereoCamera:
     extrinsic, intrinsic = reader.section("extrinsic"), reader.section("intrinsic")
     baseline_m = extrinsic.number("baseline")
     if not 0 < baseline_m < 10:
-        raise extrinsic.wrong("baseline", "the distance of the two cameras in metres, about 0.2")
+        raise extrinsic.wrong("baseline", "the distance of the two cameras in meters, about 0.2")
     fx, fy, u0, v0 = (intrinsic.number(key) for key in ("fx", "fy", "u0", "v0"))
     for key, focal in (("fx", fx), ("fy", fy)):
         if focal <= 0:
@@ -204,7 +211,7 @@ def to_train_ids(label_ids: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8
     if unknown.size:
         raise DataError(
             f"{name} holds the label ids {', '.join(map(str, unknown[:8]))}; expected 0..33 "
-            "(a file of training ids or colours instead of labelIds?)"
+            "(a file of training ids or colors instead of labelIds?)"
         )
     return np.array(TRAIN_ID_OF_LABEL_ID, dtype=np.uint8)[label_ids]
 
@@ -239,7 +246,7 @@ def _read_disparity(path: Path) -> npt.NDArray[Any]:
 def _find_frames(root: Path, splits: Sequence[str], partial: bool) -> dict[str, _Frame]:
     """Return id -> frame in the order of splits, cities and numbers."""
     if not root.is_dir():
-        raise DataError(f"{root} does not exist; expected the folder with {', '.join(_PACKAGES)}")
+        raise DataError(f"{root} {what_is_there(root)}; expected the folder with {', '.join(_PACKAGES)}")
     for folder, (_, package) in _PACKAGES.items():
         if not (root / folder).is_dir():
             raise DataError(f"{root} has no folder {folder}; unpack {package} there")
@@ -250,7 +257,7 @@ def _find_frames(root: Path, splits: Sequence[str], partial: bool) -> dict[str, 
         if len(ids) != official and not partial:
             raise DataError(
                 f"{root / 'leftImg8bit' / split} has {len(ids)} images; the official split has {official}; unpack "
-                f"{_PACKAGES['leftImg8bit'][1]} again, leave the split out, or take what is there with partial"
+                f"{_PACKAGES['leftImg8bit'][1]} again, leave the split out, or take what is there (partial=True)"
             )
         if not ids:
             raise DataError(f"{root / 'leftImg8bit' / split} has no images; expected CITY/*_leftImg8bit.png")
@@ -286,7 +293,7 @@ def _fit_hha(root: Path, frames: dict[str, _Frame], workers: int) -> HHAParamete
 def _depths(
     root: Path, frames: Sequence[_Frame], workers: int, most: int = 200
 ) -> Iterable[tuple[npt.NDArray[np.float32], PinholeCamera]]:
-    """Yield depth in metres and camera of up to ``most`` frames, spread evenly, every eighth pixel."""
+    """Yield depth in meters and camera of up to ``most`` frames, spread evenly, every eighth pixel."""
     count = min(most, len(frames))
     chosen = [frames[k * len(frames) // count] for k in range(count)]
     return parallel_map(_coarse_depth, root, chosen, workers)

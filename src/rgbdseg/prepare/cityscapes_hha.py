@@ -18,7 +18,7 @@ PERCENTILE = 99.5
 
 _HEIGHT_RANGE_M = 25.5
 _PROBE = dataclasses.replace(outdoor_parameters(height_range_m=_HEIGHT_RANGE_M), normal_radius=1, gravity_radius=2)
-"""Encodes height with a grey level of 10 cm; windows for depth maps of a few hundred pixels across."""
+"""Encodes height with a gray level of 10 cm; windows for depth maps of a few hundred pixels across."""
 
 _DEPTH_BINS_M = np.linspace(0, 256, 256 * 20 + 1)
 
@@ -26,9 +26,10 @@ _DEPTH_BINS_M = np.linspace(0, 256, 256 * 20 + 1)
 def fit_outdoor_parameters(frames: Iterable[tuple[npt.NDArray[np.float32], PinholeCamera]]) -> HHAParameters:
     """Return `outdoor_parameters` whose channels are filled by the training frames' disparities and heights.
 
-    frames: depth in metres (H, W), 0 = no reading, with its camera; a coarse grid is enough.  The nearest depth is
-    that of the 99.5th percentile of disparity, in steps of 5 cm; the height range is the 99.5th percentile of the
-    height above the road, in steps of 10 cm.  Both are pooled over all readings of all frames.
+    Args:
+        frames: depth in meters (H, W), 0 = no reading, with its camera; a coarse grid is enough. The nearest depth is
+            that of the 99.5th percentile of disparity, in steps of 5 cm; the height range is the 99.5th percentile of
+            the height above the road, in steps of 10 cm. Both are pooled over all readings of all frames.
     """
     depths = np.zeros(len(_DEPTH_BINS_M) - 1, dtype=np.int64)
     heights = np.zeros(256, dtype=np.int64)

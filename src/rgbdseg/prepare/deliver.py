@@ -5,7 +5,7 @@ The official folder of the front camera becomes a prepared tree.
 ``img/<weather>/<split>/<scene>/<number>_rgb_front.png`` and, with the same folders, ``hha/..._depth_front.png``,
 ``event/..._event_front.png``, ``lidar/..._lidar_front.png`` and ``semantic/..._semantic_front.png``.  A scene where a
 sensor fails has the failure's name behind its own, as in ``MAP_1_point12_motionblur``.  The classes are the red channel
-of the semantic pictures, counted from 1; 0 and 255 are not labelled.  Events of scenes with a coarse event camera are
+of the semantic pictures, counted from 1; 0 and 255 are not labeled.  Events of scenes with a coarse event camera are
 enlarged to the size of the others, as the published loader does.
 
 What the published networks call depth is HHA.  ``depth/`` holds pictures of 8 bits whose unit is stated nowhere; they
@@ -74,7 +74,7 @@ def prepare_deliver(
     """Write the prepared tree of DeLiVER.
 
     RGB/, HHA/, Event/ and LiDAR/ hold the official files, unchanged where they are RGB pictures of the frame's size;
-    Label/ 0 and 255 = not labelled and 1..25; conditions.json the weather of each frame and the sensor that fails.  The
+    Label/ 0 and 255 = not labeled and 1..25; conditions.json the weather of each frame and the sensor that fails.  The
     id of a frame is weather/split/scene/number.
 
     Args:
@@ -92,6 +92,7 @@ def prepare_deliver(
     wanted = tuple(name for name in RASTERS if name == "rgb" or name in rasters)
     splits = {split: list_frames(root, split) for split in OFFICIAL_FRAMES}
     conditions = {key: conditions_of(key) for ids in splits.values() for key in ids}
+    places = {**{raster: RASTERS[raster] for raster in wanted}, "label": LABEL}
     return write_prepared_tree(
         destination,
         DatasetDescription(
@@ -102,7 +103,15 @@ def prepare_deliver(
             void_labels=VOID_LABELS,
             folders={name: folder for name, folder in (("event", "Event"), ("lidar", "LiDAR")) if name in wanted},
         ),
-        [FrameJob(key, {**dict.fromkeys(wanted, ".png"), "label": ".png"}) for key in conditions],
+        [
+            FrameJob(
+                key,
+                {**dict.fromkeys(wanted, ".png"), "label": ".png"},
+                None,
+                {raster: source_file(root, key, *place) for raster, place in places.items()},
+            )
+            for key in conditions
+        ],
         convert_frame,
         root,
         splits=splits,

@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.camera_check import camera_oddity, require_plausible_camera
+from rgbdseg.data.depth_survey import DepthSurvey, survey_depth
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import image_size
-from rgbdseg.depth import DepthUnit
+from rgbdseg.depth import DepthUnit, parse_missing
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.geometry.hha import HHA_PRESETS, parse_hha_parameters
+from rgbdseg.labels import IGNORE_INDEX, LabelSet
 from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
+from rgbdseg.prepare.from_recording import is_container, prepare_recorded, refuse_labels
+from rgbdseg.prepare.label_tables import LabelTable, read_label_table
 from rgbdseg.prepare.recording import (
+    CopyContext,
     RecordingOptions,
+    are_masks,
     copy_frame,
     find_labels,
     find_pairs,
@@ -27,11 +36,16 @@ from rgbdseg.prepare.recording import (
     stated_unit,
 )
 from rgbdseg.prepare.writer import PrepareResult, write_prepared_tree
+from rgbdseg.reading import what_is_there
+from rgbdseg.recordings._base import OpenOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this source takes on the command line."""
-    parser.add_argument("source", help="folder of the recording")
+    parser.add_argument("source", help="folder of the recording, or a bag or another file that a recorder wrote")
+    parser.add_argument("--format", metavar="NAME", help="of a recording that is no folder of images")
+    parser.add_argument("--color-topic", metavar="TOPIC", help="of a bag with several")
+    parser.add_argument("--depth-topic", metavar="TOPIC", help="of a bag with several")
     parser.add_argument("--name", help="of the dataset; by default the folder's")
     parser.add_argument("--rgb", metavar="FOLDER", help="of the images, inside the recording")
     parser.add_argument("--depth", metavar="FOLDER", help="of the depth maps")
@@ -44,18 +58,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
     parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
     parser.add_argument(
-        "--metres-per-unit", type=float, metavar="M", help="of depth: 0.001 for millimetres, 1 for metres"
+        *("--meters-per-unit", "--metres-per-unit"),
+        type=float,
+        metavar="M",
+        help="of depth: 0.001 for millimeters, 1 for meters",
     )
-    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="intrinsics in pixels, pixel centres counted from 0")
     parser.add_argument(
-        "--intrinsics", metavar="FILE", help="JSON of Open3D, RealSense or Azure Kinect, or a ROS camera_info YAML"
+        "--missing",
+        metavar="VALUES",
+        help="stored depth that means no reading, with commas, or none; default: 0, and 65535 in files of 16 bits",
+    )
+    parser.add_argument("--largest-depth", type=float, metavar="M", help="depth beyond is no reading; default: any")
+    parser.add_argument(
+        "--hha",
+        default="sensor",
+        metavar="PARAMETERS",
+        help=f"of HHA: {', '.join(HHA_PRESETS)}, and changes: sensor,floor_percentile=2",
+    )
+    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="intrinsics in pixels, pixel centers counted from 0")
+    parser.add_argument(
+        "--intrinsics",
+        metavar="FILE",
+        help="of Open3D, RealSense, Azure Kinect, ROS, OpenCV, ORB-SLAM or BOP, or a text file with the camera matrix",
     )
     parser.add_argument("--rectified", action="store_true", help="take P instead of K of a camera_info")
     parser.add_argument("--labels", metavar="NAMES", help="file of class names, one per line, or a built-in set")
+    parser.add_argument(
+        "--label-colors", metavar="FILE", help="labels are colored: lines 'red green blue name', or JSON"
+    )
+    parser.add_argument("--label-values", metavar="FILE", help="numbers of the classes: lines 'number name', or JSON")
+    parser.add_argument(
+        "--resample-depth", action="store_true", help="enlarge depth that is aligned to the images but coarser"
+    )
     parser.add_argument("--label", metavar="FOLDER", help="of the label maps")
     parser.add_argument("--first-label", type=int, default=0, metavar="VALUE", help="stored value of the first class")
     parser.add_argument(
-        "--void-label", default="255", metavar="VALUES", help="not labelled: values with commas, or none"
+        "--void-label", default="255", metavar="VALUES", help="not labeled: values with commas, or none"
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="keep every n-th frame")
     parser.add_argument("--test-share", type=float, default=0.0, help="random split; 0 makes none")
@@ -66,6 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree that the arguments ask for; return lines for the user."""
+    if is_container(options.source, options.format):
+        return _prepare_container(options, progress)
+    label_set = options.labels and read_class_names(options.labels)
     recording = RecordingOptions(
         rgb_folder=options.rgb,
         depth_folder=options.depth,
@@ -73,11 +114,16 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
         pairing=options.pair,
         associations=options.associations and Path(options.associations),
         max_difference_s=options.max_difference,
-        metres_per_unit=options.metres_per_unit,
+        meters_per_unit=options.meters_per_unit,
+        missing="usual" if options.missing is None else parse_missing(options.missing),
+        largest_m=options.largest_depth,
+        hha=parse_hha_parameters(options.hha),
         camera=options.camera and PinholeCamera.from_string(options.camera),
         intrinsics=options.intrinsics and Path(options.intrinsics),
         rectified=options.rectified,
-        label_set=options.labels and read_class_names(options.labels),
+        label_set=label_set,
+        label_table=_label_table(options, label_set),
+        resample_depth=options.resample_depth,
         first_label=options.first_label,
         void_labels=_void_labels(options.void_label),
         every=options.every,
@@ -93,7 +139,9 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
         workers=options.workers,
         progress=progress,
     )
-    notes = []
+    notes = [prepared.depth.line(), *(f"note: {note}" for note in prepared.notes)]
+    if prepared.camera_oddity is not None:
+        notes.append(f"note: camera {prepared.camera_oddity}")
     if prepared.without_depth:
         notes.append(f"{prepared.without_depth} images have no depth map within {options.max_difference} s: left out")
     if prepared.without_label:
@@ -103,8 +151,44 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     if prepared.result.description.camera is None:
         notes.append("note: without a camera no HHA can be computed; give --camera or --intrinsics")
     if recording.test_share:
-        notes.append("note: neighbouring frames of one recording look alike; a random split overrates a model")
+        notes.append("note: neighboring frames of one recording look alike; a random split overrates a model")
     return report(prepared.result, notes)
+
+
+def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write the tree of a bag or another recording that is no folder of image files."""
+    names = (
+        *(
+            "rgb",
+            "depth",
+            "associations",
+            "intrinsics",
+            "labels",
+            "label",
+            "label_colors",
+            "label_values",
+            "train",
+            "test",
+        ),
+    )
+    refuse_labels({name: getattr(options, name) for name in names})
+    result, notes = prepare_recorded(
+        options.source,
+        options.destination,
+        OpenOptions(
+            depth_unit=None if options.meters_per_unit is None else DepthUnit(options.meters_per_unit),
+            camera=options.camera and PinholeCamera.from_string(options.camera),
+            color_topic=options.color_topic,
+            depth_topic=options.depth_topic,
+            every=options.every,
+        ),
+        name=options.name,
+        format=options.format,
+        test_share=options.test_share,
+        seed=options.seed,
+        progress=progress,
+    )
+    return report(result, [f"note: {note}" for note in notes])
 
 
 SOURCES = {"folder": Source(add_arguments, prepare)}
@@ -119,17 +203,29 @@ def _void_labels(text: str) -> tuple[int, ...]:
         raise UsageError(f"void label '{text}' is not understood; expected e.g. 255, or 0,255, or none") from None
 
 
+def _label_table(options: argparse.Namespace, label_set: LabelSet | None) -> LabelTable | None:
+    if options.label_colors and options.label_values:
+        raise UsageError("--label-colors and --label-values are both given; expected one of them")
+    if options.label_colors:
+        return read_label_table(options.label_colors, "color", label_set)
+    return read_label_table(options.label_values, "value", label_set) if options.label_values else None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PreparedRecording:
     """What was written, and what of the recording was left out: images without depth in time, or without a label.
 
-    distorted: whether the intrinsics state lens distortion, which is not modelled.
+    distorted: whether the intrinsics state lens distortion, which is not modeled.  depth: what a few depth maps hold.
+    camera_oddity: what is unusual about the camera, if anything is.  notes: what was assumed.
     """
 
     result: PrepareResult
     without_depth: int
     without_label: int
     distorted: bool
+    depth: DepthSurvey
+    camera_oddity: str | None
+    notes: tuple[str, ...] = ()
 
 
 def prepare_folder(
@@ -141,15 +237,17 @@ def prepare_folder(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> PreparedRecording:
-    """Write a recording as a prepared tree; all files are copied byte by byte.
+    """Write a recording as a prepared tree; files are copied byte by byte, but for colored labels and resampled depth.
 
     name: of the dataset; None is the folder's.  All images must have one size, and depth and labels that of their
-    image: depth must have been aligned to colour (or colour to depth) when it was recorded.
-    Raises DataError naming the file that is missing or unusable, and UsageError for options that do not fit.
+    image: depth must have been aligned to color (or color to depth) when it was recorded.
+    Raises DataError naming the file that is missing or unusable, for depth and cameras that cannot be right, and
+    UsageError for options that do not fit.
     """
     root = Path(source)
     if not root.is_dir():
-        raise DataError(f"{root} does not exist; expected the folder of a recording")
+        what = "is a file of no known recording" if root.is_file() else what_is_there(root)
+        raise DataError(f"{root} {what}; expected the folder of a recording")
     pairs, image_count = find_pairs(root, options)
     paired = len(pairs)
     labels = find_labels(root, options, pairs)
@@ -159,29 +257,63 @@ def prepare_folder(
     pairs = pairs[:: options.every]
     size = image_size(root / pairs[0].rgb)
     intrinsics = stated_intrinsics(options, size)
+    masks = labels is not None and are_masks(root, [labels[pair.sample_id] for pair in pairs], options)
+    camera = intrinsics.camera if intrinsics is not None else None
+    require_plausible_camera(camera, size, str(root))
+    unit = DepthUnit(stated_unit(options, intrinsics))
+    depth = survey_depth(
+        [root / pair.depth for pair in pairs], unit, missing=options.missing, largest_m=options.largest_m
+    )
     description = DatasetDescription(
         name=name or root.resolve().name,
         source="own recording",
         label_set=options.label_set,
-        first_label=options.first_label if options.label_set is not None else 0,
-        void_labels=options.void_labels if options.label_set is not None else (),
-        depth=DepthUnit(stated_unit(options, intrinsics)),
-        camera=intrinsics.camera if intrinsics is not None else None,
+        **_label_facts(options, masks),
+        depth=depth.unit,
+        camera=camera,
         size=size,
+        hha=options.hha,
     )
-    jobs = [frame_job(pair, None if labels is None else labels[pair.sample_id]) for pair in pairs]
+    table = options.label_table
+    context = CopyContext(
+        root, size, table if table is not None and table.kind == "color" else None, options.resample_depth
+    )
+    jobs = [frame_job(root, pair, None if labels is None else labels[pair.sample_id], context) for pair in pairs]
     ids = [pair.sample_id for pair in pairs]
-    splits = listed_split(options.lists, ids) if options.lists else random_split(ids, options)
+    splits = listed_split(options.lists, ids, root) if options.lists else random_split(ids, options)
     result = write_prepared_tree(
         destination,
         description,
         jobs,
         copy_frame,
-        (root, size),
+        context,
         splits=splits,
         parameters=record_of_options(root, options, jobs),
+        copies_of=root,
+        conversion=context.describe(),
         workers=workers,
         progress=progress,
     )
     distorted = intrinsics is not None and intrinsics.distorted
-    return PreparedRecording(result, image_count - paired, without_label, distorted)
+    oddity = None if camera is None else camera_oddity(camera, size)
+    notes: tuple[str, ...] = ()
+    if masks and options.label_set is not None:
+        first, second = options.label_set.classes
+        notes = (f"the label maps hold 0 and 255 only: taken as masks, 0 = {first}, 255 = {second}, nothing void",)
+    return PreparedRecording(result, image_count - paired, without_label, distorted, depth, oddity, notes)
+
+
+def _label_facts(options: RecordingOptions, masks: bool) -> dict[str, Any]:
+    """Return what the stored label values mean, as keys of `DatasetDescription`."""
+    table = options.label_table
+    if options.label_set is None:
+        return {}
+    if masks:
+        return {"class_values": ((0,), (255,))}
+    if table is None:
+        return {"first_label": options.first_label, "void_labels": options.void_labels}
+    if table.kind == "color":
+        return {"void_labels": (IGNORE_INDEX,)}
+    taken = {value for values in table.keys for value in values}
+    further = (value for value in options.void_labels if value not in taken)
+    return {"class_values": table.keys, "void_labels": tuple(dict.fromkeys((*table.void, *further)))}

@@ -1,25 +1,24 @@
-"""Camera intrinsics from the files that recording programs write: Open3D, RealSense, Azure Kinect, ROS."""
+"""Camera intrinsics from the files that recording programs and calibrators write."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import read_camera
-from rgbdseg.data.json_fields import FieldReader, load_json
+from rgbdseg.data.json_fields import FieldReader, is_number
 from rgbdseg.errors import DataError
+from rgbdseg.prepare.intrinsics_files import KNOWN_FORMATS, load_intrinsics, with_usual_keys
 
-KNOWN_FORMATS = (
-    "fx fy cx cy; RealSense fx fy ppx ppy; Open3D intrinsic_matrix; Azure Kinect CalibrationInformation; "
-    "ROS camera_info with K or camera_matrix"
-)
-
-_SECTIONS = ("color", "colour", "rgb", "color_intrinsics", "color_intrinsic", "intrinsics", "intrinsic")
+_SECTIONS = (
+    "color", "colour", "rgb", "color_intrinsics", "color_intrinsic", "camera_intrinsics", "intrinsics", "intrinsic",
+    "camera",
+)  # fmt: skip
+_MATRICES = ("K", "k", "camera_matrix", "Camera_Matrix", "cameraMatrix", "cam_K", "M1", "matrix")
+_COEFFICIENTS = ("D", "d", "distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "dist_coeffs", "D1")
 
 # Image size (height, width) -> side of the square sensor image and the corner cut out of it, from the SDK's modes.
 _AZURE_DEPTH_MODES: Mapping[tuple[int, int], tuple[int, int, int]] = {
@@ -28,56 +27,66 @@ _AZURE_DEPTH_MODES: Mapping[tuple[int, int], tuple[int, int, int]] = {
     (1024, 1024): (1024, 0, 0),
     (512, 512): (512, 0, 0),
 }
-_AZURE_COLOUR, _AZURE_DEPTH = "CALIBRATION_CameraLocationPV0", "CALIBRATION_CameraLocationD0"
+_AZURE_COLOR, _AZURE_DEPTH = "CALIBRATION_CameraLocationPV0", "CALIBRATION_CameraLocationD0"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Intrinsics:
     """What an intrinsics file says.
 
-    metres_per_unit: of the depth files, where the file states it.  distorted: whether it states lens distortion,
-    which a pinhole camera does not have.
+    Args:
+        meters_per_unit: of the depth files, where the file states it.
+        distorted: whether it states lens distortion, which a pinhole camera does not have.
     """
 
     camera: PinholeCamera
-    metres_per_unit: float | None = None
+    meters_per_unit: float | None = None
     distorted: bool = False
 
 
 def read_intrinsics(path: str | Path, size: tuple[int, int], *, rectified: bool = False) -> Intrinsics:
     """Read an intrinsics file for images of ``size`` (height, width).
 
-    Takes JSON and YAML.  rectified: of a ROS camera_info, take the projection matrix P of the rectified images
-    instead of the camera matrix K of the raw ones.
-    Raises DataError when the format is not known, numbers are missing, or the file is for images of another size.
+    Takes JSON, YAML and plain numbers, see `KNOWN_FORMATS`.
+
+    Args:
+        path: of the file.
+        size: of the images.
+        rectified: of a ROS camera_info, take the projection matrix P of the rectified images instead of the camera
+            matrix K of the raw ones.
+
+    Raises:
+        DataError: when the format is not known, numbers are missing, or the file is for images of another size.
     """
-    reader = FieldReader(str(path), _load(Path(path)))
-    for section in (reader, *(reader.section(key) for key in _SECTIONS if isinstance(reader.get(key), dict))):
-        for recognised, read in _FORMATS:
-            if recognised(section):
+    reader = with_usual_keys(FieldReader(str(path), _as_object(load_intrinsics(Path(path)))))
+    for section in (reader, *_sections(reader)):
+        for recognized, read in _FORMATS:
+            if recognized(section):
                 _check_size(reader, section, size)
-                if read is not _read_ros:
-                    return dataclasses.replace(read(section, size), metres_per_unit=_metres_per_unit(reader))
-                return _read_ros(section, size, rectified)
-    found = ", ".join(list(reader)[:8])
-    raise DataError(f"{path} holds the keys {found}, which are no known intrinsics; expected one of: {KNOWN_FORMATS}")
+                found = _read_ros(section, size, rectified) if read is _read_ros else read(section, size)
+                return dataclasses.replace(found, meters_per_unit=_meters_per_unit(reader))
+    keys = ", ".join(list(reader)[:8]) or "(none)"
+    raise DataError(f"{path} holds the keys {keys}, which are no known intrinsics; expected one of: {KNOWN_FORMATS}")
 
 
-def _load(path: Path) -> object:
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return load_json(path)
-    try:
-        # "ros2 topic echo" separates messages by ---; the first one says it all
-        return next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))), None)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+def _sections(reader: FieldReader) -> Iterator[FieldReader]:
+    """Yield what may hold the intrinsics in place of the whole file; a list there is a matrix."""
+    for key in _SECTIONS:
+        value = reader.get(key)
+        if isinstance(value, dict):
+            yield reader.section(key)
+        elif _flat(value):
+            yield FieldReader(reader.file, {"matrix": value}, path=key)
+
+
+def _as_object(content: object) -> object:
+    """Return a list of numbers, or of rows of numbers, as the matrix that it is."""
+    return {"matrix": content} if _flat(content) else content
 
 
 def _check_size(reader: FieldReader, section: FieldReader, size: tuple[int, int]) -> None:
     """Compare the size that the file states, if it does, with that of the images."""
-    for height, width in (("height", "width"), ("image_height", "image_width")):
+    for height, width in (("height", "width"), ("image_height", "image_width"), ("h", "w")):
         for place in (section, reader):
             if height in place and width in place:
                 stated = (place.integer(height), place.integer(width))
@@ -89,14 +98,29 @@ def _check_size(reader: FieldReader, section: FieldReader, size: tuple[int, int]
                 return
 
 
-def _metres_per_unit(reader: FieldReader) -> float | None:
-    """Return the depth unit; Open3D states units per metre (1000), librealsense metres per unit (0.001)."""
+def _meters_per_unit(reader: FieldReader) -> float | None:
+    """Return the depth unit; None where the file has none, or one that can be read in two ways.
+
+    Open3D states units per meter (1000), librealsense meters per unit (0.001), BOP millimeters per unit (0.1 or 1,
+    beside cam_K); a scale around 1 without cam_K can be any of them.
+    """
+    if "depth_units_per_m" in reader:
+        return 1 / _positive(reader, "depth_units_per_m", "units per meter, such as 5000")
     if "depth_scale" not in reader:
         return None
-    scale = reader.number("depth_scale")
-    if scale <= 0:
-        raise reader.wrong("depth_scale", "a positive number: units per metre, or metres per unit below 1")
+    scale = _positive(reader, "depth_scale", "units per meter, or meters per unit below 1")
+    if "cam_K" in reader:
+        return scale / 1000
+    if 0.01 < scale < 100:
+        return None
     return 1 / scale if scale >= 1 else scale
+
+
+def _positive(reader: FieldReader, key: str, meaning: str) -> float:
+    number = reader.number(key)
+    if number <= 0:
+        raise reader.wrong(key, f"a positive number: {meaning}")
+    return number
 
 
 def _has(*keys: str) -> Callable[[FieldReader], bool]:
@@ -113,25 +137,19 @@ def _read_realsense(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
 
 
 def _read_open3d(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
-    """Read ``intrinsic_matrix``: nine numbers column by column, as Open3D writes them, or three rows."""
-    value = section["intrinsic_matrix"]
-    if isinstance(value, list) and len(value) == 3:
-        return Intrinsics(_from_rows(section, "intrinsic_matrix", [v for row in value for v in _as_list(row)]))
-    if not _is_numbers(value, 9):
-        raise section.wrong("intrinsic_matrix", "nine numbers, column by column")
-    rows = [value[column * 3 + row] for row in range(3) for column in range(3)]
-    return Intrinsics(_from_rows(section, "intrinsic_matrix", rows))
+    """Read ``intrinsic_matrix``: nine numbers column by column, as Open3D writes them, or row by row."""
+    return Intrinsics(_camera_of(section, "intrinsic_matrix"))
 
 
 def _read_azure(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
     """Read the calibration that an Azure Kinect holds and its recordings carry.
 
     Numbers are fractions of the sensor's width and height from the outer corner of the image; the SDK crops and
-    scales the sensor image, and counts pixel centres from 0.  Images of a depth mode's size are taken for the depth
-    camera's, i.e. colour was transformed to depth; all others for the colour camera's.
+    scales the sensor image, and counts pixel centers from 0.  Images of a depth mode's size are taken for the depth
+    camera's, i.e. color was transformed to depth; all others for the color camera's.
     """
     cameras = section.section("CalibrationInformation").get("Cameras")
-    location = _AZURE_DEPTH if size in _AZURE_DEPTH_MODES else _AZURE_COLOUR
+    location = _AZURE_DEPTH if size in _AZURE_DEPTH_MODES else _AZURE_COLOR
     entries = [c for c in _as_list(cameras) if isinstance(c, dict) and c.get("Location") == location]
     if not entries:
         raise DataError(f"{section.file} has no camera at {location}; expected the calibration of an Azure Kinect")
@@ -147,7 +165,7 @@ def _read_azure(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
             PinholeCamera(fx * side, fy * side, cx * side - left - 0.5, cy * side - top - 0.5), None, distorted
         )
     height, width = size
-    full_height = width * 3 / 4  # all colour modes show the full width of a sensor of 4:3
+    full_height = width * 3 / 4  # all color modes show the full width of a sensor of 4:3
     if camera.integer("SensorWidth") * 9 == camera.integer("SensorHeight") * 16:  # older calibrations: of 16:9 images
         cy, fy = cy * 3 / 4 + 1 / 8, fy * 3 / 4
     top_px = (full_height - height) / 2
@@ -157,32 +175,50 @@ def _read_azure(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
 
 
 def _read_ros(section: FieldReader, size: tuple[int, int], rectified: bool = False) -> Intrinsics:
-    """Read a camera_info message (K, P, D) or a file of the ROS calibrator (camera_matrix, projection_matrix)."""
-    names = ("P", "p", "projection_matrix") if rectified else ("K", "k", "camera_matrix")
+    """Read a matrix: of a camera_info message (K, P, D), a ROS or OpenCV calibrator's file, BOP's, or plain numbers."""
+    names = ("P", "p", "projection_matrix") if rectified else _MATRICES
     name = next((name for name in names if name in section), None)
     if name is None:
         raise DataError(f"{section.file} has none of the keys {', '.join(names)}; expected a ROS camera_info")
-    columns = 4 if rectified else 3
-    numbers = _matrix(section[name])
-    if not _is_numbers(numbers, 3 * columns):
-        raise section.wrong(name, f"{3 * columns} numbers, row by row")
+    coefficients = next((section[k] for k in _COEFFICIENTS if k in section), None)
+    return Intrinsics(_camera_of(section, name), distorted=not rectified and _any(_flat(coefficients)))
+
+
+def _camera_of(section: FieldReader, key: str) -> PinholeCamera:
+    """Build a camera from a 3x3, 3x4 or 4x4 matrix, flat or in rows; or from the plain numbers fx, fy, cx, cy.
+
+    Nine numbers may also go column by column: the last column 0 0 1 then stands in place of the last row.
+    """
+    numbers = _flat(section[key])
+    expected = "a camera matrix fx 0 cx, 0 fy cy, 0 0 1, of 9 numbers (or 12 or 16), row by row or column by column"
+    if len(numbers) == 4 and key == "matrix":
+        numbers = [numbers[0], 0, numbers[2], 0, numbers[1], numbers[3], 0, 0, 1]
+    if len(numbers) not in (9, 12, 16) or not _is_numbers(numbers, len(numbers)):
+        raise section.wrong(key, expected)
+    if not any(numbers):
+        raise section.wrong(
+            key, "positive focal lengths; all zero says that the camera is not calibrated: give its intrinsics"
+        )
+    columns = 3 if len(numbers) == 9 else 4
     rows = [numbers[row * columns + column] for row in range(3) for column in range(3)]
-    coefficients = next((section[k] for k in ("D", "d", "distortion_coefficients") if k in section), None)
-    return Intrinsics(_from_rows(section, name, rows), distorted=not rectified and _any(_matrix(coefficients)))
-
-
-def _from_rows(section: FieldReader, key: str, rows: list[Any]) -> PinholeCamera:
-    """Build a camera from a 3x3 matrix, row by row."""
-    if not _is_numbers(rows, 9) or rows[8] != 1 or rows[3] != 0 or rows[6] != 0 or rows[7] != 0:
-        raise section.wrong(key, "a camera matrix fx 0 cx, 0 fy cy, 0 0 1")
+    if (rows[2], rows[5], rows[8]) == (0, 0, 1) and columns == 3:
+        rows = [rows[column * 3 + row] for row in range(3) for column in range(3)]
+    if rows[8] != 1 or any(rows[place] != 0 for place in (3, 6, 7)):
+        raise section.wrong(key, expected)
+    if abs(rows[1]) > 1e-3 * abs(rows[0]):
+        raise section.wrong(key, f"a camera without skew, which is {rows[1]:g} here")
     if rows[0] <= 0 or rows[4] <= 0:
         raise section.wrong(key, "positive focal lengths; is the camera not calibrated?")
     return PinholeCamera(float(rows[0]), float(rows[4]), float(rows[2]), float(rows[5]))
 
 
-def _matrix(value: object) -> list[Any]:
-    """Return the numbers of a list, or of an object {rows, cols, data}."""
-    return _as_list(value.get("data")) if isinstance(value, dict) else _as_list(value)
+def _flat(value: object) -> list[Any]:
+    """Return the numbers of a list, of a list of rows, or of an object {rows, cols, data}; empty for anything else."""
+    if isinstance(value, dict):
+        value = value.get("data")
+    if not isinstance(value, list):
+        return []
+    return [number for row in value for number in (row if isinstance(row, list) else [row])]
 
 
 def _as_list(value: object) -> list[Any]:
@@ -190,11 +226,7 @@ def _as_list(value: object) -> list[Any]:
 
 
 def _is_numbers(values: object, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    )
+    return isinstance(values, list) and len(values) == count and all(is_number(v) for v in values)
 
 
 def _any(coefficients: object) -> bool:
@@ -206,5 +238,5 @@ _FORMATS: tuple[tuple[Callable[[FieldReader], bool], Callable[[FieldReader, tupl
     (_has("fx", "fy", "ppx", "ppy"), _read_realsense),
     (_has("intrinsic_matrix"), _read_open3d),
     (_has("CalibrationInformation"), _read_azure),
-    (lambda section: any(key in section for key in ("K", "k", "camera_matrix")), _read_ros),
+    (lambda section: any(key in section for key in _MATRICES), _read_ros),
 )

@@ -41,8 +41,9 @@ def require_extra(module: str, purpose: str) -> Any:
 class MatFile:
     """An open MATLAB 7.3 file.
 
-    Raises DataError, naming the file, for one that is missing, truncated or of another version, for variables that
-    it lacks and for blocks that cannot be decoded.
+    Raises:
+        DataError: naming the file, for one that is missing, truncated or of another version, for variables that it
+            lacks and for blocks that cannot be decoded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +135,8 @@ class MatFile:
 def open_mat(path: Path, frame_variables: tuple[str, ...] = ()) -> MatFile:
     """Return the file, opened once in each process; see `close_mats`.
 
-    frame_variables: those that `MatFile.frame` will read in order, so that blocks of several frames are kept.
+    Args:
+        frame_variables: those that `MatFile.frame` will read in order, so that blocks of several frames are kept.
     """
     file = MatFile(path)
     if frame_variables:
@@ -150,7 +152,8 @@ def close_mats() -> None:
 def load_old_mat(path: Path, *names: str) -> list[Any]:
     """Load variables of a MATLAB file older than 7.3, squeezed; structs become objects with the fields as attributes.
 
-    Raises DataError for a file that cannot be read or lacks a variable.
+    Raises:
+        DataError: for a file that cannot be read or lacks a variable.
     """
     scipy_io = require_extra("scipy.io", f"reading {path.name}")
     try:

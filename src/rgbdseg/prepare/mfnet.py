@@ -1,7 +1,7 @@
 """MFNet: RGB and thermal, from images, labels and the lists.
 
 ``images/<name>.png`` holds red, green, blue and thermal as the four channels of one PNG, ``labels/<name>.png`` the
-classes 0..8, 0 = unlabelled; ``train.txt``, ``val.txt`` and ``test.txt`` list names, and ``test_day.txt`` and
+classes 0..8, 0 = unlabeled; ``train.txt``, ``val.txt`` and ``test.txt`` list names, and ``test_day.txt`` and
 ``test_night.txt`` the two parts of the last.  A name ends with D or N, for day and night.  The official training list
 also names mirrored copies (``_flip``) that a script beside it makes; training mirrors anyway, and they are left out.
 """
@@ -26,6 +26,7 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.pictures import read_picture
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
+from rgbdseg.reading import read_text
 
 SPLITS = ("train", "val", "test")
 PARTS = ("test_day", "test_night")
@@ -97,6 +98,7 @@ def prepare_mfnet(
                 name,
                 {"rgb": ".png", "thermal": ".png", "label": ".png"},
                 SourceFrame(root / "images" / f"{name}.png", root / "labels" / f"{name}.png"),
+                {"rgb": root / "images" / f"{name}.png", "label": root / "labels" / f"{name}.png"},
             )
             for name in names
         ],
@@ -134,9 +136,9 @@ def _labels(label_HW: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
 def read_names(path: Path) -> Sequence[str]:
     """Read a list of names, without those of mirrored copies; raises DataError for one that is absent or empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path}: {error}; expected the unpacked official dataset") from None
+        lines = read_text(path).split()
+    except DataError as error:
+        raise DataError(f"{error}; expected the list of the unpacked official dataset") from None
     names = [line for line in lines if not line.endswith(MIRRORED)]
     if not names or len(set(names)) < len(names):
         raise DataError(f"{path} lists {'a frame twice' if names else 'no frames'}; is it the official list?")

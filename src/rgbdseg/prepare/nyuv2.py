@@ -1,11 +1,11 @@
-"""NYU Depth V2, labelled set, from nyu_depth_v2_labeled.mat.
+"""NYU Depth V2, labeled set, from nyu_depth_v2_labeled.mat.
 
 Silberman, Hoiem, Kohli, Fergus: Indoor segmentation and support inference from RGBD images, ECCV 2012.  1449 frames of
-640x480 from a Kinect v1, depth projected into the colour camera: once as measured, once with its holes filled in.
-The authors state no licence: use it for research, cite the paper, and do not redistribute it.
+640x480 from a Kinect v1, depth projected into the color camera: once as measured, once with its holes filled in.
+The authors state no license: use it for research, cite the paper, and do not redistribute it.
 
 The file holds, in MATLAB's order of axes, images (480, 640, 3, 1449) uint8, depths and rawDepths (480, 640, 1449)
-float32 in metres, labels (480, 640, 1449) uint16 with 0 = not labelled and 1..894, names (894 texts), scenes (1449
+float32 in meters, labels (480, 640, 1449) uint16 with 0 = not labeled and 1..894, names (894 texts), scenes (1449
 texts) and more.  Frames are numbered from 1 there; the ids of the tree are these numbers minus 1.
 """
 
@@ -34,7 +34,7 @@ from rgbdseg.prepare.writer import (
     FrameJob,
     PrepareResult,
     encode_jpeg,
-    metres_to_millimetres,
+    meters_to_millimeters,
     write_prepared_tree,
 )
 
@@ -55,7 +55,7 @@ _MAX_RENAMED_SHARE = 0.1
 class ClassTable:
     """The 894 classes: their names, and the number that replaces each in the smaller sets.
 
-    Numbers count from 1 and 0 is not labelled, so the arrays have 895 entries, the first of which is 0.
+    Numbers count from 1 and 0 is not labeled, so the arrays have 895 entries, the first of which is 0.
     """
 
     names: tuple[str, ...]
@@ -98,7 +98,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     )
     notes = ["ids count from 0: the official frame number minus 1"]
     if options.classes == 894:
-        notes.append("Label/  the official numbers as 16-bit PNG, 0 = not labelled; classes.txt names them")
+        notes.append("Label/  the official numbers as 16-bit PNG, 0 = not labeled; classes.txt names them")
         notes.append("training takes at most 255 classes: to train, prepare another folder with --classes 40 or 13")
     if dict(result.counts) != OFFICIAL_FRAMES:
         notes.append("note: the official split has 795 training and 654 test frames; this one has others")
@@ -121,14 +121,20 @@ def prepare_nyuv2(
 ) -> PrepareResult:
     """Write the prepared tree of ``nyu_depth_v2_labeled.mat``.
 
-    splits: the official ``splits.mat``; the same split comes with this library.  classes: 40, 13, or 894, which keeps
-    the numbers of the file as 16-bit PNG, lists the names in ``classes.txt`` and states no label set, since training
-    takes at most 255 classes.  rgb_format: "png" is lossless; "jpg" is written with ``jpeg_quality``.
-
-    RGB/, Depth/ (holes filled) and RawDepth/ (0 = no reading), both in millimetres, Label/ (0 = not labelled).  Memory
+    RGB/, Depth/ (holes filled) and RawDepth/ (0 = no reading), both in millimeters, Label/ (0 = not labeled).  Memory
     does not grow with the file: each process holds one frame at a time.  Interruptions are as in
-    `rgbdseg.prepare.writer.write_prepared_tree`.  Raises UsageError for unusable options or a missing h5py,
-    DataError for files that are not the official ones, and WriteError.
+    `rgbdseg.prepare.writer.write_prepared_tree`.
+
+    Args:
+        splits: the official ``splits.mat``; the same split comes with this library.
+        classes: 40, 13, or 894, which keeps the numbers of the file as 16-bit PNG, lists the names in ``classes.txt``
+            and states no label set, since training takes at most 255 classes.
+        rgb_format: "png" is lossless; "jpg" is written with ``jpeg_quality``.
+
+    Raises:
+        UsageError: for unusable options or a missing h5py.
+        DataError: for files that are not the official ones.
+        WriteError: when a file cannot be written.
     """
     _check_options(classes, rgb_format, jpeg_quality)
     path = Path(mat)
@@ -143,7 +149,7 @@ def prepare_nyuv2(
             _check_names(names, path)
         description = DatasetDescription(
             name="nyuv2",
-            source="NYU Depth V2 labelled set, Silberman et al., ECCV 2012",
+            source="NYU Depth V2 labeled set, Silberman et al., ECCV 2012",
             label_set=label_set,
             first_label=1 if label_set else 0,
             void_labels=(0,) if label_set else (),
@@ -182,12 +188,12 @@ def convert_frame(context: _Context, job: FrameJob) -> Mapping[str, Content]:
         if not 0 <= values.min() <= values.max() <= _MAX_DEPTH_M:  # false for undefined values as well
             raise DataError(
                 f"{context.mat}: '{name}' of frame {job.data + 1} holds {values.min():g}..{values.max():g}; "
-                f"expected metres, 0..{_MAX_DEPTH_M:g}"
+                f"expected meters, 0..{_MAX_DEPTH_M:g}"
             )
     return {
         "rgb": encode_jpeg(rgb_HW3, context.jpeg_quality) if context.rgb_format == "jpg" else rgb_HW3,
-        "depth_m": metres_to_millimetres(np.ascontiguousarray(depth_WH.T)),
-        "raw_depth_m": metres_to_millimetres(np.ascontiguousarray(raw_depth_WH.T)),
+        "depth_m": meters_to_millimeters(np.ascontiguousarray(depth_WH.T)),
+        "raw_depth_m": meters_to_millimeters(np.ascontiguousarray(raw_depth_WH.T)),
         "label": _stored_label(context, np.ascontiguousarray(label_WH.T), job.data),
     }
 

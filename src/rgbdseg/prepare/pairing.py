@@ -5,17 +5,16 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
+from rgbdseg.data.depth_formats import DEPTH_ONLY_SUFFIXES
+from rgbdseg.data.frame_names import agreeing_names, bare_frame_name, files_of_kind, frame_name, why_unusable
+from rgbdseg.data.images import image_mode
+from rgbdseg.data.text_files import listed_lines, read_text
 from rgbdseg.data.tree import index_folder, natural_key
-from rgbdseg.errors import DataError, RGBDSegError
+from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS
-
-_KIND_IN_NAME = re.compile(r"[-_.](rgb|color|colour|image|depth|label|labels|mask)$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,18 +38,44 @@ def frame_files(root: Path, folder: str, raster: str) -> dict[str, str]:
     """Return frame name -> path relative to ``root`` of the files of one folder.
 
     The name is the path inside the folder without suffix, and without the kind that many recorders add to it:
-    "7-color.png" and "7-depth.png" are both of frame "7".  Raises DataError when two files are of one frame.
+    "7-color.png" and "7-depth.png" are both of frame "7".  Of the folder "." only those files count that lie in it and
+    whose names say that they are of this kind.
+
+    Raises:
+        DataError: when two files are of one frame.
     """
+    if folder == FLAT:
+        return _flat_files(root, raster)
     if not (root / folder).is_dir():
         raise DataError(f"{root} has no folder {folder}; name the folder of the {raster} files")
     index = index_folder(root, folder, RASTERS[raster].suffixes)
     if index.duplicates:
         raise DataError(f"{root} has several files of one frame: {', '.join(next(iter(index.duplicates.values())))}")
     if not index.files:
-        raise DataError(f"{root / folder} holds no files; expected {', '.join(RASTERS[raster].suffixes)}")
+        others = why_unusable((path.name for path in (root / folder).iterdir() if path.is_file()), raster)
+        raise DataError(
+            f"{root / folder} holds no {raster} files; expected {', '.join(RASTERS[raster].suffixes)}{others}"
+        )
+    return _by_frame(root, ((frame_name(stem), path) for stem, path in index.files.items()))
+
+
+FLAT = "."
+"""A recording whose files all lie in one folder."""
+
+
+def _flat_files(root: Path, raster: str) -> dict[str, str]:
+    names = sorted(path.name for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = files_of_kind(names, raster)
+    if not found:
+        raise DataError(
+            f"{root} holds no {raster} files that are named so; expected e.g. 7_{raster.removesuffix('_m')}.png"
+        )
+    return _by_frame(root, ((bare_frame_name(PurePosixPath(name).stem), name) for name in found))
+
+
+def _by_frame(root: Path, named: Iterable[tuple[str, str]]) -> dict[str, str]:
     files: dict[str, str] = {}
-    for stem, path in index.files.items():
-        name = _KIND_IN_NAME.sub("", stem)
+    for name, path in named:
         if name in files:
             raise DataError(f"{root}: {files[name]} and {path} are both of frame '{name}'; expected one file")
         files[name] = path
@@ -58,7 +83,11 @@ def frame_files(root: Path, folder: str, raster: str) -> dict[str, str]:
 
 
 def pair_by_name(rgb: Mapping[str, str], depth: Mapping[str, str]) -> list[Pair]:
-    """Pair files of equal names; raises DataError when any is left over."""
+    """Pair files of equal names, or of names that are equal without words such as color and depth.
+
+    Raises DataError when any is left over.
+    """
+    rgb, depth = agreeing_names((rgb, depth))
     for ours, theirs, what in ((rgb, depth, "depth map"), (depth, rgb, "image")):
         left = sorted(ours.keys() - theirs.keys(), key=natural_key)
         if left:
@@ -96,7 +125,7 @@ def stamps_from_names(files: Mapping[str, str]) -> list[Stamped]:
     stamped = []
     for name, path in files.items():
         try:
-            stamped.append(Stamped(float(PurePosixPath(name).name), path))
+            stamped.append(Stamped(float(PurePosixPath(bare_frame_name(name)).name), path))
         except ValueError:
             raise DataError(
                 f"{path} is not named by a time stamp in seconds; expected rgb.txt and depth.txt, an association file, "
@@ -113,7 +142,8 @@ def read_stamps(path: Path) -> list[Stamped]:
 def read_associations(path: Path, root: Path) -> list[Pair]:
     """Read lines "time path time path", image and depth map in either order, as TUM's associate script writes them.
 
-    root: the recording, which the paths are relative to.
+    Args:
+        root: the recording, which the paths are relative to.
     """
     pairs = []
     swapped: bool | None = None
@@ -129,14 +159,9 @@ def read_associations(path: Path, root: Path) -> list[Pair]:
 
 
 def _rows(path: Path, count: int) -> list[tuple[list[str], str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    text = read_text(path)
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in listed_lines(text):
         fields, where = line.split(), f"{path} line {number}"
         if len(fields) != count:
             expected = "time path" if count == 2 else "time path time path"
@@ -158,15 +183,15 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _relative(text: str, where: str) -> str:
-    path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts:
+    path = PurePosixPath(text.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "\0" in text:
         raise DataError(f"{where}: {text} lies outside of the recording; expected a relative path")
     return str(path)
 
 
 def _id_of(path: str) -> str:
     """Return the name of a listed file without folder and suffix: recordings hold all images in one folder."""
-    return _KIND_IN_NAME.sub("", PurePosixPath(path).stem)
+    return frame_name(PurePosixPath(path).stem)
 
 
 def _depth_first(first: Path, second: Path, where: str) -> bool:
@@ -174,19 +199,17 @@ def _depth_first(first: Path, second: Path, where: str) -> bool:
     depth = [_is_depth(path, where) for path in (first, second)]
     if depth[0] == depth[1]:
         raise DataError(
-            f"{where}: {first.name} and {second.name} are both {'depth maps' if depth[0] else 'colour images'}; "
+            f"{where}: {first.name} and {second.name} are both {'depth maps' if depth[0] else 'color images'}; "
             "expected one of each"
         )
     return depth[0]
 
 
 def _is_depth(path: Path, where: str) -> bool:
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() in DEPTH_ONLY_SUFFIXES:
         return True
     try:
-        with Image.open(path) as image:
-            return image.mode.startswith("I") or image.mode == "F"
-    except FileNotFoundError:
-        raise DataError(f"{where}: {path} does not exist") from None
-    except (OSError, RGBDSegError) as error:
-        raise DataError(f"{where}: cannot read {path}: {error}") from None
+        mode = image_mode(path)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    return mode.startswith("I") or mode == "F"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rgbdseg.errors import DataError
+from rgbdseg.reading import require_file
 
 # H height, W width, C channels
 
@@ -36,12 +37,15 @@ def decode_picture(data: bytes, path: Path, what: str, modes: Sequence[str]) -> 
             if image.mode not in modes:
                 raise DataError(f"{path} has the mode {image.mode}; expected {what} as {' or '.join(modes)}")
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # decoders report damage by errors of any kind
         raise DataError(f"{path} is damaged or no image: {error}") from None
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file; raises DataError where it cannot be read."""
+    require_file(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -4,9 +4,9 @@ Song, Lichtenberg, Xiao: SUN RGB-D: a RGB-D scene understanding benchmark suite,
 sensors and many sizes, 5285 for training and 5050 for testing, 37 classes.
 
 SUNRGBD/<kv1|kv2|realsense|xtion>/.../<frame>/ holds image/*.jpg, depth/*.png (as measured), depth_bfx/*.png (holes
-filled in) and intrinsics.txt.  Depth is 16-bit millimetres whose bits are rotated left by three.
+filled in) and intrinsics.txt.  Depth is 16-bit millimeters whose bits are rotated left by three.
 SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat lists the frames with the names of their files; SUNRGBD2Dseg.mat (MATLAB 7.3)
-holds their labels in the same order, 0 = not labelled and 1..37; traintestSUNRGBD/allsplit.mat is the split.  Both
+holds their labels in the same order, 0 = not labeled and 1..37; traintestSUNRGBD/allsplit.mat is the split.  Both
 lists name the folders on their authors' server, so only what follows ".../SUNRGBD/" counts.
 
 The id of a frame is the path of its folder below SUNRGBD.  The intrinsics are taken as counted from 0: those of the
@@ -36,6 +36,7 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import close_mats, load_old_mat, open_mat
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
+from rgbdseg.reading import read_text
 
 # H height, W width
 
@@ -92,14 +93,18 @@ def prepare_sunrgbd(
 ) -> PrepareResult:
     """Write the prepared tree of SUN RGB-D.
 
-    source: the folder that holds SUNRGBD and SUNRGBDtoolbox, or SUNRGBD itself.  toolbox: SUNRGBDtoolbox, where it lies
-    elsewhere.
-
     RGB/ holds the official JPEG files unchanged, Depth/ (holes filled) and RawDepth/ (0 = no reading) plain
-    millimetres, Label/ 0 = not labelled and 1..37, cameras.json and sensors.json the intrinsics and the sensor of each
+    millimeters, Label/ 0 = not labeled and 1..37, cameras.json and sensors.json the intrinsics and the sensor of each
     image.  The images differ in size.  Interruptions are as in `rgbdseg.prepare.writer.write_prepared_tree`.
-    Raises DataError, naming the file, for anything that is missing or does not fit together, UsageError for a missing
-    h5py or scipy, and WriteError.
+
+    Args:
+        source: the folder that holds SUNRGBD and SUNRGBDtoolbox, or SUNRGBD itself.
+        toolbox: SUNRGBDtoolbox, where it lies elsewhere.
+
+    Raises:
+        DataError: naming the file, for anything that is missing or does not fit together.
+        UsageError: for a missing h5py or scipy.
+        WriteError: when a file cannot be written.
     """
     images, tools = _folders(Path(source), None if toolbox is None else Path(toolbox))
     try:
@@ -124,6 +129,7 @@ def prepare_sunrgbd(
                     frame.frame_id,
                     {"rgb": frame.rgb.suffix.lower(), "depth_m": ".png", "raw_depth_m": ".png", "label": ".png"},
                     frame,
+                    {"rgb": frame.rgb, "depth_m": frame.depth, "raw_depth_m": frame.raw_depth},
                 )
                 for frame in frames
             ],
@@ -167,7 +173,7 @@ def convert_frame(label_file: Path, job: FrameJob) -> Mapping[str, Content]:
 
 
 def decode_depth(stored_HW: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """Return millimetres from stored values, whose 16 bits are rotated left by three (toolbox: read3dPoints.m)."""
+    """Return millimeters from stored values, whose 16 bits are rotated left by three (toolbox: read3dPoints.m)."""
     return (stored_HW >> np.uint16(3)) | (stored_HW << np.uint16(13))
 
 
@@ -202,11 +208,10 @@ def sensor_of(frame_id: str) -> str:
 
 def read_intrinsics(path: Path) -> PinholeCamera:
     """Read ``intrinsics.txt``: the nine numbers of [fx 0 cx; 0 fy cy; 0 0 1], row by row."""
+    text = read_text(path)
     try:
-        values = [float(word) for word in path.read_text(encoding="utf-8").split()]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; expected the camera of the image") from None
-    except (OSError, ValueError) as error:
+        values = [float(word) for word in text.split()]
+    except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}); expected nine numbers") from None
     if len(values) != 9 or values[6:] != [0, 0, 1] or values[3] != 0:
         raise DataError(f"{path} holds {values}; expected the nine numbers of [fx 0 cx; 0 fy cy; 0 0 1]")

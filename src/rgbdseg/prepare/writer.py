@@ -20,7 +20,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.images import read_label_values
-from rgbdseg.data.output_folder import begin_writing, finish_writing
+from rgbdseg.data.output_folder import begin_writing, finish_writing, require_inside
 from rgbdseg.data.tree import PreparedTree
 from rgbdseg.errors import DataError
 from rgbdseg.files import atomic_path, write_text
@@ -39,13 +39,18 @@ Content = bytes | npt.NDArray[Any]
 class FrameJob:
     """One frame to be written.
 
-    sample_id: the id, which may hold slashes.  files: raster name of `rgbdseg.sample.RASTERS` -> suffix of its file,
-    e.g. {"rgb": ".jpg", "depth_m": ".png"}.  data: whatever the conversion needs to find the frame; picklable.
+    Args:
+        sample_id: the id, which may hold slashes.
+        files: raster name of `rgbdseg.sample.RASTERS` -> suffix of its file, e.g. {"rgb": ".jpg", "depth_m": ".png"}.
+        data: whatever the conversion needs to find the frame; picklable.
+        sources: raster name -> the file it is made of, where there is one of its own.  An unfinished preparation
+            converts frames anew whose files have changed, and errors name them.
     """
 
     sample_id: str
     files: Mapping[str, str]
     data: Any = None
+    sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 Convert = Callable[[Context, FrameJob], Mapping[str, Content]]
@@ -56,8 +61,13 @@ Convert = Callable[[Context, FrameJob], Mapping[str, Content]]
 class PrepareResult:
     """What a preparation did.
 
-    counts: frames of each split.  frames: all of them.  converted: those written by this run; the others were there.
-    convert_seconds: wall time spent on them.  bytes_in_tree: size of all files.  already_complete: nothing was to do.
+    Args:
+        counts: frames of each split.
+        frames: all of them.
+        converted: those written by this run; the others were there.
+        convert_seconds: wall time spent on them.
+        bytes_in_tree: size of all files.
+        already_complete: nothing was to do.
     """
 
     root: Path
@@ -93,23 +103,33 @@ def write_prepared_tree(
     cameras: Mapping[str, PinholeCamera] | None = None,
     sensors: Mapping[str, str] | None = None,
     extra_files: Mapping[str, str] | None = None,
+    copies_of: Path | None = None,
+    conversion: str = "",
     workers: int = 0,
     progress: Progress | None = None,
 ) -> PrepareResult:
     """Convert all frames into ``destination``, verify them and complete the tree.
 
-    description: without splits and files of cameras and sensors, which are filled in here.
-    convert: called as convert(context, job) in ``workers`` processes (0: in this one), so it must be a module's
-    function, and the context and the jobs picklable.  Arrays are written as PNG: uint8 (H, W) or (H, W, 3), or uint16
-    (H, W); bytes are written as they are.
-    splits: name -> ids in list order.  cameras, sensors: by id, when they differ between the frames.
-    parameters: everything else that decides what the files hold; they are added to ``source`` in ``dataset.json``.
-    extra_files: further text files, name -> content.
-
-    A call with the same arguments goes on with an interrupted run, and returns at once when the tree is complete.  The
+    A call with the same arguments goes on with an interrupted run, also when source files were mended, added or removed
+    in between, and returns at once when the tree is complete.  The
     same arguments and input give the same bytes, whatever ``workers`` is.
-    Raises DataError for a destination that holds anything else and for frames that cannot be converted or verified,
-    and WriteError when the disk is full or not writable.
+
+    Args:
+        description: without splits and files of cameras and sensors, which are filled in here.
+        convert: called as convert(context, job) in ``workers`` processes (0: in this one), so it must be a module's
+            function, and the context and the jobs picklable. Arrays are written as PNG: uint8 (H, W) or (H, W, 3), or
+            uint16 (H, W); bytes are written as they are.
+        splits: name -> ids in list order.
+        cameras: by id, when they differ between the frames.
+        sensors: by id, when they differ between the frames.
+        parameters: everything else that decides what the files hold; they are added to ``source`` in ``dataset.json``.
+        extra_files: further text files, name -> content.
+        copies_of: folder whose files the frames hold byte by byte, so that no other argument decides what they hold.
+        conversion: how they are changed on the way, where they are, in a few words that differ for other results.
+
+    Raises:
+        DataError: for a destination that holds anything else and for frames that cannot be converted or verified.
+        WriteError: when the disk is full or not writable.
     """
     root = Path(destination)
     description = _completed(description, parameters, splits, cameras, sensors)
@@ -123,7 +143,12 @@ def write_prepared_tree(
     folders = sorted({description.folder(raster) for frame in frames for raster in frame.files})
     values = json.loads(json.dumps(description.to_dict()))  # as it will be read back
     counts = {name: len(ids) for name, ids in splits.items()}
-    if begin_writing(root, values, {**values, "text_files": digest}, folders):
+    record = {**values, "text_files": digest}
+    if copies_of is not None:
+        how = f", {conversion}" if conversion else ""
+        record = {"name": values["name"], "source": f"copies of {copies_of.resolve()}{how}"}
+    sources = {frame.sample_id: _fingerprint(frame) for frame in frames if frame.sources}
+    if begin_writing(root, values, record, folders, sources):
         _require_texts(root, texts)
         return PrepareResult(root, description, counts, len(frames), 0, 0.0, 0.0, _size(root), already_complete=True)
     start = time.monotonic()
@@ -142,7 +167,7 @@ def write_prepared_tree(
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
-    """Return uint8 (H, W, 3) as the bytes of a JPEG file; at 90 and above without subsampling of the colours."""
+    """Return uint8 (H, W, 3) as the bytes of a JPEG file; at 90 and above without subsampling of the colors."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
     return buffer.getvalue()
@@ -156,20 +181,32 @@ def encode_png(pixels: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def metres_to_millimetres(depth_m: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Return depth in metres as uint16 millimetres, rounded; no reading (0, negative, not finite) becomes 0.
+def meters_to_millimeters(depth_m: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """Return depth in meters as uint16 millimeters, rounded; no reading (0, negative, not finite) becomes 0.
 
-    A reading beyond 65.535 m becomes 65535, and one below half a millimetre becomes 1, so that it stays a reading.
+    A reading beyond 65.535 m becomes 65535, and one below half a millimeter becomes 1, so that it stays a reading.
     """
     depth_m = depth_m.astype(np.float64)
     valid = np.isfinite(depth_m) & (depth_m > 0)
-    millimetres = np.clip(np.rint(np.where(valid, depth_m, 0) * 1000), 1, 65535)
-    return np.where(valid, millimetres, 0).astype(np.uint16)
+    millimeters = np.clip(np.rint(np.where(valid, depth_m, 0) * 1000), 1, 65535)
+    return np.where(valid, millimeters, 0).astype(np.uint16)
 
 
 def file_path(description: DatasetDescription, frame: FrameJob, raster: str) -> str:
     """Return the path of a frame's raster, relative to the tree."""
     return f"{description.folder(raster)}/{frame.sample_id}{frame.files[raster]}"
+
+
+def _fingerprint(frame: FrameJob) -> str:
+    """Return what changes when a source file of the frame is mended."""
+    rows = []
+    for raster, path in sorted(frame.sources.items()):
+        try:
+            status = path.stat()
+            rows.append((raster, str(path), status.st_size, status.st_mtime_ns))
+        except (OSError, ValueError):
+            rows.append((raster, str(path), -1, 0))  # its conversion says what is wrong
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _completed(
@@ -256,10 +293,16 @@ def _convert_all(work: _Work[Context], frames: Sequence[FrameJob], workers: int,
 
 def _convert_one(work: _Work[Context], frame: FrameJob) -> None:
     contents = work.convert(work.context, frame)
-    assert set(contents) == set(frame.files), (set(contents), frame)
+    if set(contents) != set(frame.files):
+        raise DataError(
+            f"frame '{frame.sample_id}' was converted to {', '.join(sorted(contents))}; "
+            f"expected {', '.join(sorted(frame.files))}"
+        )
     for raster, content in contents.items():
         encoded = content if isinstance(content, bytes) else encode_png(content)
-        with atomic_path(work.root / file_path(work.description, frame, raster)) as temporary:
+        path = work.root / file_path(work.description, frame, raster)
+        require_inside(path, work.root)
+        with atomic_path(path) as temporary:
             temporary.write_bytes(encoded)
 
 
@@ -277,23 +320,30 @@ def _verify_all(
     for rasters, group in groups.items():
         needs = {raster for raster in rasters if raster != "label" or description.label_set is not None}
         dataset = RGBDDataset(tree, ALL, needs=needs, ids=[frame.sample_id for frame in group])
-        paths = [[root / file_path(description, frame, raster) for raster in rasters] for frame in group]
+        paths = [
+            {root / file_path(description, frame, raster): frame.sources.get(raster) for raster in rasters}
+            for frame in group
+        ]
         for _ in parallel_map(_verify_one, (dataset, paths), range(len(group)), workers):
             done += 1
             if progress is not None:
                 progress(VERIFYING, done, len(frames))
 
 
-def _verify_one(context: tuple[RGBDDataset, list[list[Path]]], index: int) -> None:
+def _verify_one(context: tuple[RGBDDataset, list[dict[Path, Path | None]]], index: int) -> None:
     dataset, paths = context
     try:
         sample = dataset.sample(index)
         if "label" not in dataset.needs:
-            _verify_unread_label(dataset, paths[index], tuple(sample.rgb.shape[-2:]))
+            _verify_unread_label(dataset, list(paths[index]), tuple(sample.rgb.shape[-2:]))
     except DataError as error:
-        for path in paths[index]:  # so that a run after the source is mended converts the frame again
-            path.unlink(missing_ok=True)
-        raise DataError(f"a written frame fails verification, so the source is faulty there: {error}") from None
+        text = str(error)
+        for path, source in paths[index].items():
+            path.unlink(missing_ok=True)  # so that a run after the source is mended converts the frame again
+            if source is not None:
+                for name in (str(path), str(path.relative_to(dataset.root))):
+                    text = text.replace(name, str(source))
+        raise DataError(f"{text}; mend the source and repeat the command, which goes on") from None
 
 
 def _verify_unread_label(dataset: RGBDDataset, paths: Sequence[Path], size: tuple[int, ...]) -> None:

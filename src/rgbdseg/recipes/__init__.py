@@ -1,4 +1,7 @@
-"""Published experiments: each recipe is a function that returns a complete, frozen config."""
+"""Published experiments: each recipe is a function that returns a complete, frozen config.
+
+The numbers that were published are in the cards of the models.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from rgbdseg.config.train import TrainConfig
-from rgbdseg.errors import UsageError
+from rgbdseg.errors import RGBDSegError, UsageError
 from rgbdseg.open_registry import OpenRegistry, load_object
 
 Recipe = Callable[[], TrainConfig]
@@ -35,7 +38,12 @@ def get_recipe(name: str) -> TrainConfig:
         UsageError: for an unknown name, with a suggestion, and for what is no recipe.
     """
     recipe = load_object(name) if ":" in name else RECIPES.get(name)
-    config = recipe() if callable(recipe) else recipe
+    try:
+        config = recipe() if callable(recipe) else recipe
+    except RGBDSegError:
+        raise
+    except Exception as error:  # code of the user's own
+        raise UsageError(f"the recipe {name} fails: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise UsageError(f"{name} gives a {type(config).__name__}; expected a function that returns a TrainConfig")
     return dataclasses.replace(config, recipe=name)

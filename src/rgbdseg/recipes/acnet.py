@@ -33,13 +33,12 @@ def acnet_nyuv2() -> TrainConfig:
 
     Released: 1500 epochs of 159 batches of 5 (the published checkpoint is from epoch 1195), SGD with a rate of 0.002
     that is multiplied by 0.8 every 100 epochs, weight decay 1e-4 on all parameters; cross-entropy at five resolutions,
-    summed, each against the nearest label and with class weights, divided by the number of labelled pixels; scales
+    summed, each against the nearest label and with class weights, divided by the number of labeled pixels; scales
     drawn evenly from 1 to 1.4, crops of 480x640, mirroring; hue and saturation multiplied by 0.9 to 1.1 each, and up to
-    25 grey levels added to or taken off the value; evaluation of the whole image.  It starts from ImageNet weights: add
+    25 gray levels added to or taken off the value; evaluation of the whole image.  It starts from ImageNet weights: add
     --model.encoder_weights (timm:resnet50.tv_in1k has them).
-    Ours: scaled sides are rounded down and colours to whole grey levels, where the released trainer rounds sides to the
-    nearest pixel and keeps fractions of grey levels; it mirrors after the crop, here it comes first.
-    Published: 48.3 mIoU.
+    Ours: scaled sides are rounded down and colors to whole gray levels, where the released trainer rounds sides to the
+    nearest pixel and keeps fractions of gray levels; it mirrors after the crop, here it comes first.
     """
     return TrainConfig(
         model=ModelConfig(name="acnet_resnet50"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
@@ -13,7 +16,7 @@ from rgbdseg.config.train import (
 )
 
 
-def cmx_nyuv2_b2() -> TrainConfig:
+def cmx_mit_b2_nyuv2() -> TrainConfig:
     """CMX MiT-B2 on NYU Depth V2, crops of 480x640, as the released trainer ran it on four GPUs.
 
     Released: 500 epochs of 100 batches of 8, AdamW with a rate of 6e-5 and a weight decay of 0.01 on the weights of
@@ -21,22 +24,21 @@ def cmx_nyuv2_b2() -> TrainConfig:
     1.75, mirroring; batch statistics over all four GPUs; an epsilon of 1e-3 in the decoder's batch norm while training.
     Both encoders start from SegFormer's ImageNet weights: add --model.encoder_weights with the file of mit_b2.  One
     run on a single GPU with small batches was reported at 32.9 mIoU.
-    Evaluation: the published numbers were computed with the epsilon of 1e-5 that the released evaluation falls back to;
-    here it stays at 1e-3.  For several scales add --evaluation.scales "[0.75, 1, 1.25]" and --evaluation.flip true; at
-    the largest one the released evaluation scores the last 40 of 600 rows only.
-    Open: the released trainer makes its first step at the full rate.
-    Published: 54.1 mIoU, 54.4 with three scales and flip.
+    Evaluation with one scale, which looks at the whole image.  For the numbers of three scales, --protocol cmx-released
+    scores the last 40 of 600 rows only at the largest one, as their code does, and --protocol cmx all of them.
+    Open: the published numbers were computed with the epsilon of 1e-5 that the released evaluation falls back to; here
+    it stays at 1e-3.
     """
     return _cmx_nyuv2("cmx_mit_b2")
 
 
-def cmx_nyuv2_b4() -> TrainConfig:
-    """CMX MiT-B4 on NYU Depth V2, otherwise as cmx-nyuv2-b2.  Published: 56.0 mIoU, 56.3 with three scales and flip."""
+def cmx_mit_b4_nyuv2() -> TrainConfig:
+    """CMX MiT-B4 on NYU Depth V2, otherwise as cmx-mit-b2-nyuv2."""
     return _cmx_nyuv2("cmx_mit_b4")
 
 
-def cmx_nyuv2_b5() -> TrainConfig:
-    """CMX MiT-B5 on NYU Depth V2, otherwise as cmx-nyuv2-b2.  Published: 56.8 mIoU, 56.9 with three scales and flip."""
+def cmx_mit_b5_nyuv2() -> TrainConfig:
+    """CMX MiT-B5 on NYU Depth V2, otherwise as cmx-mit-b2-nyuv2."""
     return _cmx_nyuv2("cmx_mit_b5")
 
 
@@ -50,16 +52,17 @@ def _cmx_nyuv2(model: str) -> TrainConfig:
             epochs=500,
             iterations_per_epoch=100,
             warmup_epochs=10,
+            set_after_step=True,
             checkpoint_every_epochs=25,
             checkpoint_from_epoch=150,
         ),
         validation=EvaluationProtocol(mode="whole"),
-        evaluation=EvaluationProtocol(mode="sliding", crop_size=(480, 640), combination="sagate"),
+        evaluation=dataclasses.replace(PUBLISHED_PROTOCOLS["cmx"], scales=(1.0,), flip=False),
     )
 
 
 RECIPES = {
-    "cmx-nyuv2-b2": cmx_nyuv2_b2,
-    "cmx-nyuv2-b4": cmx_nyuv2_b4,
-    "cmx-nyuv2-b5": cmx_nyuv2_b5,
+    "cmx-mit-b2-nyuv2": cmx_mit_b2_nyuv2,
+    "cmx-mit-b4-nyuv2": cmx_mit_b4_nyuv2,
+    "cmx-mit-b5-nyuv2": cmx_mit_b5_nyuv2,
 }

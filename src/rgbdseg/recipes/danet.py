@@ -34,8 +34,6 @@ def danet_cityscapes() -> TrainConfig:
     * Weight decay on all parameters.
     * Where several scales are evaluated (0.75 to 2.25 were published, with windows of 1024 pixels: add
       ``--crop 1024 --scales 0.75 1 1.25 1.5 1.75 2 2.25``), windows are summed and not averaged before.
-
-    Published with ResNet-101 on val: 79.93 mIoU, 81.5 with several scales.
     """
     return TrainConfig(
         model=ModelConfig(name="danet_resnet101"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
@@ -13,7 +14,7 @@ from rgbdseg.config.train import (
 )
 
 
-def dformer_nyuv2_tiny() -> TrainConfig:
+def dformer_tiny_nyuv2() -> TrainConfig:
     """DFormer-Tiny on NYU Depth V2, crops of 480x640, as the released trainer ran it.
 
     Released: 500 epochs of 100 batches of 8, AdamW with a rate of 6e-5 and a weight decay of 0.01 on the weights of
@@ -21,48 +22,45 @@ def dformer_nyuv2_tiny() -> TrainConfig:
     1.75, mirroring; mixed precision; layer norms and layer scales of the encoder never learn.
     It starts from weights that were trained on ImageNet with estimated depth, without which results are several points
     lower: add --model.encoder_weights with the file of the release (DFormer_Tiny.pth.tar).
-    Evaluation over five scales and flip is the released one but for corners, which it aligns, and sizes, which it
-    rounds up to multiples of 32.
-    Open: the released depth pictures went through a color map that bends gray levels; the released trainer makes its
-    first step at the full rate.
-    Published: 51.8 mIoU.
+    Evaluation over five scales and flip, as released; --protocol dformer-sliding is its variant with windows.
+    Depth pictures are made from depth as the released ones, through the gray levels of matplotlib's Greys_r.
     """
     return _dformer_nyuv2("dformer_tiny")
 
 
-def dformer_nyuv2_small() -> TrainConfig:
-    """DFormer-Small on NYU Depth V2, otherwise as dformer-nyuv2-tiny.  Published: 53.6 mIoU."""
+def dformer_small_nyuv2() -> TrainConfig:
+    """DFormer-Small on NYU Depth V2, otherwise as dformer-tiny-nyuv2."""
     return _dformer_nyuv2("dformer_small")
 
 
-def dformer_nyuv2_base() -> TrainConfig:
-    """DFormer-Base on NYU Depth V2, otherwise as dformer-nyuv2-tiny.  Published: 55.6 mIoU."""
+def dformer_base_nyuv2() -> TrainConfig:
+    """DFormer-Base on NYU Depth V2, otherwise as dformer-tiny-nyuv2."""
     return _dformer_nyuv2("dformer_base")
 
 
-def dformer_nyuv2_large() -> TrainConfig:
-    """DFormer-Large on NYU Depth V2, otherwise as dformer-nyuv2-tiny, drop path 0.15.  Published: 57.2 mIoU."""
+def dformer_large_nyuv2() -> TrainConfig:
+    """DFormer-Large on NYU Depth V2, otherwise as dformer-tiny-nyuv2, drop path 0.15."""
     return _dformer_nyuv2("dformer_large")
 
 
-def dformerv2_nyuv2_small() -> TrainConfig:
-    """DFormerv2-Small on NYU Depth V2, batches of 16, otherwise as dformer-nyuv2-tiny.
+def dformerv2_small_nyuv2() -> TrainConfig:
+    """DFormerv2-Small on NYU Depth V2, batches of 16, otherwise as dformer-tiny-nyuv2.
 
-    Weights of distances never learn; there are no layer scales.  Published: 56.0 mIoU.
+    Weights of distances never learn; there are no layer scales.
     """
     return _dformer_nyuv2("dformerv2_small", batch_size=16)
 
 
-def dformerv2_nyuv2_base() -> TrainConfig:
-    """DFormerv2-Base on NYU Depth V2, batches of 8, otherwise as dformerv2-nyuv2-small.  Published: 57.7 mIoU.
+def dformerv2_base_nyuv2() -> TrainConfig:
+    """DFormerv2-Base on NYU Depth V2, batches of 8, otherwise as dformerv2-small-nyuv2.
 
     Layer scales never learn, either.
     """
     return _dformer_nyuv2("dformerv2_base")
 
 
-def dformerv2_nyuv2_large() -> TrainConfig:
-    """DFormerv2-Large on NYU Depth V2, batches of 12, otherwise as dformerv2-nyuv2-base.  Published: 58.4 mIoU."""
+def dformerv2_large_nyuv2() -> TrainConfig:
+    """DFormerv2-Large on NYU Depth V2, batches of 12, otherwise as dformerv2-base-nyuv2."""
     return _dformer_nyuv2("dformerv2_large", batch_size=12)
 
 
@@ -76,23 +74,24 @@ def _dformer_nyuv2(model: str, batch_size: int = 8) -> TrainConfig:
             epochs=500,
             iterations_per_epoch=_TRAINING_FRAMES // batch_size + 1,
             warmup_epochs=10,
+            set_after_step=True,
             validate_every_epochs=25,
             checkpoint_every_epochs=25,
             checkpoint_from_epoch=250,
         ),
         validation=EvaluationProtocol(mode="whole"),
-        evaluation=EvaluationProtocol(mode="whole", scales=(0.5, 0.75, 1.0, 1.25, 1.5), flip=True),
+        evaluation=PUBLISHED_PROTOCOLS["dformer"],
     )
 
 
 _TRAINING_FRAMES = 795
 
 RECIPES = {
-    "dformer-nyuv2-tiny": dformer_nyuv2_tiny,
-    "dformer-nyuv2-small": dformer_nyuv2_small,
-    "dformer-nyuv2-base": dformer_nyuv2_base,
-    "dformer-nyuv2-large": dformer_nyuv2_large,
-    "dformerv2-nyuv2-small": dformerv2_nyuv2_small,
-    "dformerv2-nyuv2-base": dformerv2_nyuv2_base,
-    "dformerv2-nyuv2-large": dformerv2_nyuv2_large,
+    "dformer-tiny-nyuv2": dformer_tiny_nyuv2,
+    "dformer-small-nyuv2": dformer_small_nyuv2,
+    "dformer-base-nyuv2": dformer_base_nyuv2,
+    "dformer-large-nyuv2": dformer_large_nyuv2,
+    "dformerv2-small-nyuv2": dformerv2_small_nyuv2,
+    "dformerv2-base-nyuv2": dformerv2_base_nyuv2,
+    "dformerv2-large-nyuv2": dformerv2_large_nyuv2,
 }

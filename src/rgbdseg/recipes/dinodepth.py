@@ -79,8 +79,8 @@ def eomt_nyuv2() -> TrainConfig:
     for small encoders, whose masks are given up over a sixth of the training each, from 1/6, 2.5/6 and 4/6 of it on;
     scales 0.5 to 2, color jitter, mirroring, square crops; in evaluation square windows along the longer side, whose
     scores are averaged.
-    Cannot be said here: rates that fall by 0.8 from block to block, and a warm-up of 500 steps for what is new before
-    one of 1,000 for the encoder.  Ours in their place: one rate and one warm-up.
+    Rates fall by 0.8 from block to block, from the last one on; what is new warms up for 500 steps, while the encoder
+    waits, and then the encoder for 1,000; each follows its own polynomial after that.
     Ours: crops of 480x640 and the whole image in evaluation, as in dinodepth-nyuv2, so that heads can be compared.
     """
     starts, ends = (tuple(round(share / 6 * ITERATIONS) for share in shares) for shares in ((1, 2.5, 4), (2, 3.5, 5)))
@@ -102,9 +102,17 @@ def eomt_nyuv2() -> TrainConfig:
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=1e-4,
+            block_rate_factor=0.8,
             weight_decay=0.05,
             weight_decay_on="all",
             gradient_clip_norm=0.01,
+        ),
+        schedule=dataclasses.replace(
+            base.schedule,
+            warmup_epochs=5,  # of 100 steps
+            backbone_delay_epochs=5,
+            backbone_warmup_epochs=10,
+            decay_from="warmup",
         ),
         loss=LossConfig(main_weight=0.0, auxiliary_weight=1.0),
     )

@@ -26,7 +26,6 @@ def gnn3d_nyuv2() -> TrainConfig:
     layers after the encoder learn at the rate of the graph.  The authors had trained the image network before they
     joined it with the graph: train `gnn3d-nyuv2-unary`, then this with --model.start_from runs/gnn3d-nyuv2-unary.
     Without that, all layers after the encoder start from random weights.
-    Published: 42.0 mIoU with one scale, which is the evaluation here, and 43.1 with all.
     """
     return TrainConfig(
         model=ModelConfig(name="gnn3d_resnet101"),
@@ -49,13 +48,14 @@ def gnn3d_nyuv2() -> TrainConfig:
             crop_size=(481, 641),
             stride_rate=0.4985,  # 240 and 320 pixels
             combination="malleable",  # without mirroring: the sum of probabilities
+            resize_by="factor",
             area="nyu-crop",
         ),
     )
 
 
 def gnn3d_nyuv2_vgg16() -> TrainConfig:
-    """3DGNN with the VGG-16 of DeepLab-LargeFOV on NYU Depth V2; published: 39.9 mIoU, 41.7 with several scales.
+    """3DGNN with the VGG-16 of DeepLab-LargeFOV on NYU Depth V2.
 
     The released predictions are those of this network.  All else as in `gnn3d-nyuv2`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
@@ -21,10 +22,8 @@ def hdbformer_nyuv2() -> TrainConfig:
     1.75, mirroring; position biases and the layer norms of the interactions never learn.
     It starts from a Swin-B that was trained on ADE20K within a UPerNet; --model.encoder_weights
     timm:swin_base_patch4_window7_224.ms_in22k is the ImageNet stage before that.
-    Evaluation over five scales and flip is the released one but for corners, which it aligns, and sizes, which it
-    rounds up to multiples of 32.
+    Evaluation over five scales and flip, as released.
     Open: the released checkpoint is the best of all epochs from the 41st on, on the test set.
-    Published: 59.3 mIoU.
     """
     return TrainConfig(
         model=ModelConfig(name="hdbformer", options={"train_all": False}),
@@ -33,7 +32,7 @@ def hdbformer_nyuv2() -> TrainConfig:
         optimizer=OptimizerConfig(name="adamw", learning_rate=3e-5, weight_decay=0.01),
         schedule=ScheduleConfig(epochs=600, iterations_per_epoch=133, warmup_epochs=10, checkpoint_every_epochs=25),
         validation=EvaluationProtocol(mode="whole"),
-        evaluation=EvaluationProtocol(mode="whole", scales=(0.5, 0.75, 1.0, 1.25, 1.5), flip=True),
+        evaluation=PUBLISHED_PROTOCOLS["hdbformer"],
     )
 
 

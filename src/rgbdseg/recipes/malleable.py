@@ -6,6 +6,7 @@ import dataclasses
 
 from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import (
     AugmentationConfig,
     LoaderConfig,
@@ -29,9 +30,9 @@ RELEASED_TRAITS = {
 def malleable_nyuv2() -> TrainConfig:
     """Malleable 2.5D ResNet-101 on NYU Depth V2, crop 480, as the released 8-GPU trainer ran it.
 
-    39,200 iterations of 16 crops without warm-up; depth stays in metres and is resized by nearest pixels.  In the
+    39,200 iterations of 16 crops without warm-up; depth stays in meters and is resized by nearest pixels.  In the
     released trainer the focal length does not follow the resizing of crops; remove the model option `fixed_focal_px` to
-    let it follow.  Published: 50.9 mIoU and 76.9 % pixel accuracy with several scales and flip.
+    let it follow.
     """
     return TrainConfig(
         model=ModelConfig(name="malleable_resnet101", options=dict(RELEASED_TRAITS)),
@@ -48,14 +49,14 @@ def malleable_nyuv2() -> TrainConfig:
         ),
         loss=LossConfig(auxiliary_weight=0.4, loss_scale=1 / PROCESSES),
         validation=EvaluationProtocol(mode="whole"),
-        evaluation=EvaluationProtocol(mode="sliding", crop_size=(480, 480), combination="malleable"),
+        evaluation=dataclasses.replace(PUBLISHED_PROTOCOLS["malleable-nyuv2"], scales=(1.0,), flip=False),
     )
 
 
 def conv2_5d_nyuv2() -> TrainConfig:
     """Plain 2.5D convolution on NYU Depth V2 with the settings of `malleable-nyuv2`; its own trainer is unpublished.
 
-    Published, by another network: 49.1 mIoU and 75.9 % pixel accuracy.
+    The published number is that of another network.
     """
     model = ModelConfig(name="conv2_5d_resnet101", options=dict(RELEASED_TRAITS))
     return dataclasses.replace(malleable_nyuv2(), model=model)

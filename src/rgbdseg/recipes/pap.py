@@ -20,14 +20,14 @@ from rgbdseg.datasets import nyuv2
 def pap_nyuv2() -> TrainConfig:
     """PAP ResNet-50 on NYU Depth V2 at half size: RGB in, trained on segmentation, depth and normals.
 
-    Published: images at 320x240, crop 304x228, scales 1 to 1.5, mirroring, rotation, colour changes, the reverse Huber
+    Published: images at 320x240, crop 304x228, scales 1 to 1.5, mirroring, rotation, color changes, the reverse Huber
     loss of depth, a third of the weight for every task, SGD with momentum 0.9 and rates of 0.001 for the backbone and
     0.01 for the rest.  Our defaults, since the publication leaves them open: batches of 16, 39,200 iterations of the
     polynomial, weight decay 5e-4, the cosine loss of normals, depth divided by the scale, three scales, the amounts of
-    the colour changes; no rotation, whose amount is not known (--augmentation.rotation_degrees adds it).
+    the color changes; no rotation, whose amount is not known (--augmentation.rotation_degrees adds it).
     The published loss on the affinities, whose weight is open, is off; to add it: --model.options.affinity_outputs true
     --loss.auxiliary_weights '{affinity_segmentation: 0.2, affinity_depth: 0.2, affinity_normals: 0.2}'.
-    Published: 50.4 mIoU and 76.2 % pixel accuracy; whether at this size is not certain, see `pap-nyuv2-480`.
+    Whether the published number was computed at this size is not certain, see `pap-nyuv2-480`.
     """
     return TrainConfig(
         model=ModelConfig(name="pap_resnet50"),

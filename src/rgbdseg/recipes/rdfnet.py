@@ -22,7 +22,7 @@ def rdfnet_nyuv2() -> TrainConfig:
 
     Published: 240,000 iterations of one crop of 400; 7 pixels are cut off each side of a picture, its white frame, in
     training and in evaluation, which leaves 626x466; one of seven scales from 0.7 to 1.3 (the released data layer lists
-    them), mirroring, and a crop centred on a random pixel of a random class of the image; SGD with a rate of 1e-4, a
+    them), mirroring, and a crop centered on a random pixel of a random class of the image; SGD with a rate of 1e-4, a
     tenth of it for the encoders, weight decay 5e-4 on all parameters; cross-entropy at 1/4 of the image against the
     nearest label; evaluation with scales 0.6, 0.9, 1 and 1.2.  It starts from ImageNet weights of Caffe, as
     --model.encoder_weights with torchvision's names; with weights of timm or torchvision, add
@@ -32,7 +32,6 @@ def rdfnet_nyuv2() -> TrainConfig:
     it bicubically, and scaled sides are rounded down; a picture lower than the crop is padded to it, where the authors
     take a lower crop.
     Only the interior is counted, as published; `rgbdseg evaluate --margin 0` counts everything.
-    Published: 49.1 mIoU, 47.7 with ResNet-50, 50.1 with ResNet-152.
     """
     return TrainConfig(
         model=ModelConfig(name="rdfnet_resnet101"),

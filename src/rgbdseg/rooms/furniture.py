@@ -1,4 +1,4 @@
-"""Furniture as assemblies of primitives, each built in its own frame: origin on the floor, front towards +y."""
+"""Furniture as assemblies of primitives, each built in its own frame: origin on the floor, front toward +y."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def darker(material: Material, factor: float = 0.6) -> Material:
     """Return the material in a darker tone."""
     return Material(
         material.pattern,
-        shade(material.colour_a, factor),
-        shade(material.colour_b, factor),
+        shade(material.color_a, factor),
+        shade(material.color_b, factor),
         material.period_m,
         material.contrast,
     )
 
 
 def add_table(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], rng: np.random.Generator) -> float:
-    """Add a table of ``size_m`` (width, depth) on four legs and return the height of its top in metres."""
+    """Add a table of ``size_m`` (width, depth) on four legs and return the height of its top in meters."""
     width, depth = size_m
     height = rng.uniform(0.68, 0.78)
     finish = wood_finish(rng)
@@ -47,8 +47,8 @@ def add_table(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], r
     scene.box(at, (0, 0, height - 0.085), (width - 0.16, depth - 0.16, 0.07), _TABLE, darker(finish, 0.8))
     for side_x in (-1, 1):
         for side_y in (-1, 1):
-            centre = (side_x * (width / 2 - leg), side_y * (depth / 2 - leg), height / 2 - 0.025)
-            scene.box(at, centre, (leg, leg, height - 0.05), _TABLE, finish)
+            center = (side_x * (width / 2 - leg), side_y * (depth / 2 - leg), height / 2 - 0.025)
+            scene.box(at, center, (leg, leg, height - 0.05), _TABLE, finish)
     scene.footprint(at, width, depth)
     return height
 
@@ -71,11 +71,11 @@ def add_chair(scene: SceneBuilder, at: Placement, finish: Material, rng: np.rand
 
 
 def add_bed(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], rng: np.random.Generator) -> float:
-    """Add a bed of ``size_m`` (width, length) with its head at -y; return the height of the mattress in metres."""
+    """Add a bed of ``size_m`` (width, length) with its head at -y; return the height of the mattress in meters."""
     width, length = size_m
     top = rng.uniform(0.48, 0.6)
     frame, cover = fabric_finish(rng), fabric_finish(rng)
-    sheet = Material("fabric", shade(cover.colour_a, 1.4), cover.colour_a, 0.1, 0.08)
+    sheet = Material("fabric", shade(cover.color_a, 1.4), cover.color_a, 0.1, 0.08)
     scene.box(at, (0, 0, 0.17), (width, length, 0.26), _BED, frame)
     scene.box(at, (0, -length / 2 + 0.03, 0.5), (width + 0.04, 0.07, rng.uniform(0.9, 1.1)), _BED, frame)
     scene.box(at, (0, 0.03, (0.3 + top) / 2), (width - 0.06, length - 0.1, top - 0.3), _BED, sheet)
@@ -155,8 +155,8 @@ def add_bookshelf(
             if rng.random() < 0.8:
                 tall = (pitch - board) * rng.uniform(0.6, 0.92)
                 thick = depth * rng.uniform(0.6, 0.85)
-                centre = (x + run / 2, -depth / 2 + 0.02 + thick / 2, z + board / 2 + tall / 2)
-                scene.box(at, centre, (run, thick, tall), _BOOKS, book_spines(rng))
+                center = (x + run / 2, -depth / 2 + 0.02 + thick / 2, z + board / 2 + tall / 2)
+                scene.box(at, center, (run, thick, tall), _BOOKS, book_spines(rng))
             x += run + 0.02
     scene.footprint(at, width, depth)
 

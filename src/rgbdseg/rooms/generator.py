@@ -26,9 +26,12 @@ DEFAULT_PARAMETERS = RoomsParameters()
 class RoomFrame:
     """One rendered frame as NumPy arrays.
 
-    rgb_3HW: uint8.  raw_depth_HW: float32 metres, 0 = no reading.  depth_HW: the same with holes filled.
-    true_depth_HW: float32 metres, exact.
-    label_HW: uint8 class index of `rgbdseg.datasets.rooms.ROOMS`; there is no void.
+    Args:
+        rgb_3HW: uint8.
+        raw_depth_HW: float32 meters, 0 = no reading.
+        depth_HW: the same with holes filled.
+        true_depth_HW: float32 meters, exact.
+        label_HW: uint8 class index of `rgbdseg.datasets.rooms.ROOMS`; there is no void.
     """
 
     rgb_3HW: npt.NDArray[np.uint8]
@@ -48,7 +51,10 @@ def render_frame(
 ) -> RoomFrame:
     """Render frame ``frame`` of the room ``seed`` at ``size`` (height, width).
 
-    The same arguments give the same bytes.  Raises UsageError for negative numbers or a size below 16 pixels.
+    The same arguments give the same bytes.
+
+    Raises:
+        UsageError: for negative numbers or a size below 16 pixels.
     """
     check_size(size)
     if seed < 0 or frame < 0:

@@ -31,7 +31,7 @@ _DOOR_CLEARANCE_M = 0.9
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Obstacle:
-    """An axis-aligned rectangle of occupied floor: centre, half extents and height, metres."""
+    """An axis-aligned rectangle of occupied floor: center, half extents and height, meters."""
 
     x_m: float
     y_m: float
@@ -251,14 +251,14 @@ def _add_wall_panels(scene: SceneBuilder, layout: Layout) -> None:
     thick = furniture.PANEL_THICKNESS_M
     for index in rng.permutation(len(kinds)):
         kind = kinds[index]
-        width, height, centre = rng.uniform(0.75, 1.5), rng.uniform(0.65, 1.05), rng.uniform(1.5, 1.7)
+        width, height, center = rng.uniform(0.75, 1.5), rng.uniform(0.65, 1.05), rng.uniform(1.5, 1.7)
         material = makers[kind](rng)
-        at = layout.claim_wall_area(width, centre - height / 2)
+        at = layout.claim_wall_area(width, center - height / 2)
         if at is None:
             continue
-        scene.box(at, (0, thick / 2, centre), (width, thick, height), ROOMS.index(kind), material)
+        scene.box(at, (0, thick / 2, center), (width, thick, height), ROOMS.index(kind), material)
         if kind == "window":
-            scene.lights.append(Light(at.to_world(0, 0.5, centre), (0.55, 0.6, 0.7)))
+            scene.lights.append(Light(at.to_world(0, 0.5, center), (0.55, 0.6, 0.7)))
 
 
 def _add_small_furniture(scene: SceneBuilder, layout: Layout) -> None:
@@ -275,8 +275,8 @@ def _add_small_furniture(scene: SceneBuilder, layout: Layout) -> None:
             furniture.add_cushion(scene, at, rng, size_m=(size, size, rng.uniform(0.2, 0.34)))
     if rng.random() < 0.9:
         width, depth = rng.uniform(1.4, 2.4), rng.uniform(1.0, 1.8)
-        centre = (layout.size_m[0] * rng.uniform(0.4, 0.6), layout.size_m[1] * rng.uniform(0.4, 0.6))
-        at = Placement(*centre, pick(rng, (0.0, math.pi / 2)) + rng.uniform(-0.1, 0.1))
+        center = (layout.size_m[0] * rng.uniform(0.4, 0.6), layout.size_m[1] * rng.uniform(0.4, 0.6))
+        at = Placement(*center, pick(rng, (0.0, math.pi / 2)) + rng.uniform(-0.1, 0.1))
         scene.box(at, (0, 0, 0.003), (width, depth, 0.006), ROOMS.index("rug"), rug_weave(rng))
 
 

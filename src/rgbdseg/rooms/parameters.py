@@ -16,17 +16,20 @@ SMALLEST_SIDE = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoomsParameters:
-    """The camera, the colour sensor and the depth sensor of the generated rooms.
+    """The camera, the color sensor and the depth sensor of the generated rooms.
 
-    horizontal_fov_deg: field of view across the image width, degrees.
-    max_pitch_deg, max_roll_deg: largest tilt of the camera; pitch is drawn with a downward tendency.
-    rgb_noise: scale of the colour noise, vignetting, blur and exposure changes; 0 switches all of them off.
-    depth_noise: scale of the depth noise, whose standard deviation is
-        ``0.0012 + 0.0019 (z - 0.4)^2`` metres at 1 (Nguyen, Izadi, Lovell, 3DIMPVT 2012, axial noise of the Kinect).
-    quantise_disparity: whether readings fall on the steps of a structured-light sensor (1/8 pixel of disparity).
-    holes: whether readings are missing where such a sensor gives none.
-    min_range_m, max_range_m: readings outside are missing when ``holes`` is set.
-    shadows: whether furniture throws shadows.
+    Args:
+        horizontal_fov_deg: field of view across the image width, degrees.
+        max_pitch_deg: largest tilt of the camera up or down; it is drawn with a downward tendency.
+        max_roll_deg: largest tilt to the side.
+        rgb_noise: scale of the color noise, vignetting, blur and exposure changes; 0 switches all of them off.
+        depth_noise: scale of the depth noise, whose standard deviation is
+            ``0.0012 + 0.0019 (z - 0.4)^2`` meters at 1 (Nguyen, Izadi, Lovell, 3DIMPVT 2012, the Kinect's axial noise).
+        quantize_disparity: whether readings fall on the steps of a structured-light sensor (1/8 pixel of disparity).
+        holes: whether readings are missing where such a sensor gives none.
+        min_range_m: nearer readings are missing when ``holes`` is set.
+        max_range_m: as farther ones are.
+        shadows: whether furniture throws shadows.
     """
 
     horizontal_fov_deg: float = 60.0
@@ -34,7 +37,7 @@ class RoomsParameters:
     max_roll_deg: float = 7.0
     rgb_noise: float = 1.0
     depth_noise: float = 1.0
-    quantise_disparity: bool = True
+    quantize_disparity: bool = True
     holes: bool = True
     min_range_m: float = 0.45
     max_range_m: float = 7.0
@@ -51,13 +54,8 @@ class RoomsParameters:
                 "expected 0 <= min_range_m < max_range_m"
             )
 
-    @classmethod
-    def noise_free(cls) -> RoomsParameters:
-        """Return the parameters of an ideal camera: exact depth everywhere and clean colours."""
-        return cls(rgb_noise=0.0, depth_noise=0.0, quantise_disparity=False, holes=False)
-
     def camera(self, size: tuple[int, int]) -> PinholeCamera:
-        """Return the intrinsics of an image of ``size`` (height, width): square pixels, centred principal point."""
+        """Return the intrinsics of an image of ``size`` (height, width): square pixels, centered principal point."""
         height, width = size
         focal_px = 0.5 * width / math.tan(math.radians(self.horizontal_fov_deg) / 2)
         return PinholeCamera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)

@@ -19,7 +19,9 @@ def render_room(
 
     ``raw_depth_m`` holds the sensor's readings (0 = none), ``depth_m`` the same with holes filled, ``label`` class
     indices of `rgbdseg.datasets.rooms.ROOMS`.  The same arguments give the same bytes.
-    Raises UsageError for negative numbers or a size below 16 pixels.
+
+    Raises:
+        UsageError: for negative numbers or a size below 16 pixels.
     """
     made = render_frame(seed, frame, size, parameters)
     return RGBDSample(

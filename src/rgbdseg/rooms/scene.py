@@ -1,6 +1,6 @@
 """A room as a list of primitives: boxes, tapered cylinders and ellipsoids, each with a class and a material.
 
-World frame: metres, x and y horizontal, z up, the floor at z = 0.  Each primitive has a unit frame in which it is the
+World frame: meters, x and y horizontal, z up, the floor at z = 0.  Each primitive has a unit frame in which it is the
 cube, cylinder or ball of half-size 1, so that one ray test serves every size and orientation.
 """
 
@@ -26,7 +26,7 @@ SHELL_FACES = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a piece of furniture stands: x, y and base height in metres, yaw in radians about the vertical.
+    """Where a piece of furniture stands: x, y and base height in meters, yaw in radians about the vertical.
 
     In the furniture's own frame +x points along its width, +y to its front and +z up.
     """
@@ -49,10 +49,10 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Light:
-    """A point light: position in metres, RGB intensity at one metre."""
+    """A point light: position in meters, RGB intensity at one meter."""
 
     position_m: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class MaterialTable:
     """The materials of N primitives as columns: see `Material`.  pattern_N counts in `PATTERNS`."""
 
     pattern_N: npt.NDArray[np.int8]
-    colour_a_3N: Float32Array
-    colour_b_3N: Float32Array
+    color_a_3N: Float32Array
+    color_b_3N: Float32Array
     period_N: Float32Array
     contrast_N: Float32Array
     emission_N: Float32Array
@@ -72,8 +72,8 @@ class MaterialTable:
         """Tabulate ``materials``."""
         return cls(
             pattern_N=np.array([PATTERNS.index(m.pattern) for m in materials], np.int8),
-            colour_a_3N=np.array([m.colour_a for m in materials], np.float32).T.copy(),
-            colour_b_3N=np.array([m.colour_b for m in materials], np.float32).T.copy(),
+            color_a_3N=np.array([m.color_a for m in materials], np.float32).T.copy(),
+            color_b_3N=np.array([m.color_b for m in materials], np.float32).T.copy(),
             period_N=np.array([m.period_m for m in materials], np.float32),
             contrast_N=np.array([m.contrast for m in materials], np.float32),
             emission_N=np.array([m.emission for m in materials], np.float32),
@@ -85,13 +85,18 @@ class MaterialTable:
 class Scene:
     """A finished room.
 
-    room_size_m: extent along x, y and z.
-    shape_N: BOX, CYLINDER or ELLIPSOID.  taper_N: 1 - top radius / bottom radius of cylinders.
-    unit_from_world_N34: affine map from world metres to the unit frame.
-    half_size_3N: metres.  corners_N83: world position of the bounding corners, metres.
-    label_N: class index.  materials: the look of each primitive.  phase_2N: texture offset in metres.
-    footprints_K6: floor rectangles of furniture as centre x, y, half width, half depth, cos yaw, sin yaw, whose
-    surroundings are darkened.
+    Args:
+        room_size_m: extent along x, y and z.
+        shape_N: BOX, CYLINDER or ELLIPSOID.
+        taper_N: 1 - top radius / bottom radius of cylinders.
+        unit_from_world_N34: affine map from world meters to the unit frame.
+        half_size_3N: meters.
+        corners_N83: world position of the bounding corners, meters.
+        label_N: class index.
+        materials: the look of each primitive.
+        phase_2N: texture offset in meters.
+        footprints_K6: floor rectangles of furniture as center x, y, half width, half depth, cos yaw, sin yaw, whose
+            surroundings are darkened.
     """
 
     room_size_m: tuple[float, float, float]
@@ -123,7 +128,7 @@ class SceneBuilder:
         self._rng = rng
         self._shapes: list[int] = []
         self._tapers: list[float] = []
-        self._centres: list[tuple[float, float, float]] = []
+        self._centers: list[tuple[float, float, float]] = []
         self._halves: list[tuple[float, float, float]] = []
         self._angles: list[tuple[float, float]] = []
         self._labels: list[int] = []
@@ -134,16 +139,16 @@ class SceneBuilder:
     ) -> None:
         """Add the six inner faces; ``wall`` gives four materials, ``labels`` the classes of wall, floor and ceiling."""
         assert not self._shapes, "the shell comes first"
-        centre = (self.room_size_m[0] / 2, self.room_size_m[1] / 2, self.room_size_m[2] / 2)
+        center = (self.room_size_m[0] / 2, self.room_size_m[1] / 2, self.room_size_m[2] / 2)
         for face in range(SHELL_FACES):
             material = wall[face] if face < 4 else (floor, ceiling)[face - 4]
             label = labels[0] if face < 4 else labels[face - 3]
-            self._add(BOX, Placement(0.0, 0.0), centre, self.room_size_m, label=label, material=material)
+            self._add(BOX, Placement(0.0, 0.0), center, self.room_size_m, label=label, material=material)
 
     def box(
         self,
         at: Placement,
-        centre_m: tuple[float, float, float],
+        center_m: tuple[float, float, float],
         size_m: tuple[float, float, float],
         label: int,
         material: Material,
@@ -152,12 +157,12 @@ class SceneBuilder:
         yaw_rad: float = 0.0,
     ) -> None:
         """Add a box of full extents ``size_m``, tilted backwards by ``pitch_rad`` about its width axis."""
-        self._add(BOX, at, centre_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
+        self._add(BOX, at, center_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
 
     def cylinder(
         self,
         at: Placement,
-        centre_m: tuple[float, float, float],
+        center_m: tuple[float, float, float],
         size_m: tuple[float, float, float],
         label: int,
         material: Material,
@@ -165,12 +170,12 @@ class SceneBuilder:
         taper: float = 0.0,
     ) -> None:
         """Add an upright cylinder whose top radius is ``1 - taper`` times the bottom radius."""
-        self._add(CYLINDER, at, centre_m, size_m, label=label, material=material, taper=taper)
+        self._add(CYLINDER, at, center_m, size_m, label=label, material=material, taper=taper)
 
     def ellipsoid(
         self,
         at: Placement,
-        centre_m: tuple[float, float, float],
+        center_m: tuple[float, float, float],
         size_m: tuple[float, float, float],
         label: int,
         material: Material,
@@ -179,10 +184,10 @@ class SceneBuilder:
         yaw_rad: float = 0.0,
     ) -> None:
         """Add an ellipsoid of full extents ``size_m``."""
-        self._add(ELLIPSOID, at, centre_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
+        self._add(ELLIPSOID, at, center_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
 
     def footprint(self, at: Placement, width_m: float, depth_m: float) -> None:
-        """Darken the floor under and around a rectangle centred at ``at``."""
+        """Darken the floor under and around a rectangle centered at ``at``."""
         cosine, sine = math.cos(at.yaw_rad), math.sin(at.yaw_rad)
         self.footprints.append((at.x_m, at.y_m, width_m / 2, depth_m / 2, cosine, sine))
 
@@ -190,7 +195,7 @@ class SceneBuilder:
         self,
         shape: int,
         at: Placement,
-        centre_m: tuple[float, float, float],
+        center_m: tuple[float, float, float],
         size_m: tuple[float, float, float],
         *,
         label: int,
@@ -201,7 +206,7 @@ class SceneBuilder:
     ) -> None:
         self._shapes.append(shape)
         self._tapers.append(taper)
-        self._centres.append(at.to_world(*centre_m))
+        self._centers.append(at.to_world(*center_m))
         self._halves.append((size_m[0] / 2, size_m[1] / 2, size_m[2] / 2))
         self._angles.append((at.yaw_rad + yaw_rad, pitch_rad))
         self._labels.append(label)
@@ -210,12 +215,12 @@ class SceneBuilder:
     def build(self) -> Scene:
         """Return the finished scene."""
         half_N3 = np.array(self._halves)
-        centre_N3 = np.array(self._centres)
+        center_N3 = np.array(self._centers)
         rotation_N33 = np.array([_local_from_world(yaw, pitch) for yaw, pitch in self._angles])
         linear_N33 = rotation_N33 / half_N3[:, :, None]
-        offset_N3 = -np.einsum("nij,nj->ni", linear_N33, centre_N3)
+        offset_N3 = -np.einsum("nij,nj->ni", linear_N33, center_N3)
         corners_local_N83 = _CORNER_SIGNS[None] * half_N3[:, None, :]
-        corners_N83 = np.einsum("nki,nij->nkj", corners_local_N83, rotation_N33) + centre_N3[:, None, :]
+        corners_N83 = np.einsum("nki,nij->nkj", corners_local_N83, rotation_N33) + center_N3[:, None, :]
         return Scene(
             room_size_m=self.room_size_m,
             shape_N=np.array(self._shapes),

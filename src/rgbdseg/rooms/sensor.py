@@ -19,7 +19,7 @@ _SENSOR_WIDTH_PX = 640
 
 
 def noise_sigma_m(depth_m: FloatArray) -> FloatArray:
-    """Return the standard deviation of a reading, metres: axial noise of Nguyen, Izadi, Lovell, 3DIMPVT 2012."""
+    """Return the standard deviation of a reading, meters: axial noise of Nguyen, Izadi, Lovell, 3DIMPVT 2012."""
     offset = depth_m - np.float32(0.4)
     return np.float32(0.0012) + np.float32(0.0019) * offset * offset
 
@@ -34,16 +34,19 @@ def read_depth(
     rng: np.random.Generator,
     parameters: RoomsParameters,
 ) -> FloatArray:
-    """Return the sensor's readings (H, W) in metres, 0 = none.
+    """Return the sensor's readings (H, W) in meters, 0 = none.
 
-    true_depth_m: exact z-depth.  facing_HW: cosine of incidence.  reflectance_HW: 0..1 as displayed.
-    glass_HW: surfaces that let most of the projected pattern through.
+    Args:
+        true_depth_m: exact z-depth.
+        facing_HW: cosine of incidence.
+        reflectance_HW: 0..1 as displayed.
+        glass_HW: surfaces that let most of the projected pattern through.
     """
     reading_m = true_depth_m.copy()
     if parameters.depth_noise > 0:
         noise = rng.standard_normal(reading_m.shape, dtype=np.float32)
         reading_m += noise * noise_sigma_m(true_depth_m) * np.float32(parameters.depth_noise)
-    if parameters.quantise_disparity:
+    if parameters.quantize_disparity:
         product = np.float32(BASELINE_M * focal_px * _SENSOR_WIDTH_PX / reading_m.shape[1] / DISPARITY_STEP_PX)
         reading_m = (product / np.maximum(np.rint(product / np.maximum(reading_m, 0.05)), 1)).astype(
             np.float32, copy=False
@@ -94,7 +97,7 @@ def _unreliable(
 
 
 def _depth_edges(depth_m: FloatArray) -> npt.NDArray[np.bool_]:
-    """Whether a neighbour to the right or below, or to the left or above, is more than 8 % nearer or farther."""
+    """Whether a neighbor to the right or below, or to the left or above, is more than 8 % nearer or farther."""
     edge = np.zeros(depth_m.shape, bool)
     for axis in (0, 1):
         first = depth_m[:-1] if axis == 0 else depth_m[:, :-1]

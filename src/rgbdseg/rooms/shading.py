@@ -1,9 +1,10 @@
-"""From visible primitives to a colour image: surface coordinates, textures, light and the camera's imperfections."""
+"""From visible primitives to a color image: surface coordinates, textures, light and the camera's imperfections."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rgbdseg.rooms.materials import PATTERNS
 from rgbdseg.rooms.parameters import RoomsParameters
 from rgbdseg.rooms.scene import BOX, CYLINDER, ELLIPSOID, SHELL_FACES, Light, Scene
 from rgbdseg.rooms.textures import LOOKS, Patch
-from rgbdseg.rooms.visibility import Rays, bands
+from rgbdseg.rooms.visibility import Rays, bands, cross_slabs
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IndexArray = npt.NDArray[np.intp]
@@ -28,8 +29,11 @@ _GRAIN_POOL = 1_000_003
 class Surface:
     """What each of the P pixels sees.
 
-    point: world position, metres.  normal: unit, world, towards the camera's side.  unit: position in the primitive's
-    unit frame.  facing_P: cosine between the normal and the ray back to the camera.
+    Args:
+        point: world position, meters.
+        normal: unit, world, toward the camera's side.
+        unit: position in the primitive's unit frame.
+        facing_P: cosine between the normal and the ray back to the camera.
     """
 
     index_P: IndexArray
@@ -103,9 +107,12 @@ def _curved_normals(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shaded:
-    """What the colour and the depth sensor receive.
+    """What the color and the depth sensor receive.
 
-    linear_3HW: light.  reflectance_HW, facing_HW: 0..1, brightness of the surface and cosine of incidence.
+    Args:
+        linear_3HW: light.
+        reflectance_HW: brightness of the surface, 0..1.
+        facing_HW: cosine of incidence, 0..1.
     """
 
     linear_3HW: FloatArray
@@ -124,7 +131,7 @@ def shade_image(
         surface = surface_of(scene, rays.part(rows), depth_HW[rows], index_HW[rows])
         albedo_3P = albedo_of(scene, surface, focal_px)
         shadow_P = None if shadow_HW is None else shadow_HW[rows].ravel()
-        linear_3P = lit_colour(scene, surface, albedo_3P, shadow_P)
+        linear_3P = lit_color(scene, surface, albedo_3P, shadow_P)
         shaded.linear_3HW[:, rows] = linear_3P.reshape(3, -1, width)
         brightness_P = np.float32(0.3) * albedo_3P[0] + np.float32(0.4) * albedo_3P[1] + np.float32(0.3) * albedo_3P[2]
         shaded.reflectance_HW[rows] = brightness_P.reshape(-1, width)
@@ -133,7 +140,7 @@ def shade_image(
 
 
 def albedo_of(scene: Scene, surface: Surface, focal_px: float) -> FloatArray:
-    """Return the surface colours as displayed, (3, P), about 0..1."""
+    """Return the surface colors as displayed, (3, P), about 0..1."""
     albedo_3P = np.empty((3, len(surface.index_P)), np.float32)
     table = scene.materials
     pattern_P = table.pattern_N.take(surface.index_P)
@@ -145,8 +152,8 @@ def albedo_of(scene: Scene, surface: Surface, focal_px: float) -> FloatArray:
         index_n = surface.index_P.take(chosen)
         mix_n = np.clip(look.mix_n, 0, 1)
         for channel in range(3):
-            value = table.colour_b_3N[channel].take(index_n)
-            first = table.colour_a_3N[channel].take(index_n)
+            value = table.color_b_3N[channel].take(index_n)
+            first = table.color_a_3N[channel].take(index_n)
             value -= first
             value *= mix_n
             value += first
@@ -179,7 +186,7 @@ def _patch(scene: Scene, surface: Surface, chosen: IndexArray, focal_px: float) 
     )
 
 
-def lit_colour(scene: Scene, surface: Surface, albedo_3P: FloatArray, shadow_P: FloatArray | None) -> FloatArray:
+def lit_color(scene: Scene, surface: Surface, albedo_3P: FloatArray, shadow_P: FloatArray | None) -> FloatArray:
     """Return linear light (3, P): ambient, point lights with falloff, darkened corners, emitting surfaces."""
     light = [np.zeros_like(surface.depth_P) for _ in range(3)]
     for number, lamp in enumerate(scene.lights):
@@ -187,7 +194,7 @@ def lit_colour(scene: Scene, surface: Surface, albedo_3P: FloatArray, shadow_P: 
         if number == len(scene.lights) - 1 and shadow_P is not None:
             arriving *= shadow_P
         for channel in range(3):
-            light[channel] += arriving * lamp.colour[channel]
+            light[channel] += arriving * lamp.color[channel]
     occlusion_P = _occlusion(scene, surface)
     ambient_P = _AMBIENT * occlusion_P * (0.85 + 0.15 * surface.normal[2])
     occlusion_P += 1
@@ -265,23 +272,17 @@ def _between(
     unit_from_world_34: npt.NDArray[np.float64], point: list[FloatArray], light: tuple[float, float, float]
 ) -> npt.NDArray[np.bool_]:
     """Whether a box lies between the light and each point: slab test along the way from the light (0) to it (1)."""
-    enter: FloatArray | None = None
-    leave: FloatArray | None = None
-    for a, b, c, offset in unit_from_world_34.tolist():
-        origin = light[0] * a + light[1] * b + light[2] * c + offset
-        inverse = point[0] * a
-        inverse += point[1] * b
-        inverse += point[2] * c
-        inverse += offset - origin
-        np.divide(np.float32(1), inverse, out=inverse)
-        middle = inverse * np.float32(-origin)
-        np.abs(inverse, out=inverse)
-        low = middle - inverse
-        high = np.add(middle, inverse, out=middle)
-        enter = low if enter is None else np.maximum(enter, low, out=enter)
-        leave = high if leave is None else np.minimum(leave, high, out=leave)
-    assert enter is not None
-    assert leave is not None
+
+    def axes() -> Iterator[tuple[float, FloatArray]]:
+        for a, b, c, offset in unit_from_world_34.tolist():
+            origin = light[0] * a + light[1] * b + light[2] * c + offset
+            way = point[0] * a
+            way += point[1] * b
+            way += point[2] * c
+            way += offset - origin
+            yield origin, way
+
+    enter, leave = cross_slabs(axes())
     return (enter < leave) & (enter < 1) & (enter > 0)
 
 

@@ -1,7 +1,7 @@
-"""Procedural surface colours, evaluated in metres on each surface so that perspective holds.
+"""Procedural surface colors, evaluated in meters on each surface so that perspective holds.
 
 Only operations that IEEE 754 rounds exactly are applied to pixels (no sine, power or exponential), because the
-vectorised versions of the others differ between processors.
+vectorized versions of the others differ between processors.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ _FRAME_M = 0.045
 class Patch:
     """The pixels that show one pattern.
 
-    s_n, t_n: position on the surface, metres, t upwards on upright surfaces, shifted by the surface's own phase.
-    u_n, v_n: the same from -1 to 1 over the surface, whose half extents are half_u_n and half_v_n metres.
-    pixel_m_n: extent of a pixel on the surface, metres.  period_n: the pattern's repeat length, metres.
-    contrast_n: 0..1.  phase_n: a number that is constant on each surface and differs between surfaces.
+    Args:
+        s_n: position on the surface, meters, t upwards on upright surfaces, shifted by the surface's own phase.
+        t_n: position on the surface, meters, t upwards on upright surfaces, shifted by the surface's own phase.
+        u_n: the same from -1 to 1 over the surface, whose half extents are half_u_n and half_v_n meters.
+        v_n: the same from -1 to 1 over the surface, whose half extents are half_u_n and half_v_n meters.
+        pixel_m_n: extent of a pixel on the surface, meters.
+        period_n: the pattern's repeat length, meters.
+        contrast_n: 0..1.
+        phase_n: a number that is constant on each surface and differs between surfaces.
     """
 
     s_n: FloatArray
@@ -47,23 +52,23 @@ class Patch:
 
     @functools.cached_property
     def fade_n(self) -> FloatArray:
-        """1 near by, towards 0 where a pixel covers a whole period."""
+        """1 near by, toward 0 where a pixel covers a whole period."""
         return self.resolved(self.period_n)
 
     @functools.cached_property
     def edge_n(self) -> FloatArray:
-        """Distance to the surface's nearest edge, metres."""
+        """Distance to the surface's nearest edge, meters."""
         return np.minimum((1 - np.abs(self.u_n)) * self.half_u_n, (1 - np.abs(self.v_n)) * self.half_v_n)
 
     def resolved(self, period_m: FloatArray | float) -> FloatArray:
-        """Return 1 where detail of ``period_m`` is resolved, towards 0 where a pixel covers a whole period."""
+        """Return 1 where detail of ``period_m`` is resolved, toward 0 where a pixel covers a whole period."""
         coarse = self.pixel_m_n * (2 / period_m)
         return 1 / (1 + coarse * coarse)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look:
-    """What a pattern answers: share of the second colour, brightness factor, and a tint that multiplies (3, n)."""
+    """What a pattern answers: share of the second color, brightness factor, and a tint that multiplies (3, n)."""
 
     mix_n: FloatArray
     brightness_n: FloatArray
@@ -139,8 +144,8 @@ def _plain(p: Patch) -> Look:
 def _wood(p: Patch) -> Look:
     drift = smooth_noise(p.s_n * 25, p.t_n * 120)
     rings = _wave(p.t_n / p.period_n * 1.6 + 1.2 * drift)
-    fibre = white_noise(p.s_n * 18, p.t_n * 500)
-    return Look(_toward(0.45, rings, p.fade_n) * 0.75 + 0.1, 1 + p.contrast_n * fibre * p.fade_n)
+    fiber = white_noise(p.s_n * 18, p.t_n * 500)
+    return Look(_toward(0.45, rings, p.fade_n) * 0.75 + 0.1, 1 + p.contrast_n * fiber * p.fade_n)
 
 
 def _planks(p: Patch) -> Look:
@@ -227,9 +232,9 @@ def _door(p: Patch) -> Look:
     groove = _step(0.03 - np.abs(outline), 40)
     knob_s, knob_t = (np.abs(p.u_n) - 0.82) * 0.45, (p.v_n + 0.05) * 1.05
     knob = _step(0.035 - np.sqrt(knob_s * knob_s + knob_t * knob_t * 3), 120) * (p.u_n > 0)
-    fibre = white_noise(p.s_n * 400, p.t_n * 12)
+    fiber = white_noise(p.s_n * 400, p.t_n * 12)
     jamb = _frame(p)
-    return Look(0.75 * groove, (1 + p.contrast_n * fibre * p.fade_n) * (1 + 0.25 * jamb) * (1 - 0.8 * knob))
+    return Look(0.75 * groove, (1 + p.contrast_n * fiber * p.fade_n) * (1 + 0.25 * jamb) * (1 - 0.8 * knob))
 
 
 def _rug(p: Patch) -> Look:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,9 @@ _EDGES = np.array([[a, a | bit] for a in range(8) for bit in (1, 2, 4) if not a 
 class CameraPose:
     """Where the camera is.
 
-    position_world_m: (3,).  world_from_camera_33: columns are the camera's right, down and forward axes in the world.
+    Args:
+        position_world_m: (3,).
+        world_from_camera_33: columns are the camera's right, down and forward axes in the world.
     """
 
     position_world_m: npt.NDArray[np.float64]
@@ -69,7 +71,7 @@ class Rays:
 def first_hits(
     scene: Scene, rays: Rays, camera: PinholeCamera, smallest_m: float = 0.0
 ) -> tuple[FloatArray, npt.NDArray[np.int16]]:
-    """Return the z-depth in metres (H, W) and the index of the visible primitive (H, W).
+    """Return the z-depth in meters (H, W) and the index of the visible primitive (H, W).
 
     Primitives of which no side is ``smallest_m`` long are left out, for a quick look.
     """
@@ -175,9 +177,19 @@ def _outline(in_camera: list[Float64Array], camera: PinholeCamera) -> tuple[Floa
 
 def _box_hits(origin: list[float], direction: list[FloatArray]) -> tuple[FloatArray, BoolArray]:
     """Slab test against the unit cube: the entry depth, and where it counts."""
+    enter, leave = cross_slabs(zip(origin, direction, strict=True))
+    return enter, enter < leave
+
+
+def cross_slabs(axes: Iterable[tuple[float, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """Return where lines enter the unit cube and where they leave it; a line misses it that enters after leaving.
+
+    Args:
+        axes: for each axis the lines' origin and their directions, which are overwritten.
+    """
     enter: FloatArray | None = None
     leave: FloatArray | None = None
-    for o, d in zip(origin, direction, strict=True):
+    for o, d in axes:
         inverse = np.divide(np.float32(1), d, out=d)
         middle = inverse * np.float32(-o)
         np.abs(inverse, out=inverse)
@@ -187,7 +199,7 @@ def _box_hits(origin: list[float], direction: list[FloatArray]) -> tuple[FloatAr
         leave = high if leave is None else np.minimum(leave, high, out=leave)
     assert enter is not None
     assert leave is not None
-    return enter, enter < leave
+    return enter, leave
 
 
 def _cylinder_hits(origin: list[float], direction: list[FloatArray], taper: float) -> tuple[FloatArray, BoolArray]:

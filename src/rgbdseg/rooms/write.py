@@ -21,7 +21,7 @@ from rgbdseg.rooms.generator import RoomFrame, render_frame
 from rgbdseg.rooms.parameters import GENERATOR_VERSION, RoomsParameters, check_size
 
 FRAMES_PER_ROOM = 4
-MILLIMETRE_M = 0.001
+MILLIMETER_M = 0.001
 
 _FOLDERS = ("RGB", "Depth", "RawDepth", "Label")
 
@@ -63,7 +63,10 @@ def write_rooms(
 
     An interrupted run goes on where it stopped when called again with the same arguments, and a finished one returns
     at once.  ``dataset.json`` is written last, so a folder without it is not complete.
-    Raises UsageError for unusable numbers and DataError when ``destination`` holds anything else.
+
+    Raises:
+        UsageError: for unusable numbers.
+        DataError: when ``destination`` holds anything else.
     """
     root = Path(destination)
     if train < 0 or test < 0 or train + test == 0 or workers < 0 or seed < 0:
@@ -106,7 +109,7 @@ def _describe(train: int, test: int, size: tuple[int, int], seed: int, parameter
     )
     if changed:
         source += ", " + ", ".join(f"{name}={value}" for name, value in changed.items())
-    millimetres = {"metres_per_unit": MILLIMETRE_M, "offset_units": 0, "missing": 0}
+    millimeters = {"meters_per_unit": MILLIMETER_M, "offset_units": 0, "missing": 0}
     return {
         "format": 1,
         "name": ROOMS.name,
@@ -114,8 +117,8 @@ def _describe(train: int, test: int, size: tuple[int, int], seed: int, parameter
         "label_set": ROOMS.name,
         "void_label": 0,
         "first_label": 1,
-        "depth": millimetres,
-        "raw_depth": millimetres,
+        "depth": millimeters,
+        "raw_depth": millimeters,
         "camera": parameters.camera(size).to_dict(),
         "size": list(size),
         "splits": {"train": "train.txt", "test": "test.txt"},
@@ -148,14 +151,14 @@ def _rasters(made: RoomFrame) -> dict[str, npt.NDArray[Any]]:
     """Return what is stored in each folder."""
     return {
         "RGB": np.ascontiguousarray(made.rgb_3HW.transpose(1, 2, 0)),
-        "Depth": _millimetres(made.depth_HW),
-        "RawDepth": _millimetres(made.raw_depth_HW),
+        "Depth": _millimeters(made.depth_HW),
+        "RawDepth": _millimeters(made.raw_depth_HW),
         "Label": made.label_HW + np.uint8(1),
     }
 
 
-def _millimetres(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    return np.clip(np.rint(depth_m * np.float32(1 / MILLIMETRE_M)), 0, 65535).astype(np.uint16)
+def _millimeters(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    return np.clip(np.rint(depth_m * np.float32(1 / MILLIMETER_M)), 0, 65535).astype(np.uint16)
 
 
 def _list_file(ids: range) -> str:

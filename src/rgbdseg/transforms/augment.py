@@ -14,15 +14,17 @@ from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.sample import RASTERS, RGBDSample
 from rgbdseg.transforms.hsv import change_hsv
 from rgbdseg.transforms.spatial import (
-    crop,
     flip_horizontal,
-    resize,
+    resize_and_crop,
     resize_raster,
     rotate,
     rotate_raster,
-    rotation_centre,
+    rotation_center,
     scaled_size,
 )
+
+BLUR_DEVIATION = 0.8
+"""Of the Gaussian over 3x3 pixels, what torchvision and OpenCV take for this size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Moves:
     rotation_degrees: counter-clockwise, or None.  flip: mirror left and right.  scaled: (height, width) after scaling.
     top, left, height, width: the window cut from the scaled sample.
     color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
-    hsv: factors of hue and saturation and the shift of value in grey levels, see `change_hsv`; None as above.
+    hsv: factors of hue and saturation and the shifts of value and saturation, see `change_hsv`; None as above.
+    blur: blur RGB, last of all.
     """
 
     rotation_degrees: float | None
@@ -43,19 +46,22 @@ class Moves:
     height: int
     width: int
     color: tuple[float | None, float | None, float | None, float | None]
-    hsv: tuple[float | None, float | None, float | None]
+    hsv: tuple[float | None, float | None, float | None, float | None]
+    blur: bool = False
 
     @property
     def changes_colors(self) -> bool:
         """Whether RGB becomes another than the pixels that were moved."""
-        return any(amount is not None for amount in (*self.color, *self.hsv))
+        return self.blur or any(amount is not None for amount in (*self.color, *self.hsv))
 
 
 def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.Generator) -> Moves:
     """Draw the moves of a sample whose margin is already cut off.
 
     An option that is off draws no number, so that the moves of a run do not depend on options it does not use.
-    Raises DataError for a sample without labels when crops are centered on classes.
+
+    Raises:
+        DataError: for a sample without labels when crops are centered on classes.
     """
     flip = _uniform(generator) < config.flip_probability
     scaled = scaled_size(sample.size, _draw_scale(config, generator))
@@ -71,24 +77,21 @@ def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.
         left,
         height,
         width,
-        color=(
-            _draw_factor(config.brightness, generator),
-            _draw_factor(config.contrast, generator),
-            _draw_factor(config.saturation, generator),
-            _draw_shift(config.hue, generator),
-        ),
+        color=_draw_color(config, generator),
         hsv=(
             _draw_factor(config.hsv_hue_factor, generator),
             _draw_factor(config.hsv_saturation_factor, generator),
             _draw_shift(config.hsv_value_shift, generator),
+            _draw_shift(config.hsv_saturation_shift, generator),
         ),
+        blur=config.blur_probability > 0 and _uniform(generator) < config.blur_probability,
     )
 
 
 def draw_class_pixel(label: Tensor, generator: torch.Generator) -> tuple[int, int] | None:
     """Draw one of the classes of ``label``, uint8 (1, H, W), and one of its pixels, each with equal probability.
 
-    Returns its (row, column), or None when no pixel is labelled.
+    Returns its (row, column), or None when no pixel is labeled.
     """
     values = label.flatten()
     present = torch.bincount(values, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].nonzero()
@@ -105,7 +108,7 @@ def apply_moves(sample: RGBDSample, moves: Moves) -> RGBDSample:
         sample = rotate(sample, moves.rotation_degrees)
     if moves.flip:
         sample = flip_horizontal(sample)
-    sample = crop(resize(sample, moves.scaled), moves.top, moves.left, moves.height, moves.width)
+    sample = resize_and_crop(sample, moves.scaled, moves.top, moves.left, (moves.height, moves.width))
     return sample.replace(rgb=change_colors(sample.rgb, moves)) if moves.changes_colors else sample
 
 
@@ -115,7 +118,9 @@ def change_colors(rgb: Tensor, moves: Moves) -> Tensor:
     for amount, adjust in zip(moves.color, adjustments, strict=True):
         if amount is not None:
             rgb = adjust(rgb, amount)
-    return rgb if moves.hsv == (None, None, None) else change_hsv(rgb, *moves.hsv)
+    if moves.hsv != (None, None, None, None):
+        rgb = change_hsv(rgb, *moves.hsv)
+    return tvf.gaussian_blur(rgb, [3, 3], [BLUR_DEVIATION]) if moves.blur else rgb
 
 
 def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled: tuple[int, int]) -> Tensor:
@@ -127,7 +132,7 @@ def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled:
             "(augmentation.crop_position class); load labels, or use the position 'anywhere'"
         )
     if rotation is not None:
-        label = rotate_raster(label, "label", rotation, rotation_centre(sample))
+        label = rotate_raster(label, "label", rotation, rotation_center(sample))
     if flip:
         label = label.flip(-1)
     return resize_raster(label, scaled, RASTERS["label"].interpolation)
@@ -150,6 +155,20 @@ def _draw_scale(config: AugmentationConfig, generator: torch.Generator) -> float
         return config.scales[_integer(generator, len(config.scales))]
     lowest, highest = config.scale_range
     return lowest + (highest - lowest) * _uniform(generator)
+
+
+def _draw_color(
+    config: AugmentationConfig, generator: torch.Generator
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """Draw factors of brightness, contrast and saturation and the shift of hue, or none of them."""
+    if config.color_probability < 1 and _uniform(generator) >= config.color_probability:
+        return (None, None, None, None)
+    return (
+        _draw_factor(config.brightness, generator),
+        _draw_factor(config.contrast, generator),
+        _draw_factor(config.saturation, generator),
+        _draw_shift(config.hue, generator),
+    )
 
 
 def _draw_factor(amount: float, generator: torch.Generator) -> float | None:

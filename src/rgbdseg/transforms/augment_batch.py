@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.errors import DataError
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample, move_tensors
 from rgbdseg.transforms.augment import Moves, change_colors
@@ -28,9 +28,14 @@ from rgbdseg.transforms.spatial import fixed_point_taps, linear_taps
 class Taps:
     """Where each row (or column) of the result comes from.
 
-    low, high: int64 (B, n), the two source positions.  weight_low, weight_high: int32 (B, n), 11-bit weights.
-    fraction: float32 (B, n), the weight of ``high``, for rasters that are not of whole numbers.
-    nearest: int64 (B, n), the source of rasters that are not interpolated.  inside: bool (B, n), False in the border.
+    Args:
+        low: int64 (B, n), the two source positions.
+        high: int64 (B, n), the two source positions.
+        weight_low: int32 (B, n), 11-bit weights.
+        weight_high: int32 (B, n), 11-bit weights.
+        fraction: float32 (B, n), the weight of ``high``, for rasters that are not of whole numbers.
+        nearest: int64 (B, n), the source of rasters that are not interpolated.
+        inside: bool (B, n), False in the border.
     """
 
     low: Tensor
@@ -46,10 +51,14 @@ class Taps:
 class FrameBatch:
     """Whole physical frames and what is to happen to them.
 
-    rasters: each (B, C, H, W) by name; smaller frames are filled up below and on the right, which is never read.
-    rows, columns: see `Taps`.  camera: float32 (B, 4) of the result, or None.
-    reading_ranges: by raster, float32 (B, 2), see `RGBDSample`.
-    moves, placements: one per sample; the placement is that of the scaled frame in the result.
+    Args:
+        rasters: each (B, C, H, W) by name; smaller frames are filled up below and on the right, which is never read.
+        rows: see `Taps`.
+        columns: see `Taps`.
+        camera: float32 (B, 4) of the result, or None.
+        reading_ranges: by raster, float32 (B, 2), see `RGBDSample`.
+        moves: one per sample; the placement is that of the scaled frame in the result.
+        placements: one per sample; the placement is that of the scaled frame in the result.
     """
 
     rasters: dict[str, Tensor]
@@ -71,9 +80,16 @@ class FrameBatch:
 
 
 def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, int], needs_camera: bool) -> FrameBatch:
-    """Stack whole frames, less their margin, with their moves.  size: (height, width) that every crop is centered in.
+    """Stack whole frames, less their margin, with their moves.
 
-    Raises DataError for samples that do not hold the same rasters, or lack a camera that is needed.
+    Args:
+        drawn: samples with what was drawn for each.
+        size: (height, width) that every crop is centered in.
+        needs_camera: whether the model asks for one.
+
+    Raises:
+        DataError: for samples that do not hold the same rasters, or lack a camera that is needed.
+        UsageError: for moves that rotate.
     """
     samples, moves = zip(*drawn, strict=True)
     names = [name for name, _ in samples[0].rasters()]
@@ -82,7 +98,8 @@ def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, i
             raise DataError(f"sample '{sample.sample_id}' does not hold the rasters of the others: {', '.join(names)}")
         if needs_camera and sample.camera is None:
             raise missing_camera(sample.sample_id)
-    assert all(m.rotation_degrees is None for m in moves), "refused by AugmentationConfig"
+    if any(move.rotation_degrees is not None for move in moves):
+        raise UsageError("samples of a batch cannot be rotated; rotate each one, with on_device=False")
     placements = tuple(Placement.centered((m.height, m.width), size, m.top, m.left) for m in moves)
     cameras = [_camera(s, m, place) for s, m, place in zip(samples, moves, placements, strict=True)]
     return FrameBatch(
@@ -109,8 +126,11 @@ def collect_frames(drawn: Sequence[tuple[RGBDSample, Moves]], size: tuple[int, i
 def augment_frames(frames: FrameBatch, spec: InputSpec, with_depth: bool = False) -> RGBDBatch:
     """Return the augmented, normalized batch: what `apply_moves` and `pack` make of each, up to rounding of floats.
 
-    with_depth: also carry depth_m, as a training target.
-    Raises DataError when a raster is missing that the model needs, or the size does not suit it.
+    Args:
+        with_depth: also carry depth_m, as a training target.
+
+    Raises:
+        DataError: when a raster is missing that the model needs, or the size does not suit it.
     """
     rows, columns = frames.rows, frames.columns
     height, width = rows.low.shape[1], columns.low.shape[1]
@@ -179,7 +199,7 @@ def _gather(raster: Tensor, position: Tensor, dim: int) -> Tensor:
 def _change_colors(rgb: Tensor, frames: FrameBatch) -> Tensor:
     for image, moves, placement in zip(rgb, frames.moves, frames.placements, strict=True):
         if moves.changes_colors:
-            # The border must not count in the mean grey level that contrast turns on.
+            # The border must not count in the mean gray level that contrast turns on.
             window = placement.uncover(image)
             window.copy_(change_colors(window.clone(), moves))
     return rgb

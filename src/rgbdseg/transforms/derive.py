@@ -17,7 +17,10 @@ def with_hha(sample: RGBDSample, parameters: HHAParameters = INDOOR) -> RGBDSamp
     """Return the sample with HHA computed from its depth, camera and, where present, raw depth.
 
     A sample that already has HHA is returned as it is.  The whole frame is needed: computed from a crop, gravity and
-    the height of the floor would be those of the crop.  Raises DataError when depth or camera is missing.
+    the height of the floor would be those of the crop.
+
+    Raises:
+        DataError: when depth or camera is missing.
     """
     if sample.hha is not None:
         return sample
@@ -28,19 +31,23 @@ def with_hha(sample: RGBDSample, parameters: HHAParameters = INDOOR) -> RGBDSamp
             f"sample '{sample.sample_id}' has no camera, which HHA is computed with; "
             "give the intrinsics fx,fy,cx,cy in pixels"
         )
+    # GPUs of Macs have no float64.
+    place = "cpu" if sample.depth_m.device.type == "mps" else sample.depth_m.device
     hha = encode_hha(
-        sample.depth_m[None],
+        sample.depth_m[None].to(place),
         torch.tensor([sample.camera.as_tuple()], dtype=torch.float64),
-        raw_depth_m=None if sample.raw_depth_m is None else sample.raw_depth_m[None],
+        raw_depth_m=None if sample.raw_depth_m is None else sample.raw_depth_m[None].to(place),
         parameters=parameters,
     )
-    return sample.replace(hha=hha[0])
+    return sample.replace(hha=hha[0].to(sample.depth_m.device))
 
 
 def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> RGBDSample:
     """Return the sample with noise, independent for every pixel and channel and uniform over 0 to 255.
 
-    generator: draws it, for training; None gives the noise that belongs to the sample's id and size, for evaluation.
+    Args:
+        generator: draws it, for training; None gives the noise that belongs to the sample's id and size, for
+            evaluation.
     """
     if generator is None:
         digest = hashlib.sha256(sample.sample_id.encode()).digest()
@@ -52,7 +59,8 @@ def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> 
 def with_derived(sample: RGBDSample, spec: InputSpec, generator: torch.Generator | None = None) -> RGBDSample:
     """Return a whole frame with what a model's streams need that its files do not hold: noise, ranges of readings.
 
-    generator: see `with_noise`.
+    Args:
+        generator: see `with_noise`.
     """
     if "noise" in spec.rasters and sample.noise is None:
         sample = with_noise(sample, generator)

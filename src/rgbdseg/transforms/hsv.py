@@ -1,4 +1,4 @@
-"""Colours as hue, saturation and value, for changes that are published in these terms."""
+"""Colors as hue, saturation and value, for changes that are published in these terms."""
 
 from __future__ import annotations
 
@@ -6,26 +6,39 @@ import torch
 from torch import Tensor
 
 
-def change_hsv(rgb: Tensor, hue_factor: float | None, saturation_factor: float | None, shift: float | None) -> Tensor:
-    """Multiply hue and saturation and add to the value of RGB images, uint8 (..., 3, H, W); None leaves that one alone.
+def change_hsv(
+    rgb: Tensor,
+    hue_factor: float | None = None,
+    saturation_factor: float | None = None,
+    value_shift: float | None = None,
+    saturation_shift: float | None = None,
+) -> Tensor:
+    """Change hue, saturation and value of RGB images; None leaves that one alone.
 
-    hue_factor: of the hue as 0 to 1 turns counted from red, so that red stays and violet moves most; cut off at 1.
-    saturation_factor: of the saturation; cut off at 1.  shift: grey levels added to the value; cut off at 0 and 255.
+    Args:
+        rgb: uint8 (..., 3, H, W).
+        hue_factor: of the hue as 0 to 1 turns counted from red, so that red stays and violet moves most; cut off at 1.
+        saturation_factor: of the saturation; cut off at 1.
+        value_shift: gray levels added to the value; cut off at 0 and 255.
+        saturation_shift: 255ths added to the saturation, after the factor; cut off at 0 and 1.  Gray becomes reddish,
+            as its hue is 0.
     """
     hue, saturation, value = rgb_to_hsv(rgb.float())
     if hue_factor is not None:
         hue = (hue * hue_factor).clamp_(max=1)
     if saturation_factor is not None:
         saturation = (saturation * saturation_factor).clamp_(max=1)
-    if shift is not None:
-        value = (value + shift).clamp_(0, 255)
+    if saturation_shift is not None:
+        saturation = (saturation + saturation_shift / 255).clamp_(0, 1)
+    if value_shift is not None:
+        value = (value + value_shift).clamp_(0, 255)
     return hsv_to_rgb(hue, saturation, value).round_().to(torch.uint8)
 
 
 def rgb_to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return hue in turns [0, 1], saturation [0, 1] and value of float (..., 3, H, W), each (..., H, W).
 
-    The value is on the scale of the input; grey has hue 0, black also saturation 0.
+    The value is on the scale of the input; gray has hue 0, black also saturation 0.
     """
     red, green, blue = rgb.unbind(-3)
     value, lowest = rgb.amax(-3), rgb.amin(-3)

@@ -42,6 +42,8 @@ def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = Non
         values = values.masked_fill(missing, stream.missing)
     if stream.stretch == "image":
         values = _stretched(values, reading_range)
+        if stream.tone == "greys_r":
+            values = _greys_r(values)
     if stream.channel_order == "reversed":
         values = values.flip(-3)
     if stream.divide_by != 1:
@@ -128,6 +130,21 @@ def _stretched(values: Tensor, reading_range: Tensor | None) -> Tensor:
     lowest, highest = reading_range[..., 0, None, None, None], reading_range[..., 1, None, None, None]
     span = (highest - lowest).clamp_min(torch.finfo(torch.float32).tiny)
     return ((values - lowest) / span).clamp(0, 1) * 255
+
+
+_GREYS = (0, 37, 82, 115, 150, 189, 217, 240, 255)
+"""Gray levels of ColorBrewer's Greys from black on, evenly spaced, as matplotlib's reversed map has them."""
+
+
+def _greys_r(values: Tensor) -> Tensor:
+    """Return the gray level that matplotlib's Greys_r paints a value of 0..255 with: one of 256 steps, cut to whole."""
+    # Each of the steps lies between two of the nine levels; what is above its last whole gray level is cut off.
+    positions = torch.arange(256, dtype=torch.float64) * (len(_GREYS) - 1) / 255
+    low = positions.long().clamp_max(len(_GREYS) - 2)
+    levels = torch.tensor(_GREYS, dtype=torch.float64)
+    table = (levels[low] + (positions - low) * (levels[low + 1] - levels[low])).long()
+    steps = (values * (256 / 255)).long().clamp(0, 255)
+    return table.to(values.dtype).to(values.device)[steps]
 
 
 def _placed_image(stream: Stream, sample: RGBDSample, placement: Placement) -> Tensor:

@@ -14,34 +14,70 @@ from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
 from rgbdseg.transforms.placement import Placement
 
+Area = tuple[slice, slice]
+"""Rows and columns, both with start and stop."""
 
-def resize_raster(raster: Tensor, size: tuple[int, int], interpolation: Literal["bilinear", "nearest"]) -> Tensor:
-    """Resize (..., C, H, W) to ``size`` (height, width); no antialiasing, the dtype is kept.
 
-    Bilinear has half-pixel centres; for uint8 it gives the very grey levels of OpenCV's fixed-point resize, with which
+def resize_raster(
+    raster: Tensor,
+    size: tuple[int, int],
+    interpolation: Literal["bilinear", "nearest"],
+    scale: float | None = None,
+    area: Area | None = None,
+) -> Tensor:
+    """Resize a raster without antialiasing; its dtype is kept.
+
+    Bilinear has half-pixel centers; for uint8 it gives the very gray levels of OpenCV's fixed-point resize, with which
     the published loaders and evaluators work.  Nearest takes the source floor(x / scale), as they do.
+
+    Args:
+        raster: (..., C, H, W).
+        size: (height, width) of the result.
+        interpolation: rule of the raster.
+        scale: pixels of the result are 1 / scale of the raster's apart on both axes, as OpenCV samples when it is given
+            factors instead of a size; None puts them source / target apart.
+        area: of the result, which is all that is returned, and computed where the rule lets it; None for all of it.
     """
-    if tuple(raster.shape[-2:]) == size:
-        return raster
+    if tuple(raster.shape[-2:]) == size and scale in (None, 1):
+        return raster if area is None else raster[..., area[0], area[1]]
     if interpolation == "nearest":
         for dim, length in ((-2, size[0]), (-1, size[1])):
-            # Whole numbers, since x / scale in float32 falls below some whole numbers that it should reach.
-            source = torch.arange(length, device=raster.device) * raster.shape[dim] // length
-            raster = raster.index_select(dim, source)
+            sources = _nearest_sources(raster.shape[dim], length, scale)
+            raster = raster.index_select(dim, (sources if area is None else sources[area[dim]]).to(raster.device))
         return raster
     if raster.dtype == torch.uint8:
-        return _resize_uint8(raster, size)
-    return tvf.resize(raster, list(size), InterpolationMode.BILINEAR, antialias=False)
+        return _resize_uint8(raster, size, scale, area)
+    if area is not None:
+        return resize_raster(raster, size, interpolation, scale)[..., area[0], area[1]]
+    if scale is None:
+        return tvf.resize(raster, list(size), InterpolationMode.BILINEAR, antialias=False)
+    for dim, length in ((-1, size[1]), (-2, size[0])):
+        low, high, fraction = linear_taps(raster.shape[dim], length, raster.device, scale)
+        weight = fraction[:, None] if dim == -2 else fraction
+        raster = torch.lerp(raster.index_select(dim, low), raster.index_select(dim, high), weight.to(raster.dtype))
+    return raster
 
 
-def linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _nearest_sources(source: int, target: int, scale: float | None) -> Tensor:
+    positions = torch.arange(target)
+    if scale is None:
+        # Whole numbers, since x / scale in float32 falls below some whole numbers that it should reach.
+        return positions * source // target
+    return (positions.double() * (1 / scale)).long().clamp_max(source - 1)
+
+
+def linear_taps(
+    source: int, target: int, device: torch.device, scale: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the two source positions and the second one's weight for each of ``target`` positions along one axis.
 
-    Half-pixel centres, no antialiasing; both positions are the border itself outside the outermost centres.
+    Half-pixel centers, no antialiasing; both positions are the border itself outside the outermost centers.
+    scale: positions are 1 / scale apart; None for source / target.
     low, high: int64 (target,).  fraction: float32 (target,) in [0, 1).
     """
+    step = source / target if scale is None else 1 / scale
     # float64 on the CPU, so that every device takes the same positions.
-    position = (torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    position = (torch.arange(target, dtype=torch.float64) + 0.5) * step - 0.5
     below = position.floor()
     low = below.long()
     fraction = (position - below).float()
@@ -52,33 +88,65 @@ def linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor,
     )
 
 
-def _resize_uint8(raster: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_uint8(
+    raster: Tensor, size: tuple[int, int], scale: float | None = None, area: Area | None = None
+) -> Tensor:
     """Bilinear in OpenCV's fixed point: 11-bit weights, 4 bits dropped after the columns, 16 + 2 after the rows."""
-    low, high, weight_low, weight_high = fixed_point_taps(raster.shape[-1], size[1], raster.device)
+    row_taps = fixed_point_taps(raster.shape[-2], size[0], raster.device, scale)
+    column_taps = fixed_point_taps(raster.shape[-1], size[1], raster.device, scale)
+    if area is not None:
+        rows_seen, row_taps = _seen_by(row_taps, area[0])
+        columns_seen, column_taps = _seen_by(column_taps, area[1])
+        raster = raster[..., rows_seen, columns_seen]
+    low, high, weight_low, weight_high = column_taps
     wide = raster.int()
     rows = wide.index_select(-1, low).mul_(weight_low).add_(wide.index_select(-1, high).mul_(weight_high))
     rows = rows.bitwise_right_shift_(4)
-    low, high, weight_low, weight_high = fixed_point_taps(raster.shape[-2], size[0], raster.device)
+    low, high, weight_low, weight_high = row_taps
     upper = rows.index_select(-2, low).mul_(weight_low[:, None]).bitwise_right_shift_(16)
     lower = rows.index_select(-2, high).mul_(weight_high[:, None]).bitwise_right_shift_(16)
     return upper.add_(lower).add_(2).bitwise_right_shift_(2).to(torch.uint8)
 
 
-def fixed_point_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+FixedPointTaps = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _seen_by(taps: FixedPointTaps, part: slice) -> tuple[slice, FixedPointTaps]:
+    """Return what a part of the result shows of the source, and the taps of that part, counted from there."""
+    low, high, weight_low, weight_high = (values[part] for values in taps)
+    first = int(low[0])
+    return slice(first, int(high[-1]) + 1), (low - first, high - first, weight_low, weight_high)
+
+
+def fixed_point_taps(source: int, target: int, device: torch.device, scale: float | None = None) -> FixedPointTaps:
     """Return `linear_taps` with both weights as whole numbers of 11 bits, int32 (target,)."""
-    low, high, fraction = linear_taps(source, target, device)
+    low, high, fraction = linear_taps(source, target, device, scale)
     return low, high, (2048 * (1 - fraction)).round_().int(), (2048 * fraction).round_().int()
 
 
-def resize(sample: RGBDSample, size: tuple[int, int]) -> RGBDSample:
-    """Resize all rasters to ``size`` (height, width)."""
-    if sample.size == size:
+def resize(sample: RGBDSample, size: tuple[int, int], scale: float | None = None) -> RGBDSample:
+    """Resize all rasters to ``size`` (height, width); see `resize_raster` for ``scale``."""
+    if sample.size == size and scale in (None, 1):
         return sample
     changes: dict[str, object] = {
-        name: resize_raster(raster, size, RASTERS[name].interpolation) for name, raster in sample.rasters()
+        name: resize_raster(raster, size, RASTERS[name].interpolation, scale) for name, raster in sample.rasters()
     }
     if sample.camera is not None:
-        changes["camera"] = sample.camera.resized(sample.size, size)
+        camera = sample.camera
+        changes["camera"] = camera.resized(sample.size, size) if scale is None else camera.scaled(scale, scale)
+    return sample.replace(**changes)
+
+
+def resize_and_crop(
+    sample: RGBDSample, size: tuple[int, int], top: int, left: int, extent: tuple[int, int]
+) -> RGBDSample:
+    """Return `crop` of `resize`, (height, width) being ``extent``; what the crop does not show is not computed."""
+    area = slice(top, top + extent[0]), slice(left, left + extent[1])
+    changes: dict[str, object] = {
+        name: resize_raster(raster, size, RASTERS[name].interpolation, area=area) for name, raster in sample.rasters()
+    }
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.resized(sample.size, size).cropped(top, left)
     return sample.replace(**changes)
 
 
@@ -99,32 +167,32 @@ def flip_horizontal(sample: RGBDSample) -> RGBDSample:
 
 
 def rotate(sample: RGBDSample, degrees: float) -> RGBDSample:
-    """Turn counter-clockwise about `rotation_centre`; the size stays, and what comes in from outside is filled.
+    """Turn counter-clockwise about `rotation_center`; the size stays, and what comes in from outside is filled.
 
     Turned about the optical axis, z-depth and the camera remain right where both focal lengths are equal; otherwise
     rays are off by the sine of the angle times the relative difference of the two.  HHA moves like an image: what its
     values say of gravity does not depend on how the camera is held.
     """
-    centre = rotation_centre(sample)
-    return sample.replace(**{name: rotate_raster(raster, name, degrees, centre) for name, raster in sample.rasters()})
+    center = rotation_center(sample)
+    return sample.replace(**{name: rotate_raster(raster, name, degrees, center) for name, raster in sample.rasters()})
 
 
-def rotation_centre(sample: RGBDSample) -> tuple[float, float]:
-    """Return (x, y) of the principal point, or of the image's centre without a camera, in pixels counted from 0."""
+def rotation_center(sample: RGBDSample) -> tuple[float, float]:
+    """Return (x, y) of the principal point, or of the image's center without a camera, in pixels counted from 0."""
     if sample.camera is not None:
         return sample.camera.cx, sample.camera.cy
     return (sample.size[1] - 1) / 2, (sample.size[0] - 1) / 2
 
 
-def rotate_raster(raster: Tensor, name: str, degrees: float, centre: tuple[float, float]) -> Tensor:
-    """Turn the raster ``name`` (C, H, W) counter-clockwise about ``centre``, (x, y), by its rule."""
+def rotate_raster(raster: Tensor, name: str, degrees: float, center: tuple[float, float]) -> Tensor:
+    """Turn the raster ``name`` (C, H, W) counter-clockwise about ``center``, (x, y), by its rule."""
     rule = RASTERS[name]
     return tvf.rotate(
         raster,
         degrees,
         InterpolationMode(rule.interpolation),
-        # torchvision counts from the outer border of the image, not from the centre of its first pixel.
-        center=[centre[0] + 0.5, centre[1] + 0.5],
+        # torchvision counts from the outer border of the image, not from the center of its first pixel.
+        center=[center[0] + 0.5, center[1] + 0.5],
         fill=rule.fill,
     )
 
@@ -146,10 +214,16 @@ def flip_batch(batch: RGBDBatch) -> RGBDBatch:
 
 
 def crop(sample: RGBDSample, top: int, left: int, height: int, width: int) -> RGBDSample:
-    """Cut out rows top..top+height and columns left..left+width; the area must lie inside the sample."""
+    """Cut out rows top..top+height and columns left..left+width.
+
+    Raises:
+        DataError: where the area does not lie inside the sample.
+    """
     rows, columns = sample.size
-    assert 0 <= top <= top + height <= rows, (top, height, rows)
-    assert 0 <= left <= left + width <= columns, (left, width, columns)
+    if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
+        raise DataError(
+            f"rows {top}..{top + height} and columns {left}..{left + width} do not lie inside a {rows}x{columns} image"
+        )
     return place(sample, Placement.centered((height, width), (height, width), top, left))
 
 

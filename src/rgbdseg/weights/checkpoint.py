@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from rgbdseg.errors import CheckpointError
+from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.files import WriteError, atomic_path
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.labels import LabelSet
+from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
+from rgbdseg.reading import parse_json, require_file
 from rgbdseg.weights.building import without_first_values
 from rgbdseg.weights.compare import compare_weights
 from rgbdseg.weights.earlier_options import current_options
-from rgbdseg.weights.files import load_safetensors_file, load_torch_file
+from rgbdseg.weights.files import load_safetensors_file, load_torch_file, save_safetensors_file
 
 FACTS_KEY = "rgbdseg"
 FACTS_FORMAT = 2
@@ -42,6 +42,8 @@ class ModelFacts:
         dataset: name of the dataset it was trained on.
         hha: parameters of the HHA encoding of its input, or None.
         config: the resolved training config as plain values, or None for converted checkpoints.
+        label_values: numbers of the classes in the label files it was trained on, or None where they are not known.
+        image_size: (height, width) of the images it was trained on, None where the file does not say.
     """
 
     model_name: str
@@ -51,6 +53,8 @@ class ModelFacts:
     dataset: str = ""
     hha: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
+    label_values: LabelValues | None = None
+    image_size: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON or a checkpoint."""
@@ -63,29 +67,47 @@ class ModelFacts:
             "dataset": self.dataset,
             "hha": self.hha,
             "config": self.config,
+            **({} if self.label_values is None else {"label_values": self.label_values.to_dict()}),
+            "image_size": None if self.image_size is None else list(self.image_size),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelFacts:
-        """Rebuild from `to_dict`, of this version or of 0.1; raises CheckpointError for another format."""
+        """Rebuild from `to_dict`, of this version or of 0.1; raises CheckpointError for anything else."""
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"checkpoint facts are {values!r:.80}; expected a mapping")
         if values.get("format") not in (1, FACTS_FORMAT):
             raise CheckpointError(
                 f"checkpoint facts have format {values.get('format')!r}; this version reads up to {FACTS_FORMAT}; "
                 "upgrade rgbdseg"
             )
         try:
+            json.dumps(values)  # a .ckpt could hold tensors and loops in the place of plain values
             name, options = str(values["model_name"]), dict(values["model_options"])
+            hha, config = values.get("hha"), values.get("config")
+            if not all(part is None or isinstance(part, dict) for part in (hha, config)):
+                raise TypeError("hha and config are mappings, or null")
             return cls(
                 model_name=name,
                 model_options=current_options(name, options) if values["format"] == 1 else options,
                 input_spec=InputSpec.from_dict(values["input_spec"]),
                 label_set=LabelSet.from_dict(values["label_set"]),
                 dataset=str(values.get("dataset", "")),
-                hha=values.get("hha"),
-                config=values.get("config"),
+                hha=hha,
+                config=config,
+                label_values=LabelValues.from_dict(stored) if (stored := values.get("label_values")) else None,
+                image_size=_image_size(values.get("image_size")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"checkpoint facts are not understood: {error!r}") from None
+
+
+def _image_size(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise ValueError(f"image_size {value!r}")
+    return (value[0], value[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +179,15 @@ def load_bundle(path: str | Path) -> ModelBundle:
     """
     stored = read_stored_model(path)
     facts = stored.facts
-    with without_first_values():
-        model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
+    try:
+        with without_first_values():
+            model = create_model(facts.model_name, num_classes=len(facts.label_set), **facts.model_options)
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (RuntimeError, MemoryError, TypeError, ValueError, ArithmeticError, LookupError, AssertionError) as error:
+        raise CheckpointError(
+            f"{path}: {facts.model_name} cannot be built with the options {facts.model_options!r:.200}: {error}"
+        ) from error
     load_exactly(model, stored.state, stored.path)
     # The stored spec wins over the code's own, so a later change of a family's defaults cannot change old checkpoints.
     model.input_spec = _stored_spec(model.input_spec, facts.input_spec, stored.path)
@@ -180,19 +209,16 @@ def read_stored_model(path: str | Path) -> StoredModel:
         )
     read = _read_safetensors if file.suffix == ".safetensors" else _read_lightning
     raw_facts, state, progress = read(file)
-    return StoredModel(ModelFacts.from_dict(raw_facts), state, file, progress.get("epoch"), progress.get("iteration"))
+    try:
+        facts = ModelFacts.from_dict(raw_facts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    return StoredModel(facts, state, file, _count(progress, "epoch"), _count(progress, "iteration"))
 
 
 def save_bundle(bundle_facts: ModelFacts, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Write weights and facts as .safetensors, atomically."""
-    metadata = {FACTS_KEY: json.dumps(bundle_facts.to_dict())}
-    # Tied tensors are written once per name: the format does not store shared memory.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise WriteError(f"cannot write {path}: {error}") from error
+    save_safetensors_file(state, path, {FACTS_KEY: json.dumps(bundle_facts.to_dict())})
 
 
 def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -212,23 +238,30 @@ def _stored_spec(own: InputSpec, stored: InputSpec, path: Path) -> InputSpec:
     return dataclasses.replace(stored, streams=tuple(stored.stream(name) for name in own.names))
 
 
-def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], dict[str, int]]:
+def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, int]]:
     values = load_torch(path)
     if FACTS_KEY not in values or "state_dict" not in values:
         raise CheckpointError(
             f"{path} is not a checkpoint of rgbdseg (it has {', '.join(sorted(map(str, values))[:5]) or 'no keys'}); "
             "a published file must be converted first: rgbdseg convert, or load_published and save_bundle"
         )
+    stored, facts = values["state_dict"], values[FACTS_KEY]
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items()
+    ):
+        raise CheckpointError(f"{path}: its state_dict is no mapping from names to tensors; the file is damaged")
     state = {
-        name.removeprefix(STATE_PREFIX): tensor
-        for name, tensor in values["state_dict"].items()
-        if name.startswith(STATE_PREFIX)
+        name.removeprefix(STATE_PREFIX): tensor for name, tensor in stored.items() if name.startswith(STATE_PREFIX)
     }
-    facts: Mapping[str, Any] = values[FACTS_KEY]
-    return facts, state, dict(facts.get("progress", {}))
+    return facts, state, facts.get("progress", {}) if isinstance(facts, Mapping) else {}
 
 
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], dict[str, int]]:
+def _count(progress: object, key: str) -> int | None:
+    value = progress.get(key) if isinstance(progress, Mapping) else None
+    return value if type(value) is int and value >= 0 else None
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, int]]:
     _require_file(path)
     state = load_safetensors_file(path)
     with safe_open(path, framework="pt") as file:
@@ -237,14 +270,10 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tenso
         raise CheckpointError(
             f"{path} has weights but does not say of which model; write it with save_bundle or rgbdseg convert"
         )
-    try:
-        return json.loads(metadata[FACTS_KEY]), state, {}
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: model facts are damaged: {error}") from None
+    return parse_json(metadata[FACTS_KEY], f"{path}: the text with the facts of the model", CheckpointError), state, {}
 
 
 def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; expected a checkpoint file")
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
+    require_file(path, CheckpointError)

@@ -64,7 +64,8 @@ def push(
 def pull(repository: str, endpoint: str | None = None) -> Path:
     """Return the checkpoint of a repository, downloading it where it is not in the cache yet.
 
-    Raises CheckpointError where there is none, or the hub is not reached.
+    Raises:
+        CheckpointError: where there is none, or the hub is not reached.
     """
     repository = repository.removeprefix(HUB_PREFIX)
     _check_repository(repository)

@@ -1,4 +1,4 @@
-"""Loading checkpoints in the layout of the originally published code; each family file holds its layout."""
+"""Checkpoints in the layout of the originally published code; each family file holds its layout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rgbdseg.errors import CheckpointError
+from rgbdseg.errors import CheckpointError, UsageError
+from rgbdseg.files import atomic_path
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
 from rgbdseg.weights.compare import Comparison, compare_weights
-from rgbdseg.weights.files import read_state_dict
+from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
 
 
 def load_published(model: SegmentationModel, source: str | Path | Mapping[str, Any]) -> None:
@@ -21,8 +22,9 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
 
     Args:
         model: of a family with a layout.
-        source: a ``.pth`` or ``.safetensors`` file or a mapping; the weights directly or under ``model`` or
-            ``state_dict``, with or without the prefix ``module.``.  Files are read without running code from them.
+        source: a ``.pth`` or ``.safetensors`` file or a mapping; the weights directly or under a key of
+            `rgbdseg.weights.files.WRAPPERS`, with or without prefixes such as ``module.`` and ``model.``.  Files are
+            read without running code from them.
             Counters of batches may be absent.
 
     Raises:
@@ -32,7 +34,7 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     """
     layout = _layout(model)
     own = model.state_dict(keep_vars=True)  # entries of a shared module are then the same object
-    content = read_state_dict(source)
+    content = _without_owner(read_state_dict(source), layout, own)
     stored = {layout.spelling(key): value for key, value in content.items() if not layout.is_unused(key)}
     published = {key: layout.read(key, value) for key, value in stored.items()}
     names = {name: layout.key(name) for name in own}
@@ -53,6 +55,17 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     model.load_state_dict(ours)
 
 
+_OWNERS = ("model.", "net.", "network.", "module.", "_orig_mod.")
+"""What names begin with when the trained module held the network as a part."""
+
+
+def _without_owner(content: dict[str, Tensor], layout: Layout, own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict without the name of the module that held the network, unless the layout has such names."""
+    published = [layout.key(name) for name in own]
+    prefixes = [prefix for prefix in _OWNERS if not all(key.startswith(prefix) for key in published)]
+    return without_prefixes(content, prefixes)
+
+
 def to_published(model: SegmentationModel) -> dict[str, Tensor]:
     """Return the state dict of ``model`` in the layout of the published code (tensors are not copied where they agree).
 
@@ -62,6 +75,35 @@ def to_published(model: SegmentationModel) -> dict[str, Tensor]:
     layout = _layout(model)
     named = {layout.key(name): value for name, value in model.state_dict().items()}
     return {key: layout.write(key, value) for key, value in named.items()}
+
+
+def save_published(model: SegmentationModel, path: str | Path, key: str = "") -> int:
+    """Write the weights of ``model`` as the published code of its family reads them, atomically.
+
+    Args:
+        model: of a family with a layout.
+        path: a ``.pth`` file, or ``.safetensors``.
+        key: what the published code looks the weights up under, such as ``model`` or ``state_dict``; empty: the file
+            holds nothing but weights.
+
+    Returns:
+        int: number of entries.
+
+    Raises:
+        CheckpointError: as `to_published` does.
+        UsageError: for another suffix, and a key in a ``.safetensors`` file, which holds tensors only.
+        WriteError: when the file cannot be written.
+    """
+    state, target = to_published(model), Path(path)
+    if target.suffix == ".safetensors" and not key:
+        save_safetensors_file(state, target, {})
+    elif target.suffix == ".pth":
+        plain = {name: tensor.detach().cpu() for name, tensor in state.items()}
+        with atomic_path(target) as temporary:
+            torch.save({key: plain} if key else plain, temporary)
+    else:
+        raise UsageError(f"{target} with key='{key}': expected a .pth file, or .safetensors without a key")
+    return len(state)
 
 
 def _layout(model: SegmentationModel) -> Layout:

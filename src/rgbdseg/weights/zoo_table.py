@@ -22,8 +22,9 @@ class Url:
 class HubFile:
     """A file of a model repository of the Hugging Face hub.
 
-    file: its path, or the folder that holds it where the file's name is not known.
-    holds: text in the name of the one file to take from that folder, in any case.
+    Args:
+        file: its path, or the folder that holds it where the file's name is not known.
+        holds: text in the name of the one file to take from that folder, in any case.
     """
 
     repository: str
@@ -278,6 +279,7 @@ def _sigma() -> list[ZooEntry]:
             license="MIT",
             recipe=f"sigma-{size}-nyuv2" if dataset == _NYU else "",
             mean_iou=((_UNSAID, number),),
+            note="the authors' number is that of their evaluator: --protocol sigma-released",
         )
         for size, dataset, identity, number in rows
     ]

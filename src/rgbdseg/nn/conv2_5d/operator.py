@@ -129,9 +129,13 @@ class DepthConv2d(nn.Module):
             self.bias.copy_(plain.bias)
 
     def expand_pretrained(self, state: dict[str, Tensor], name: str) -> None:
-        """Replace a plain convolution's entry ``NAME.weight`` in ``state`` by this module's, name: of this module.
+        """Replace a plain convolution's entry ``NAME.weight`` by this module's.
 
         Every kernel gets the weight; what a plain convolution does not have keeps its value.
+
+        Args:
+            state: is changed.
+            name: of this module.
         """
         weight = state.pop(f"{name}.weight", None)
         if weight is None:

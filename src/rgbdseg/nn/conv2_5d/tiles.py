@@ -57,7 +57,12 @@ def sum_dtype(values: Tensor) -> torch.dtype:
 class Block:
     """Some images and channels of the input, padded and ready to be seen through windows.
 
-    x_NcHW: that part of the input.  images, channels: where it lies.  size: (h, w).  rows: of a tile, at most.
+    Args:
+        x_NcHW: that part of the input.
+        images: where it lies.
+        channels: where it lies.
+        size: (h, w).
+        rows: of a tile, at most.
     """
 
     def __init__(
@@ -106,7 +111,11 @@ class Block:
 
 
 class Tile:
-    """The windows of a few output rows of a block: a matrix of c * T rows and Q columns.  width: w."""
+    """The windows of a few output rows of a block: a matrix of c * T rows and Q columns.
+
+    Args:
+        width: w.
+    """
 
     def __init__(self, block: Block, rows: slice, width: int) -> None:
         self.block, self.rows = block, rows

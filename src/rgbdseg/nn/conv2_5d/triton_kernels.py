@@ -207,7 +207,8 @@ def backward(
     if need_weights:
         total_KTOC = _weight_gradient(x, masks, grad, window)
         for index, weight in enumerate(weights):
-            grad_weights[index] = total_KTOC[index].permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
+            # Copied: outputs of an operator must not share memory, and these would be views of the total.
+            grad_weights[index] = total_KTOC[index].permute(1, 2, 0).reshape(weight.shape).to(weight.dtype, copy=True)
     return [grad_x, grad_masks.to(masks_BKThw.dtype), *grad_weights]
 
 

@@ -27,7 +27,12 @@ Grid = tuple[int, int]
 
 
 class QueryPrediction(NamedTuple):
-    """mask_logits: (B, Q, m, n).  class_logits: (B, Q, K + 1), the last one of "no object"."""
+    """What queries predict.
+
+    Args:
+        mask_logits: (B, Q, m, n).
+        class_logits: (B, Q, K + 1), the last one of "no object".
+    """
 
     mask_logits: Tensor
     class_logits: Tensor
@@ -132,8 +137,11 @@ class EoMTHead(nn.Module):
     def anneal(self, step: int, intervals: Sequence[tuple[int, int]]) -> None:
         """Set the share of masks that is kept in each block after ``step`` optimizer steps.
 
-        intervals: for each block with queries the steps from and to which its share falls from 1 to 0.
-        Raises UsageError for another number of intervals.
+        Args:
+            intervals: for each block with queries the steps from and to which its share falls from 1 to 0.
+
+        Raises:
+            UsageError: for another number of intervals.
         """
         if len(intervals) != self.blocks:
             raise UsageError(f"{len(intervals)} intervals to anneal masks in; expected {self.blocks}, one per block")

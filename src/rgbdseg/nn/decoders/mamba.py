@@ -89,7 +89,7 @@ class MambaDecoderOptions:
         states: of every scan.
         blocks: of every level.
         drop_path_rate: in training, the chance of a scan to be left out for an image rises from 0 at the finest level
-            towards this number, which a further level above the coarsest one would reach.
+            toward this number, which a further level above the coarsest one would reach.
     """
 
     states: int = 4

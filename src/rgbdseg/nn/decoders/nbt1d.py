@@ -47,7 +47,12 @@ class NBt1DDecoderOptions:
 
 
 class NBt1DOutput(NamedTuple):
-    """logits: (B, classes, H, W).  side: in training class scores at 1/8, 1/16 and 1/32 of the image, else empty."""
+    """What the decoder gives.
+
+    Args:
+        logits: (B, classes, H, W).
+        side: in training class scores at 1/8, 1/16 and 1/32 of the image, else empty.
+    """
 
     logits: Tensor
     side: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""Time and memory of the neighbour search beside the formulation that holds all coordinate differences (N x N x 3).
+"""Time and memory of the neighbor search beside the formulation that holds all coordinate differences (N x N x 3).
 
 Both are measured in one run; the last line gives the ratios.  Memory is the growth of the process's peak on the CPU,
 each in a process of its own, and that of the allocator on a GPU.
@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rgbdseg.geometry.neighbours import nearest_neighbours
+from rgbdseg.geometry.neighbors import nearest_neighbors
 
-# B batch, N points, K neighbours
+# B batch, N points, K neighbors
 
 
 def all_at_once(points_BN3: Tensor, count: int) -> Tensor:
@@ -27,7 +27,7 @@ def all_at_once(points_BN3: Tensor, count: int) -> Tensor:
     return difference_BNN3.square().sum(-1).topk(count, dim=-1, largest=False).indices
 
 
-SEARCHES: dict[str, Callable[[Tensor, int], Tensor]] = {"chunked": nearest_neighbours, "all at once": all_at_once}
+SEARCHES: dict[str, Callable[[Tensor, int], Tensor]] = {"chunked": nearest_neighbors, "all at once": all_at_once}
 
 
 def status_kilobytes(field: str) -> int:
@@ -66,10 +66,10 @@ def measure_seconds(points: Tensor, count: int, repeats: int) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of the exact search for nearest neighbours.")
+    parser = argparse.ArgumentParser(description="Time and memory of the exact search for nearest neighbors.")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--nodes", type=int, nargs=2, default=(60, 80), help="1/8 of 480x640 by default")
-    parser.add_argument("--count", type=int, default=64, help="neighbours")
+    parser.add_argument("--count", type=int, default=64, help="neighbors")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -84,9 +84,9 @@ def main() -> None:
         return
     print(
         f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), "
-        f"{arguments.batch} x {number} points, {arguments.count} neighbours"
+        f"{arguments.batch} x {number} points, {arguments.count} neighbors"
     )
-    same = nearest_neighbours(points, arguments.count).sort(-1).values
+    same = nearest_neighbors(points, arguments.count).sort(-1).values
     share = (same == all_at_once(points, arguments.count).sort(-1).values).all(-1).float().mean()
     seconds = measure_seconds(points, arguments.count, arguments.repeats)
     memory: dict[str, float] = {}
@@ -98,7 +98,7 @@ def main() -> None:
     print(
         f"all at once / chunked: time {seconds[second] / seconds[first]:.2f}, "
         f"memory {memory[second] / memory[first]:.1f}; "
-        f"{100 * float(share):.2f} % of the points have the same set of neighbours"
+        f"{100 * float(share):.2f} % of the points have the same set of neighbors"
     )
 
 

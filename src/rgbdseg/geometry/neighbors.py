@@ -1,4 +1,4 @@
-"""Points of image cells and the nearest neighbours of every point: exact, batched, in bounded memory."""
+"""Points of image cells and the nearest neighbors of every point: exact, batched, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from rgbdseg.errors import UsageError
 from rgbdseg.geometry.backproject import backproject
 
-# B batch, H W image, h w cells, S pixels of a cell, N points, D coordinates, K neighbours, R rows at once
+# B batch, H W image, h w cells, S pixels of a cell, N points, D coordinates, K neighbors, R rows at once
 
 MAX_PAIRS = 2**22
 """Distances that are held at once; each takes about 16 bytes while its rows are searched."""
@@ -20,11 +20,16 @@ def cell_points(depth_m: Tensor, camera: Tensor, cell: int) -> Tensor:
     A coordinate is the lower median of that coordinate over the pixels of the cell that have a reading; the point is
     the origin where none has.  Cells start at the first row and column; those at the other two borders may be cut off.
 
-    depth_m: (B, 1, H, W), z-depth in metres, 0 or non-finite = no reading.
-    camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
+    Args:
+        depth_m: (B, 1, H, W), z-depth in meters, 0 or non-finite = no reading.
+        camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
 
-    Returns xyz_cam_m (B, 3, ceil(H / cell), ceil(W / cell)).  Raises UsageError for a cell below 1 pixel, DataError for
-    other shapes.
+    Returns:
+        xyz_cam_m (B, 3, ceil(H / cell), ceil(W / cell)).
+
+    Raises:
+        UsageError: for a cell below 1 pixel.
+        DataError: for other shapes.
     """
     if cell < 1:
         raise UsageError(f"cell is {cell}; expected a side of at least 1 pixel")
@@ -42,19 +47,26 @@ def cell_points(depth_m: Tensor, camera: Tensor, cell: int) -> Tensor:
     return torch.where(count_B1hw1 > 0, ordered.gather(-1, middle), 0.0).squeeze(-1)
 
 
-def nearest_neighbours(points_BND: Tensor, count: int, *, max_pairs: int = MAX_PAIRS) -> Tensor:
+def nearest_neighbors(points_BND: Tensor, count: int, *, max_pairs: int = MAX_PAIRS) -> Tensor:
     """Return the indices of the ``count`` nearest points of every point, nearest first.
 
     The search is exhaustive.  Squared Euclidean distances are summed over coordinate differences in float32, so they
-    are never negative and that of a point to itself is 0.  A point comes first among its own neighbours; of points at
+    are never negative and that of a point to itself is 0.  A point comes first among its own neighbors; of points at
     the same distance the one with the lower index comes first, so that the result is the same on every run.
 
-    points_BND: finite, any number of coordinates; without gradient.  Where there are fewer than ``count`` points, each
-    has all of them as neighbours.  max_pairs: distances that are held at once, beyond one row per image.
-
-    Returns int64 (B, N, min(count, N)).  Raises UsageError for another shape or a count below 1.
     While a program is exported all rows are searched at once (N * N distances per image), since the number of rows at
     once would fix the number of points.
+
+    Args:
+        points_BND: finite, any number of coordinates; without gradient. Where there are fewer than ``count`` points,
+            each has all of them as neighbors.
+        max_pairs: distances that are held at once, beyond one row per image.
+
+    Returns:
+        int64 (B, N, min(count, N)).
+
+    Raises:
+        UsageError: for another shape or a count below 1.
     """
     if points_BND.ndim != 3:
         raise UsageError(f"points have shape {tuple(points_BND.shape)}; expected (batch, points, coordinates)")
@@ -71,7 +83,7 @@ def nearest_neighbours(points_BND: Tensor, count: int, *, max_pairs: int = MAX_P
 
 
 def _nearest_of_rows(coordinates: tuple[Tensor, ...], start: int, stop: int, count: int) -> Tensor:
-    """Return the neighbours (B, R, K) of the points from ``start`` to before ``stop``, coordinates D x (B, N)."""
+    """Return the neighbors (B, R, K) of the points from ``start`` to before ``stop``, coordinates D x (B, N)."""
     squared_BRN = (coordinates[0][:, start:stop, None] - coordinates[0][:, None, :]).square_()
     for values_BN in coordinates[1:]:
         difference = values_BN[:, start:stop, None] - values_BN[:, None, :]

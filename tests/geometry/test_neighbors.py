@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.geometry.neighbours import cell_points, nearest_neighbours
+from rgbdseg.geometry.neighbors import cell_points, nearest_neighbors
 
-# B batch, N points, D coordinates, K neighbours
+# B batch, N points, D coordinates, K neighbors
 
 
 def brute_force(points_BND: Tensor, count: int) -> Tensor:
@@ -31,10 +31,10 @@ def lattice(batch: int, side: int, number: int) -> Tensor:
 
 def test_equals_brute_force_at_the_size_of_a_frame() -> None:
     points = random_points(1, 4800)
-    found = nearest_neighbours(points, 64)
+    found = nearest_neighbors(points, 64)
     squared = (points.double()[0, :, None] - points.double()[0, None]).square().sum(-1)
     distances, expected = squared.sort(dim=-1, stable=True)
-    # Rows in which rounding to float32 could exchange the last neighbour with the next are left out.
+    # Rows in which rounding to float32 could exchange the last neighbor with the next are left out.
     clear = distances[:, 64] - distances[:, 63] > 1e-6 * distances[:, 64]
     assert clear.sum() > 4000
     assert torch.equal(found[0, clear].sort(-1).values, expected[clear, :64].sort(-1).values)
@@ -46,15 +46,15 @@ def test_equals_brute_force_at_the_size_of_a_frame() -> None:
 @pytest.mark.parametrize("max_pairs", [1, 101, 3 * 101 * 7, 2**22])
 def test_the_same_in_chunks_of_any_size(max_pairs: int) -> None:
     points = lattice(3, 5, 101)
-    found = nearest_neighbours(points, 12, max_pairs=max_pairs)
+    found = nearest_neighbors(points, 12, max_pairs=max_pairs)
     assert torch.equal(found, brute_force(points, 12))
 
 
 def test_ties_go_to_the_lower_index_and_to_the_point_itself() -> None:
     square = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]])
-    assert nearest_neighbours(square, 3).tolist() == [[[0, 1, 2], [1, 0, 3], [2, 0, 3], [3, 1, 2]]]
+    assert nearest_neighbors(square, 3).tolist() == [[[0, 1, 2], [1, 0, 3], [2, 0, 3], [3, 1, 2]]]
     same_place = torch.ones(1, 300, 3)
-    found = nearest_neighbours(same_place, 3)[0].tolist()
+    found = nearest_neighbors(same_place, 3)[0].tolist()
     assert found[0] == [0, 1, 2]
     assert found[1] == [1, 0, 2]
     assert all(row == [index, 0, 1] for index, row in enumerate(found) if index > 1)
@@ -63,15 +63,15 @@ def test_ties_go_to_the_lower_index_and_to_the_point_itself() -> None:
 def test_images_of_a_batch_do_not_mix() -> None:
     points = random_points(3, 40)
     points[1] += 100
-    found = nearest_neighbours(points, 5)
+    found = nearest_neighbors(points, 5)
     for image in range(3):
-        assert torch.equal(found[image], nearest_neighbours(points[image : image + 1], 5)[0])
+        assert torch.equal(found[image], nearest_neighbors(points[image : image + 1], 5)[0])
 
 
-def test_an_outlier_has_neighbours_but_is_nobodys() -> None:
+def test_an_outlier_has_neighbors_but_is_nobodys() -> None:
     points = random_points(1, 200)
     points[0, 123] = 50.0
-    found = nearest_neighbours(points, 64)[0]
+    found = nearest_neighbors(points, 64)[0]
     assert found[123, 0] == 123
     assert len(set(found[123].tolist())) == 64
     assert not bool((found[torch.arange(200) != 123] == 123).any())
@@ -81,17 +81,17 @@ def test_far_from_the_origin_distances_do_not_cancel() -> None:
     """By x^2 + y^2 - 2xy in float32, all of these distances would be 0 or negative."""
     line = torch.zeros(1, 6, 3)
     line[0, :, 2] = 4000 + torch.tensor([0.0, 4, 1, 8, 2, 16]) * 2**-9
-    assert nearest_neighbours(line, 6)[0, 0].tolist() == [0, 2, 4, 1, 3, 5]
+    assert nearest_neighbors(line, 6)[0, 0].tolist() == [0, 2, 4, 1, 3, 5]
 
 
-def test_fewer_points_than_neighbours() -> None:
-    found = nearest_neighbours(random_points(2, 5), 64)
+def test_fewer_points_than_neighbors() -> None:
+    found = nearest_neighbors(random_points(2, 5), 64)
     assert found.shape == (2, 5, 5)
     assert bool((found.sort(-1).values == torch.arange(5)).all())
 
 
 def test_shapes_are_found_without_computing() -> None:
-    found = nearest_neighbours(torch.empty(2, 4800, 5, device="meta"), 64)
+    found = nearest_neighbors(torch.empty(2, 4800, 5, device="meta"), 64)
     assert (found.shape, found.dtype) == ((2, 4800, 64), torch.int64)
 
 
@@ -104,7 +104,7 @@ def test_shapes_are_found_without_computing() -> None:
 )
 def test_bad_arguments(points: Tensor, count: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        nearest_neighbours(points, count)
+        nearest_neighbors(points, count)
 
 
 # Cells
@@ -153,6 +153,6 @@ def test_bad_cells() -> None:
 @pytest.mark.gpu
 def test_the_same_on_a_gpu() -> None:
     points = lattice(2, 17, 4800)
-    found = nearest_neighbours(points, 64)
+    found = nearest_neighbors(points, 64)
     for _ in range(3):
-        assert torch.equal(nearest_neighbours(points.cuda(), 64).cpu(), found)
+        assert torch.equal(nearest_neighbors(points.cuda(), 64).cpu(), found)

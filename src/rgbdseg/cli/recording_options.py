@@ -1,0 +1,62 @@
+"""Options of the commands that read recordings."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from rgbdseg.recordings._base import OpenOptions
+
+
+def add_recording_options(parser: argparse.ArgumentParser, *, camera: bool = True) -> None:
+    """Add how a recording is read; ``camera``: --camera and --depth-unit as well."""
+    group = parser.add_argument_group("how a recording is read (default: as it says, or its format is known for)")
+    if camera:
+        group.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
+        group.add_argument("--depth-unit", metavar="UNIT", help="m, cm, mm or meters per stored unit")
+    group.add_argument("--format", metavar="NAME", help="of the recording (default: recognized by its files)")
+    group.add_argument("--color-topic", metavar="TOPIC", help="of a bag")
+    group.add_argument("--depth-topic", metavar="TOPIC", help="of a bag")
+    group.add_argument(
+        "--registered",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="depth belongs to the pixels of the color image, or is registered with both cameras and their transform",
+    )
+    group.add_argument("--max-difference", type=float, metavar="SECONDS", help="between color and depth")
+    group.add_argument("--trajectory", metavar="FILE", help="poses, lines of time tx ty tz qx qy qz qw")
+    group.add_argument("--size", metavar="HEIGHTxWIDTH", help="resize the frames")
+    group.add_argument("--every", type=int, default=1, metavar="N", help="keep every n-th frame")
+
+
+def recording_options(options: argparse.Namespace) -> OpenOptions:
+    """Return what was given for `add_recording_options`."""
+    from rgbdseg.depth import parse_depth_unit
+    from rgbdseg.recordings._base import OpenOptions
+
+    return OpenOptions(
+        depth_unit=parse_depth_unit(options.depth_unit) if options.depth_unit else None,
+        camera=PinholeCamera.from_string(options.camera) if options.camera else None,
+        color_topic=options.color_topic,
+        depth_topic=options.depth_topic,
+        registered=options.registered,
+        max_difference_s=options.max_difference,
+        trajectory=Path(options.trajectory) if options.trajectory else None,
+        size=_size(options.size),
+        every=options.every,
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise UsageError(f"--size {text} is not understood; expected HEIGHTxWIDTH, e.g. 480x640")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,155 @@
+"""What is written of labeled frames: label files in a dataset's own numbers, and what says which class a number is.
+
+FOLDER/classes.json    number, name and color of every class in the label files
+       legend.png      the same as a picture
+       label/<id>.png  the numbers, 8 bits, or 16 where they need them
+       color/<id>.png  the colors of the classes; void is black
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFont
+
+from rgbdseg.errors import UsageError
+from rgbdseg.files import atomic_path, write_text
+from rgbdseg.labels import RGB, LabelSet, LabelValues
+from rgbdseg.visualize import legend, save_png
+
+# H height, W width, N points
+
+CLASSES_FILE = "classes.json"
+LEGEND_FILE = "legend.png"
+_LEGEND_FONT_PX = 12
+_LEGEND_PATCH_PX = 34
+_LEGEND_COLUMNS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFiles:
+    """How the labels of a model or dataset are written.
+
+    Args:
+        names: of the classes.
+        palette: their colors.
+        values: number of each class in the files; None writes class indices, 0 to len - 1, and 255 for void.
+        source: whose numbers they are, in a few words; empty for class indices.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    values: LabelValues | None = None
+    source: str = ""
+
+    @classmethod
+    def of_classes(cls, label_set: LabelSet, values: LabelValues | None, source: str = "") -> LabelFiles:
+        """Take names and colors from a label set."""
+        return cls(label_set.classes, label_set.palette, values, source if values is not None else "")
+
+    @property
+    def numbers(self) -> LabelValues:
+        """Number of each class, class indices where nothing else is known."""
+        return self.values or LabelValues.of_indices(len(self.names))
+
+    def encode(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return labels of any shape, class indices and 255 for void, in the numbers of the files."""
+        return self.numbers.encode(labels)
+
+    def describe(self) -> str:
+        """Say in a few words which numbers the label files hold."""
+        numbers = self.numbers
+        low, high = min(numbers.classes), max(numbers.classes)
+        kind = f"the values of {self.source or 'the dataset'}" if self.values is not None else "class indices"
+        return f"{kind}, {low}..{high}, {numbers.void} = void"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``classes.json``."""
+        rows = zip(self.numbers.classes, self.names, self.palette, strict=True)
+        return {
+            "label_files": f"hold {self.describe()}",
+            "void": self.numbers.void,
+            "classes": [
+                {"value": value, "index": index, "name": name, "color": list(color)}
+                for index, (value, name, color) in enumerate(rows)
+            ],
+        }
+
+    def write_key(self, folder: str | Path, *, replace: bool = False) -> list[Path]:
+        """Write ``classes.json`` and ``legend.png`` into a folder, unless they are there already.
+
+        Args:
+            folder: is created.
+            replace: those of other classes.
+
+        Raises:
+            UsageError: when the folder holds labels of other classes.
+            WriteError: when a file cannot be written.
+        """
+        files = [Path(folder) / CLASSES_FILE, Path(folder) / LEGEND_FILE]
+        text = _dump(self.to_dict())
+        found = _read(files[0])
+        if found is not None and not replace and not _same_key(found, text):
+            raise UsageError(
+                f"{files[0]} says that the labels in the folder have other classes or numbers; choose another folder, "
+                "or remove it with what it holds"
+            )
+        if found != text or not files[1].exists():
+            save_png(files[1], self.legend())
+            write_text(files[0], text)
+        return files
+
+    def legend(self) -> NDArray[np.uint8]:
+        """Return a picture of the classes: color, number in the files and name."""
+        captions = [f"{value} {name}" for value, name in zip(self.numbers.classes, self.names, strict=True)]
+        font = ImageFont.load_default(_LEGEND_FONT_PX)
+        width = max(100, round(max(font.getlength(caption) for caption in captions)) + _LEGEND_PATCH_PX)
+        return legend(captions, self.palette, min(_LEGEND_COLUMNS, len(captions)), width)
+
+    def cloud_comments(self) -> list[str]:
+        """Return lines for the header of a point cloud that name the numbers of its property ``label``."""
+        rows = zip(self.numbers.classes, self.names, strict=True)
+        named = [f"label {value} {' '.join(name.split())}" for value, name in rows]
+        return [*named, f"label {self.numbers.void} void"]
+
+    def write_labels(self, path: str | Path, labels: NDArray[np.uint8]) -> None:
+        """Write one label file as PNG, atomically; labels: class indices, 255 for void, (H, W)."""
+        write_label_file(path, self.encode(labels))
+
+
+def write_label_file(path: str | Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Write stored label values (H, W) as PNG of 8 or 16 bits, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(values).save(temporary, format="PNG", compress_level=1)
+
+
+def _dump(values: dict[str, Any]) -> str:
+    lines = ",\n".join(f"  {json.dumps(one, ensure_ascii=False)}" for one in values["classes"])
+    rest = {key: value for key, value in values.items() if key != "classes"}
+    head = "".join(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in rest.items())
+    return f'{{\n{head} "classes": [\n{lines}\n ]\n}}\n'
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _same_key(found: str, ours: str) -> bool:
+    """Tell whether two files name the same numbers, whatever the colors."""
+    try:
+        return _numbers_by_name(json.loads(found)) == _numbers_by_name(json.loads(ours))
+    except (ValueError, TypeError, KeyError):
+        return True  # half a file, or of another program: to be replaced
+
+
+def _numbers_by_name(values: dict[str, Any]) -> tuple[Any, Sequence[tuple[Any, Any]]]:
+    return values["void"], [(one["value"], one["name"]) for one in values["classes"]]

@@ -1,0 +1,221 @@
+"""Folders of color images and depth maps: TUM RGB-D, ICL-NUIM, and any other that pairs by name or by time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.images import image_size, read_depth_values, read_rgb_beside, sizes_of, values_to_meters
+from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
+from rgbdseg.errors import DataError
+from rgbdseg.prepare.intrinsics import read_intrinsics
+from rgbdseg.prepare.pairing import (
+    Pair,
+    Stamped,
+    frame_files,
+    pair_by_name,
+    pair_by_time,
+    read_associations,
+    read_stamps,
+)
+from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest
+from rgbdseg.recordings._poses import Trajectory, read_trajectory
+
+# H height, W width
+
+TUM_DEPTH = DepthUnit(1 / 5000)
+"""Of the TUM RGB-D benchmark, and of the ICL-NUIM sequences in its layout."""
+
+TUM_CAMERAS = {
+    "freiburg1": PinholeCamera(517.3, 516.5, 318.6, 255.3),
+    "freiburg2": PinholeCamera(520.9, 521.0, 325.1, 249.7),
+    "freiburg3": PinholeCamera(535.4, 539.2, 320.1, 247.6),
+}
+"""Intrinsics of the color cameras by what names of sequences hold; https://cvg.cit.tum.de/data/datasets/rgbd-dataset."""
+
+ICL_CAMERA = PinholeCamera(481.2, 480.0, 319.5, 239.5)
+"""Of ICL-NUIM's rendered living room and office."""
+
+_INTRINSICS = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml", "camera_intrinsic.json")
+_RGB_FOLDERS = ("rgb", "RGB", "color", "colour", "image", "images")
+_DEPTH_FOLDERS = ("depth", "Depth")
+_FPS = 30.0
+"""Assumed of folders whose files carry no time."""
+_MAX_DIFFERENCE_S = 0.02
+
+
+class _FolderRecording(Recording):
+    """Image files with depth files, paths relative to the recording.
+
+    Args:
+        path: folder of the recording.
+        pairs: of files.
+        times_s: of the pairs.
+        unit: of depth.
+        camera: of all images.
+        trajectory: poses, or None.
+        notes: see `Recording`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pairs: Sequence[Pair],
+        times_s: Sequence[float],
+        unit: DepthUnit,
+        *,
+        camera: PinholeCamera | None,
+        trajectory: Trajectory | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.path, self.pairs, self.times_s, self.unit = path, pairs, times_s, unit
+        self.camera, self.trajectory, self.notes = camera, trajectory, notes
+        self.names = [pair.sample_id for pair in pairs]
+
+    def read(self, index: int) -> RecordedFrame:
+        pair, time_s = self.pairs[index], self.times_s[index]
+        stored = read_depth_values(self.path / pair.depth)
+        beside = sizes_of({"depth": stored})
+        rgb = np.ascontiguousarray(read_rgb_beside(self.path / pair.rgb, beside).numpy().transpose(1, 2, 0))
+        depth_m = values_to_meters(stored, self.unit)
+        check_plausible(depth_m, str(self.path / pair.depth), self.unit)
+        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(self.path / pair.depth))
+        pose = None if self.trajectory is None else self.trajectory.at(time_s)
+        return RecordedFrame(pair.sample_id, time_s, rgb, depth_m, self.camera, pose)
+
+    def changed_s(self, index: int) -> float:
+        files = [self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth)]
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "recording": str(self.path.resolve()),
+            "depth unit": self.unit.to_dict(),
+            "camera": None if self.camera is None else list(self.camera.as_tuple()),
+        }
+
+
+def fitted(depth_m: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray[np.float32]:
+    """Return depth at the size of its image: that of phones is coarser, of the same view.
+
+    Raises:
+        DataError: for another aspect ratio, which is another view.
+    """
+    height, width = depth_m.shape
+    if (height, width) == size:
+        return depth_m
+    if abs(height * size[1] / (width * size[0]) - 1) > 0.01 or height > size[0]:
+        raise DataError(
+            f"{name} is {height}x{width}, its image {size[0]}x{size[1]} (height x width); expected depth that is "
+            "registered to color"
+        )
+    return nearest(depth_m, size)
+
+
+def recognizes(path: Path) -> bool:
+    """Tell whether a folder has lists of both kinds of files, or a folder of each kind."""
+    if not path.is_dir():
+        return False
+    if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
+        return True
+    if any((path / name).is_file() for name in ("associations.txt", "associate.txt")):
+        return True
+    names = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    return bool(names.intersection(_RGB_FOLDERS)) and bool(names.intersection(_DEPTH_FOLDERS))
+
+
+def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
+    """Open a folder; raises DataError for lists and files that cannot be used."""
+    pairs, times_s = _pairs(path, options)
+    if not pairs:
+        raise DataError(f"{path}: no depth map lies within the largest difference of any image's time")
+    notes: list[str] = []
+    tum = (path / "rgb.txt").is_file() or (path / "associations.txt").is_file()
+    icl = next(iter(sorted(path.glob("*.gt.freiburg"))), None)
+    size = image_size(path / pairs[0].rgb)
+    camera, stated_unit = _camera(path, options, size, icl is not None, notes)
+    unit = options.depth_unit or stated_unit
+    if unit is None:
+        unit = _unit_of(path / pairs[0].depth, tum)
+        notes.append(f"depth unit: {unit.meters_per_unit:g} m, {'as TUM RGB-D' if tum else 'by the type of file'}")
+    trajectory_file = options.trajectory or next(
+        (file for file in (path / "groundtruth.txt", icl) if file is not None and file.is_file()), None
+    )
+    trajectory = None if trajectory_file is None else read_trajectory(trajectory_file)
+    if icl is not None:  # whose lists and trajectories count frames
+        times_s = [time_s / _FPS for time_s in times_s]
+        trajectory = None if trajectory is None else trajectory.slowed(1 / _FPS)
+    return _FolderRecording(path, pairs, times_s, unit, camera=camera, trajectory=trajectory, notes=notes)
+
+
+def _pairs(path: Path, options: OpenOptions) -> tuple[list[Pair], list[float]]:
+    limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
+    if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
+        rgb, depth = (read_stamps(path / name) for name in ("rgb.txt", "depth.txt"))
+        pairs = pair_by_time(rgb, depth, limit)
+        time_of = {one.path: one.time_s for one in rgb}
+        return pairs, [time_of[pair.rgb] for pair in pairs]
+    lists = next((path / name for name in ("associations.txt", "associate.txt") if (path / name).is_file()), None)
+    if lists is not None:
+        return read_associations(lists, path), _listed_times(lists)
+    folders = [_present(path, names) for names in (_RGB_FOLDERS, _DEPTH_FOLDERS)]
+    rgb_files, depth_files = frame_files(path, folders[0], "rgb"), frame_files(path, folders[1], "depth_m")
+    stamps = [_stamps(files) for files in (rgb_files, depth_files)]
+    if rgb_files.keys() == depth_files.keys() or None in stamps:
+        pairs = pair_by_name(rgb_files, depth_files)
+        return pairs, [index / _FPS for index in range(len(pairs))]
+    assert stamps[0] is not None
+    assert stamps[1] is not None
+    pairs = pair_by_time(stamps[0], stamps[1], limit)
+    time_of = {one.path: one.time_s for one in stamps[0]}
+    return pairs, [time_of[pair.rgb] for pair in pairs]
+
+
+def _listed_times(path: Path) -> list[float]:
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    return [float(fields[0]) for fields in lines if fields and not fields[0].startswith("#")]
+
+
+def _present(path: Path, names: Sequence[str]) -> str:
+    return next(entry.name for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in names)
+
+
+def _stamps(files: dict[str, str]) -> list[Stamped] | None:
+    """Return the times that files are named by; None where the names are no times with a fraction."""
+    if not all(re.fullmatch(r"\d+\.\d+", name.rpartition("/")[2]) for name in files):
+        return None
+    return [Stamped(float(name.rpartition("/")[2]), file) for name, file in files.items()]
+
+
+def _camera(
+    path: Path, options: OpenOptions, size: tuple[int, int], icl: bool, notes: list[str]
+) -> tuple[PinholeCamera | None, DepthUnit | None]:
+    """Return the camera, and the depth unit where a file of intrinsics states it."""
+    if options.camera is not None:
+        return options.camera, None
+    file = next((path / name for name in _INTRINSICS if (path / name).is_file()), None)
+    if file is not None:
+        stated = read_intrinsics(file, size)
+        if stated.distorted:
+            notes.append(f"{file.name} states lens distortion, which a pinhole camera does not have")
+        return stated.camera, None if stated.meters_per_unit is None else DepthUnit(stated.meters_per_unit)
+    known = next((camera for name, camera in TUM_CAMERAS.items() if name in path.resolve().name), None)
+    known = ICL_CAMERA if icl else known
+    if known is not None and size == (480, 640):
+        notes.append(f"camera: that of {'ICL-NUIM' if icl else 'the TUM RGB-D sequence of this name'}")
+        return known, None
+    return None, None
+
+
+def _unit_of(file: Path, tum: bool) -> DepthUnit:
+    kind = read_depth_values(file).dtype
+    return TUM_DEPTH if tum and kind.kind == "u" and kind.itemsize == 2 else usual_unit(kind, str(file))
+
+
+RECORDINGS = {"folder": RecordingFormat(recognizes, open_folder, rank=9)}

@@ -1,0 +1,141 @@
+"""Recordings of Record3D on an iPhone or iPad: an .r3d file, or the folder that it unpacks to."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.errors import DataError
+from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest, require_package
+from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_quaternion
+
+# H height, W width
+
+_BACKWARD_UP = np.diag([1.0, -1.0, -1.0, 1.0])
+"""ARKit's camera looks along -z with +y up; ours along +z with +y down."""
+_FPS = 60.0
+
+
+class _Record3D(Recording):
+    """Color as JPEG, depth as floats of meters compressed with LZFSE, coarser than color and of the same view."""
+
+    def __init__(self, path: Path, options: OpenOptions) -> None:
+        self.path = path
+        require_package("liblzfse", "recordings", f"depth of {path.name}")
+        facts = _metadata(self._bytes("metadata"), path)
+        self._depth_size = (int(facts["dh"]), int(facts["dw"]))
+        self._camera = options.camera
+        # Column by column, in pixels of the color images; one for each frame in newer recordings.
+        self._k = np.asarray(facts["K"], dtype=np.float64).reshape(3, 3).T
+        self._per_frame: list[list[float]] = facts.get("perFrameIntrinsicCoeffs") or []
+        self._poses: list[list[float]] = facts.get("poses") or []
+        self._trajectory: Trajectory | None = (
+            None if options.trajectory is None else read_trajectory(options.trajectory)
+        )
+        numbers = sorted(
+            int(name.removesuffix(".jpg")) for name in self._list() if name.removesuffix(".jpg").isdecimal()
+        )
+        stamps: list[float] = facts.get("frameTimestamps") or []
+        fps = float(facts.get("fps") or _FPS)
+        self._numbers = numbers
+        self.times_s = [stamps[k] if k < len(stamps) else k / fps for k in numbers]
+        self.names = [f"{k:06d}" for k in numbers]
+
+    def read(self, index: int) -> RecordedFrame:
+        number, name = self._numbers[index], f"{self.path} frame {self.names[index]}"
+        try:
+            with Image.open(io.BytesIO(self._bytes(f"rgbd/{number}.jpg"))) as image:
+                rgb = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{name}: the image is damaged: {error}") from None
+        coarse = self._depth(number, name)
+        size = (rgb.shape[0], rgb.shape[1])
+        return RecordedFrame(
+            self.names[index],
+            self.times_s[index],
+            rgb,
+            nearest(coarse, size),
+            self._camera_of(number),
+            self._pose(index),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        camera = None if self._camera is None else list(self._camera.as_tuple())
+        return {"recording": str(self.path.resolve()), "camera": camera}
+
+    def _depth(self, number: int, name: str) -> NDArray[np.float32]:
+        import liblzfse  # noqa: PLC0415
+
+        height, width = self._depth_size
+        try:
+            data = liblzfse.decompress(self._bytes(f"rgbd/{number}.depth"))
+        except liblzfse.error as error:
+            raise DataError(f"{name}: depth is damaged: {error}") from None
+        if len(data) != height * width * 4:
+            raise DataError(f"{name}: depth has {len(data)} bytes; expected {height}x{width} floats")
+        depth_m = np.frombuffer(data, "<f4").reshape(height, width)
+        return np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
+
+    def _camera_of(self, number: int) -> PinholeCamera:
+        if self._camera is not None:
+            return self._camera
+        if number < len(self._per_frame):
+            fx, fy, cx, cy = self._per_frame[number][:4]
+            return PinholeCamera(fx, fy, cx, cy)
+        return PinholeCamera(self._k[0, 0], self._k[1, 1], self._k[0, 2], self._k[1, 2])
+
+    def _pose(self, index: int) -> NDArray[np.float64] | None:
+        number = self._numbers[index]
+        if self._trajectory is not None:
+            return self._trajectory.at(self.times_s[index])
+        if number >= len(self._poses):
+            return None
+        qx, qy, qz, qw, *translation = self._poses[number]
+        quaternion = np.array([qx, qy, qz, qw])
+        length = np.linalg.norm(quaternion)
+        if not length > 0:
+            return None
+        return rigid(rotation_from_quaternion(quaternion / length), np.array(translation[:3])) @ _BACKWARD_UP
+
+    def _list(self) -> list[str]:
+        if self.path.is_dir():
+            return [file.name for file in (self.path / "rgbd").iterdir()]
+        with zipfile.ZipFile(self.path) as archive:
+            return [name.removeprefix("rgbd/") for name in archive.namelist() if name.startswith("rgbd/")]
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            if self.path.is_dir():
+                return (self.path / name).read_bytes()
+            with zipfile.ZipFile(self.path) as archive:  # opened anew, so that several threads can read
+                return archive.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.path} has no readable {name}: {error}") from None
+
+
+def _metadata(data: bytes, path: Path) -> Mapping[str, Any]:
+    try:
+        facts = json.loads(data)
+        missing = [key for key in ("w", "h", "dw", "dh", "K") if key not in facts]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: metadata is not understood: {error}") from None
+    if missing or len(facts["K"]) != 9:
+        raise DataError(f"{path}: metadata has no {', '.join(missing) or 'K of nine numbers'}")
+    return dict(facts)
+
+
+def recognizes(path: Path) -> bool:
+    """Tell whether a path is an .r3d file, or a folder with its content."""
+    return path.suffix.lower() == ".r3d" or ((path / "metadata").is_file() and (path / "rgbd").is_dir())
+
+
+RECORDINGS = {"record3d": RecordingFormat(recognizes, _Record3D)}

@@ -1,0 +1,133 @@
+"""What a model sees in one frame, with the pictures, points and files that are made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rgbdseg.labels import IGNORE_INDEX, RGB, LabelSet, LabelValues
+from rgbdseg.options import check_choice
+from rgbdseg.outputs import LabelFiles
+from rgbdseg.sample import RGBDSample
+from rgbdseg.visualize import Picture, colorize, labeled_point_cloud, overlay, picture, save_png, write_ply
+
+# H height, W width, N points
+
+OUTPUTS = {"label": ".png", "color": ".png", "overlay": ".png", "cloud": ".ply"}
+"""What can be written of a labeled frame, with the suffix of its files."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentedFrame:
+    """What a model sees in one frame.
+
+    Args:
+        labels: uint8 (H, W), the class of every pixel, an index into ``names``.
+        confidence: float32 (H, W), 0 to 1, the share of the most likely class in the scores of all.
+        names: of the classes.
+        palette: a color of 0 to 255 for each class.
+        sample: the frame.
+        label_values: numbers of the classes in label files; None writes class indices.
+        dataset: whose numbers they are.
+    """
+
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    names: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    sample: RGBDSample
+    label_values: LabelValues | None = None
+    dataset: str = ""
+
+    @property
+    def label_files(self) -> LabelFiles:
+        """How the labels are written: which number is which class."""
+        return LabelFiles(self.names, self.palette, self.label_values, self.dataset if self.label_values else "")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of every class that is there, 0 to 1, the largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))[: len(self.names)]
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Return bool (H, W), where the class ``name`` is.
+
+        Raises:
+            UsageError: for a name that is none of ``names``.
+        """
+        return self.labels == LabelSet("the model", self.names, self.palette).index(name)
+
+    def restricted_to(self, names: Sequence[str]) -> SegmentedFrame:
+        """Return the same frame with every other class void (255).
+
+        Raises:
+            UsageError: for a name that is none of ``names``.
+        """
+        label_set = LabelSet("the model", self.names, self.palette)
+        kept = [label_set.index(name) for name in names]
+        return dataclasses.replace(
+            self, labels=np.where(np.isin(self.labels, kept), self.labels, np.uint8(IGNORE_INDEX))
+        )
+
+    def colors(self) -> Picture:
+        """Return the labels as a picture, uint8 (H, W, 3), in the colors of the palette."""
+        return colorize(self.labels, self.palette)
+
+    def overlay(self, alpha: float = 0.5) -> Picture:
+        """Return the colored labels over the image, uint8 (H, W, 3); alpha 0 shows the image, 1 the labels."""
+        return overlay(picture(self.sample.rgb), self.colors(), alpha)
+
+    def point_cloud(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the pixels with a depth reading as points in the camera's frame.
+
+        Returns:
+            tuple: xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colors uint8 (N, 3), labels uint8 (N,).
+
+        Raises:
+            DataError: for a frame without depth or camera.
+        """
+        return labeled_point_cloud(self.sample, self.labels, self.palette)
+
+    def save(self, folder: str | Path, name: str | None = None, *, outputs: Sequence[str] | None = None) -> list[Path]:
+        """Write label/NAME.png, color/NAME.png, overlay/NAME.png and, with depth, cloud/NAME.ply.
+
+        Label files hold the numbers of the dataset that the model was trained on, or class indices where they are not
+        known; ``classes.json`` and ``legend.png`` in the folder say which is which.
+
+        Args:
+            folder: is created.
+            name: by default the frame's own.
+            outputs: some of `OUTPUTS`; by default all, the cloud where there is depth with a camera.
+
+        Returns:
+            list: the files.
+
+        Raises:
+            DataError: when a cloud is asked for of a frame without depth or camera.
+            UsageError: for unknown outputs, and when the folder holds labels of other classes.
+            WriteError: when a file cannot be written; none is left half-written.
+        """
+        self.label_files.write_key(folder)
+        stem = self.sample.sample_id if name is None else name
+        if outputs is None:
+            has_cloud = self.sample.depth_m is not None and self.sample.camera is not None
+            outputs = [kind for kind in OUTPUTS if kind != "cloud" or has_cloud]
+        files = []
+        for kind in outputs:
+            check_choice("output", kind, OUTPUTS)
+            files.append(Path(folder) / kind / f"{stem}{OUTPUTS[kind]}")
+            if kind == "cloud":
+                xyz_cam_m, colors, labels = self.point_cloud()
+                numbers = self.label_files
+                write_ply(files[-1], xyz_cam_m, colors, numbers.encode(labels), numbers.cloud_comments())
+            elif kind == "label":
+                self.label_files.write_labels(files[-1], self.labels)
+            else:
+                save_png(files[-1], self.colors() if kind == "color" else self.overlay())
+        return files

@@ -1,0 +1,1 @@
+"""Models behind a web page for people and an HTTP endpoint for machines."""

@@ -1,0 +1,88 @@
+"""A map of a scene that is known: two planes, seen from several places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.engine.mapping import MapOptions, map_recording, points_in_world
+from rgbdseg.errors import DataError
+from rgbdseg.recordings._base import RecordedFrame, Recording
+from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
+from tests.test_segmenter import segmenter
+
+SIZE = (24, 32)
+CAMERA = PinholeCamera(28.0, 28.0, 15.5, 11.5)
+
+
+class Wall(Recording):
+    """A wall at x = 2 m of the world, red left of y = 0 and green right of it; the camera looks along x."""
+
+    path = Path("wall")
+
+    def __init__(self, poses: list[np.ndarray | None]) -> None:
+        self.poses = poses
+        self.names, self.times_s = [str(k) for k in range(len(poses))], [k / 10 for k in range(len(poses))]
+
+    def read(self, index: int) -> RecordedFrame:
+        if index == 5:
+            raise DataError("frame 5 is damaged")
+        pose = self.poses[index]
+        rays = np.stack(
+            [
+                *np.meshgrid((np.arange(32) - 15.5) / 28, (np.arange(24) - 11.5) / 28),
+                np.ones(SIZE),
+            ],
+            axis=-1,
+        )
+        assumed = np.eye(4) if pose is None else pose
+        world = rays @ assumed[:3, :3].T
+        depth_m = (2.0 - assumed[0, 3]) / world[..., 0]
+        y = assumed[1, 3] + depth_m * world[..., 1]
+        rgb = np.zeros((*SIZE, 3), np.uint8)
+        rgb[..., 0], rgb[..., 1] = np.where(y > 0, 200, 0), np.where(y > 0, 0, 200)
+        return RecordedFrame(self.names[index], index / 10, rgb, depth_m.astype(np.float32), CAMERA, pose)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+FORWARD = np.array([[0, 0, 1.0], [-1, 0, 0], [0, -1, 0]])
+"""Camera axes right, down, forward as -y, -z, x of the world."""
+
+
+def test_points_lie_where_the_scene_is() -> None:
+    turned = FORWARD @ rotation_from_axis_angle(np.array([0.1, -0.3, 0.05]))
+    poses: list[np.ndarray | None] = [
+        rigid(FORWARD, np.array([0.0, 0.0, 1.0])),
+        rigid(turned, np.array([0.4, -0.3, 1.1])),
+        None,
+        rigid(FORWARD, np.array([-0.5, 0.2, 0.9])),
+        rigid(FORWARD, np.array([0.5, 0.0, 1.2])),
+        rigid(FORWARD, np.zeros(3)),
+    ]
+    recording = Wall(poses)
+    frame = recording.read(1)
+    np.testing.assert_allclose(points_in_world(frame)[..., 0], 2.0, atol=1e-6)
+    moves = []
+    options = MapOptions(voxel_m=0.05, min_votes=1)
+    made = map_recording(segmenter(), recording, options, progress=lambda *at: moves.append(at))
+    assert (made.frames, made.without_pose, made.damaged) == (4, 1, (("5", "frame 5 is damaged"),))
+    assert moves[-1] == (6, 6)
+    np.testing.assert_allclose(made.points.xyz_world_m[:, 0], 2.0, atol=1e-5)
+    beside = np.abs(made.points.xyz_world_m[:, 1]) > 0.05
+    left = made.points.xyz_world_m[beside, 1] > 0
+    assert np.array_equal(made.points.labels[beside], np.where(left, 0, 1))
+    assert made.points.votes.sum() == 4 * 24 * 32
+    np.testing.assert_allclose(made.up_world, [0, 0, 1], atol=0.1)
+
+
+def test_far_readings_have_no_vote_and_poses_are_required() -> None:
+    recording = Wall([rigid(FORWARD, np.array([-4.0, 0, 0])), rigid(FORWARD, np.zeros(3))])
+    assert map_recording(segmenter(), recording, MapOptions(min_votes=1)).points.votes.sum() == 24 * 32
+    with pytest.raises(DataError, match="no frame has a camera pose"):
+        map_recording(segmenter(), Wall([None]))

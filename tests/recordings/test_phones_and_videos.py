@@ -1,0 +1,148 @@
+"""What phones export, and videos with depth."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgbdseg.camera import PinholeCamera
+from rgbdseg.errors import DataError
+from rgbdseg.recordings._base import OpenOptions, open_recording, recording_format
+from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
+
+SIZE, COARSE = (48, 64), (12, 16)
+
+
+def flat(value: int) -> np.ndarray:
+    return np.full((*SIZE, 3), value, np.uint8)
+
+
+def coarse_m(index: int) -> np.ndarray:
+    values = 1 + np.arange(COARSE[0] * COARSE[1], dtype=np.float32).reshape(COARSE) / 100 + index
+    values[0, 0] = np.nan
+    return values
+
+
+def jpeg(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "jpeg", quality=95)
+    return buffer.getvalue()
+
+
+def test_record3d(tmp_path: Path) -> None:
+    liblzfse = pytest.importorskip("liblzfse")
+    facts = {
+        "w": SIZE[1], "h": SIZE[0], "dw": COARSE[1], "dh": COARSE[0], "fps": 60,
+        "K": [50.0, 0, 0, 0, 51.0, 0, 31.5, 23.5, 1],
+        "poses": [[0, 0, 0, 1, 1, 2, 3], [0, np.sqrt(0.5), 0, np.sqrt(0.5), 0, 0, 0]],
+        "frameTimestamps": [10.0, 10.5],
+    }  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "a.r3d", "w") as archive:
+        archive.writestr("metadata", json.dumps(facts))
+        for index in (1, 0):
+            archive.writestr(f"rgbd/{index}.jpg", jpeg(flat(40 + index)))
+            archive.writestr(f"rgbd/{index}.depth", liblzfse.compress(coarse_m(index).tobytes()))
+    recording = open_recording(tmp_path / "a.r3d")
+    assert (list(recording.names), list(recording.times_s)) == (["000000", "000001"], [10.0, 10.5])
+    first, second = recording
+    assert abs(int(first.rgb.mean()) - 40) <= 1
+    assert first.depth_m is not None
+    expected = np.kron(np.nan_to_num(coarse_m(0)), np.ones((4, 4), np.float32))
+    np.testing.assert_array_equal(first.depth_m, expected)
+    assert first.camera == PinholeCamera(50.0, 51.0, 31.5, 23.5)
+    # The phone's camera looks along -z with y up: a point ahead of ours lies at z = 3 - 2.
+    assert first.camera_to_world is not None
+    np.testing.assert_allclose(first.camera_to_world @ [0.1, 0.2, 2, 1], [1.1, 1.8, 1, 1])
+    assert second.camera_to_world is not None
+    np.testing.assert_allclose(second.camera_to_world @ [0, 0, 2, 1], [-2, 0, 0, 1], atol=1e-12)
+
+
+def test_arkitscenes(tmp_path: Path) -> None:
+    pose = rigid(rotation_from_axis_angle(np.array([0.1, -0.2, 0.3])), np.array([1.0, 2, 3]))
+    inverse = np.linalg.inv(pose)
+    for folder in ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics"):
+        (tmp_path / folder).mkdir()
+    for index, time_s in enumerate((100.017, 100.117)):
+        name = f"4711_{time_s:.3f}"
+        Image.fromarray(flat(90 + index)).save(tmp_path / "lowres_wide" / f"{name}.png")
+        Image.fromarray(np.full(SIZE, 1500 + index, np.uint16)).save(tmp_path / "lowres_depth" / f"{name}.png")
+        shifted = f"4711_{time_s - 0.001:.3f}.pincam"  # rounded otherwise
+        (tmp_path / "lowres_wide_intrinsics" / shifted).write_text(f"64 48 50.5 51.5 {31 + index} 23")
+    numbers = (0.1 * -1, 0.2, -0.3, *inverse[:3, 3])  # the inverse turns the other way about the same axis
+    (tmp_path / "lowres_wide.traj").write_text("100.0165 " + " ".join(map(str, numbers)) + "\n")
+    assert recording_format(tmp_path) == "arkitscenes"
+    first, second = open_recording(tmp_path)
+    assert first.rgb[0, 0, 0] == 90
+    np.testing.assert_allclose(second.depth_m, 1.501)
+    assert second.camera == PinholeCamera(50.5, 51.5, 32.0, 23.0)
+    np.testing.assert_allclose(first.camera_to_world, pose, atol=1e-9)
+    assert second.camera_to_world is None
+
+
+def write_video(path: Path, pictures: list[np.ndarray], codec: str, form: str) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = form
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24" if picture.ndim == 3 else "gray16le")
+            container.mux(stream.encode(frame.reformat(format=form)))
+        container.mux(stream.encode())
+
+
+def test_stray_scanner(tmp_path: Path) -> None:
+    write_video(tmp_path / "rgb.mp4", [flat(50 + 40 * index) for index in range(4)], "mpeg4", "yuv420p")
+    (tmp_path / "depth").mkdir()
+    for index in range(4):
+        values = np.full(COARSE, 1000 + 100 * index, np.uint16)
+        Image.fromarray(values).save(tmp_path / "depth" / f"{index:06d}.png")
+    (tmp_path / "camera_matrix.csv").write_text("50.0, 0.0, 31.5\n0.0, 50.0, 23.5\n0.0, 0.0, 1.0\n")
+    rows = [f"{7 + index / 60}, {index:06d}, {index}, 0, 0, 0, 0, 0, 1" for index in range(4)]
+    (tmp_path / "odometry.csv").write_text("timestamp, frame, x, y, z, qx, qy, qz, qw\n" + "\n".join(rows))
+    assert recording_format(tmp_path) == "video"
+    recording = open_recording(tmp_path)
+    for index in (0, 1, 3, 2):
+        frame = recording.read(index)
+        assert abs(frame.rgb.mean() - (50 + 40 * index)) < 4
+        np.testing.assert_allclose(frame.depth_m, 1 + index / 10)
+        assert frame.time_s == pytest.approx(7 + index / 60)
+        assert frame.camera_to_world is not None
+        assert frame.camera_to_world[0, 3] == pytest.approx(index)
+    assert recording.read(0).camera == PinholeCamera(50.0, 50.0, 31.5, 23.5)
+    small = open_recording(tmp_path, OpenOptions(size=COARSE)).read(1)
+    assert (small.rgb.shape[:2], small.depth_m.shape) == (COARSE, COARSE)  # type: ignore[union-attr]
+
+
+def test_depth_as_a_video(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    depth = [rng.integers(500, 4000, SIZE).astype(np.uint16) for _ in range(3)]
+    color = [rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8) for _ in range(3)]
+    write_video(tmp_path / "color.mkv", color, "ffv1", "bgr0")
+    write_video(tmp_path / "depth.mkv", depth, "ffv1", "gray16le")
+    options = OpenOptions(camera=PinholeCamera(50, 50, 31.5, 23.5))
+    recording = open_recording(tmp_path, options)
+    assert list(recording.times_s) == pytest.approx([0, 0.1, 0.2])
+    frame = recording.read(2)
+    assert np.array_equal(frame.rgb, color[2])
+    np.testing.assert_allclose(frame.depth_m, depth[2] / 1000, atol=1e-6)
+
+
+def test_a_video_that_ends_too_early(tmp_path: Path) -> None:
+    write_video(tmp_path / "rgb.mp4", [flat(50)], "mpeg4", "yuv420p")
+    (tmp_path / "depth").mkdir()
+    for index in range(2):
+        Image.fromarray(np.full(SIZE, 1000, np.uint16)).save(tmp_path / "depth" / f"{index}.png")
+    recording = open_recording(tmp_path)
+    assert recording.read(0).rgb.shape == (*SIZE, 3)
+    with pytest.raises(DataError, match=r"rgb\.mp4 has 1 pictures; expected number 2"):
+        recording.read(1)
+    (tmp_path / "rgb.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="cannot be read as a video"):
+        open_recording(tmp_path)
