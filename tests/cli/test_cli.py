@@ -179,7 +179,7 @@ def test_wrong_places(call: Callable[..., Result], tree: Path, tmp_path: Path, r
     expect_error(call("evaluate", run_folder, "--split", "tset", "--workers", "0"), "did you mean 'test'?")
     expect_error(call("evaluate", run_folder, "--epochs", "7-9"), "no checkpoint of epochs 7-9; it has: 1, 2")
     expect_error(call("evaluate", run_folder, "--epochs", "last"), "--epochs last is not understood")
-    expect_error(call("info", tree / "dataset.json"), "not a PyTorch checkpoint")
+    expect_error(call("info", tree / "dataset.json"), "is text, not a checkpoint")
     expect_error(call("train", "--out", tmp_path / "none", "--resume"), "no run to resume")
     expect_error(call("train", "dmeo", "--out", run_folder, "--resume"), "did you mean 'demo")
 
@@ -572,3 +572,38 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
 )
 def test_what_the_library_says_is_worded_in_options(command: str, said: str, shown: str | None) -> None:
     assert in_options(said, command) == (said if shown is None else shown)
+
+
+def test_what_is_no_checkpoint_says_so(call: Callable[..., Result], run_folder: Path, tree: Path) -> None:
+    config = run_folder / "config.yaml"
+    expect_error(call("info", config), "config.yaml is text, not a checkpoint; name a file .ckpt or .safetensors")
+    expect_error(call("predict", config, "--rgb", tree / "RGB", "--out", "p"), "is text, not a checkpoint")
+
+
+def test_missing_inputs_are_found_before_anything_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from rgbdseg.cli.main import main; "
+        f"status = main(['predict', '--rgb', {str(tmp_path / 'none')!r}, '--out', 'p']); "
+        "assert status == 1 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, f"error: {tmp_path / 'none'} does not exist\n")
+
+
+def test_resuming_is_advised_where_there_is_a_run(call: Callable[..., Result], run_folder: Path, tree: Path) -> None:
+    Path("no-run").mkdir()
+    Path("no-run", "notes.txt").write_text("")
+    expect_error(call("train", "demo", "--data", tree, "--out", "no-run"), "not empty; choose another --out")
+    expect_error(call("train", "demo", "--data", tree, "--out", run_folder), "continue the run in it with --resume")
+
+
+def test_scores_go_into_their_folder(call: Callable[..., Result], run_folder: Path) -> None:
+    expect_error(call("evaluate", run_folder, "--name", "../x"), "--name ../x is not the stem of a file's name")
+
+
+def test_a_learning_rate_beyond_all_numbers(call: Callable[..., Result], tree: Path) -> None:
+    steps = ("--schedule.epochs", 1, "--schedule.iterations_per_epoch", 2, "--schedule.warmup_epochs", 0)
+    sizes = ("--loader.batch_size", 2, "--augmentation.crop_size", "[24,32]", "--optimizer.gradient_clip_norm", 1)
+    result = call("train", "demo", "--data", tree, "--out", "r", *steps, *sizes, "--optimizer.learning_rate", 1e38)
+    expect_error(result, "start a new run with a lower --optimizer.learning_rate")
+    assert "resume" not in result[2]

@@ -227,3 +227,9 @@ def test_files_that_are_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("")
     with pytest.raises(DataError, match="expected an object"):
         read_intrinsics(tmp_path / "c.yaml", SIZE)
+
+
+def test_keys_that_are_no_texts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("D: [0.0]\n999: 1\n")
+    with pytest.raises(DataError, match="holds the keys D, 999, which are no known intrinsics"):
+        read_intrinsics(tmp_path / "c.yaml", (12, 16))

@@ -90,7 +90,7 @@ class TestFormats:
         (tmp_path / "a.txt").write_text("fx")
         with pytest.raises(DataError, match="expected nine numbers"):
             read_intrinsics(tmp_path / "a.txt")
-        with pytest.raises(DataError, match=r"b\.txt does not exist"):
+        with pytest.raises(DataError, match=r"b\.txt does not exist; expected the camera"):
             read_intrinsics(tmp_path / "b.txt")
 
 
@@ -235,7 +235,7 @@ class TestBadInput:
         other[1].label_HW = other[1].label_HW[:-1]
         write_sun_labels(copy / LABELS, other)
         with pytest.raises(
-            DataError, match=r"Label/kv1/NYUdata/NYU0001\.png is 42x56, expected the size of .*NYU0001.* 43x56"
+            DataError, match=r"Label/kv1/NYUdata/NYU0001\.png is 42x56, expected the size of .*NYU0001\.jpg, 43x56"
         ):
             prepare_sunrgbd(copy, tmp_path / "size")
         other = sun_frames()
@@ -285,7 +285,10 @@ class TestBadInput:
         whole = photograph.read_bytes()
         photograph.write_bytes(whole[:-200])
         for _ in range(2):
-            with pytest.raises(DataError, match=r"NYU0001\.jpg is damaged or trunc"):
+            with pytest.raises(
+                DataError,
+                match=r"SUNRGBD/kv1/NYUdata/NYU0001/image/NYU0001\.jpg is damaged or truncated.*mend the source",
+            ):
                 prepare_sunrgbd(copy, tmp_path / "out")
             assert not (tmp_path / "out" / "dataset.json").exists()
         photograph.write_bytes(whole)

@@ -162,6 +162,12 @@ def test_own_layout_is_recognized() -> None:
         rgbdseg.load_published(make(1), make(0).state_dict())
 
 
+def test_a_checkpoint_of_a_run_is_recognized() -> None:
+    state = {"state_dict": {f"model.{name}": value for name, value in make(0).state_dict().items()}}
+    with pytest.raises(CheckpointError, match=r"already in this library's layout: evaluate, predict and rgbdseg\.load"):
+        rgbdseg.load_published(make(1), state)
+
+
 def test_family_without_published_layout() -> None:
     model = rgbdseg.create_model("deeplabv3plus_resnet18", 3)
     with pytest.raises(CheckpointError, match=r"no published checkpoint layout is known for DeepLabv3\+"):

@@ -100,8 +100,9 @@ def _readable(message: str, parser: ArgumentParser) -> str:
     marker = "unrecognized arguments: "
     _, found, rest = message.partition(marker)
     if found:
-        option = rest.split()[0].split("=")[0]
+        option = (rest.split() or [""])[0].split("=")[0]
         if option.startswith("--"):
             return str(_unknown_key(option.removeprefix("--"), set(parser.get_defaults().keys())))
         return f"unexpected argument '{option}'; see {parser.prog} --help"
-    return " ".join(message.split())
+    text = " ".join(message.split())
+    return text if len(text.split()) > 2 else f"a value of the configuration is not understood: {text}"

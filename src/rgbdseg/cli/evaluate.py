@@ -28,6 +28,8 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
+    if options.name is not None and (not options.name or {"/", "\0"} & set(options.name)):
+        raise UsageError(f"--name {options.name} is not the stem of a file's name; name its folder with --out")
     from rgbdseg.engine.train import is_main_process, quiet_lightning
     from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 

@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``rgbdseg --help`` answers at once.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -50,6 +51,7 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _show_any_text()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -77,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         text = f"{type(error).__name__}: {textwrap.shorten(plain_message(error), 300)}"
         return _fail(f"this is a bug in rgbdseg: {text}; set RGBDSEG_TRACEBACK=1 to see where", EXIT_BUG)
+
+
+def _show_any_text() -> None:
+    """Have names of files that the terminal cannot show printed as well as it can."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def plain_message(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from rgbdseg.cli.recording_options import add_recording_options, recording_optio
 from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, for_other_images, parse_parts
 from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
 from rgbdseg.config.train import PRECISIONS
-from rgbdseg.errors import UsageError
+from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run(arguments: list[str]) -> int:
     """Run the command."""
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
+    _check_places(options)
     from rgbdseg.engine.bulk import BulkOptions, predict_in_bulk
     from rgbdseg.engine.bulk_processes import shared
     from rgbdseg.engine.run_lock import locked
@@ -43,7 +44,6 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.weights.source import resolve_source
 
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # of several processes; about its own use
-    _check_places(options)
     inputs = _open_inputs(options)
     outputs = _outputs(options, inputs.single)
     bundle = load_bundle(resolve_source(options.checkpoint))
@@ -95,6 +95,10 @@ def _check_places(options: argparse.Namespace) -> None:
         raise UsageError("expected either --rgb with the images, or --source with a recording or a prepared dataset")
     if options.source is not None and (options.depth or options.raster):
         raise UsageError("--source has its own depth and rasters; leave out --depth and --raster")
+    for place in (options.rgb, options.depth, options.source, *(place for _, place in options.raster)):
+        # Said before what takes seconds to import; an address or a device is no path.
+        if place is not None and "://" not in place and not Path(place).exists():
+            raise DataError(f"{place} does not exist")
 
 
 def _open_inputs(options: argparse.Namespace) -> Inputs:

@@ -13,6 +13,8 @@ from rgbdseg.errors import DataError
 from rgbdseg.reading import read_json
 
 _ABSENT = object()
+_LONGEST_NAME = 255
+"""Bytes of a file's name that every file system takes."""
 NOTHING_RENAMED: Mapping[str, str] = {}
 
 
@@ -46,7 +48,8 @@ class FieldReader:
         if not isinstance(values, dict):
             where = f"key '{path}' is" if path else "the file holds"
             raise DataError(f"{file}: {where} {_quote(values)}; expected an object {{...}}")
-        self._values: dict[str, Any] = renamed(values, earlier)
+        # YAML has keys of any kind.
+        self._values: dict[str, Any] = renamed({str(key): value for key, value in values.items()}, earlier)
         for key in self._values:
             if known is not None and key not in known:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -83,7 +86,14 @@ class FieldReader:
         """Return a path relative to the dataset that does not lead out of it, in its plainest spelling."""
         value = self.text(key)
         parts = PurePosixPath(value).parts
-        if value.startswith(("/", "\\")) or ".." in parts or set(value) & set("\0\n\r") or value[1:2] == ":":
+        too_long = any(len(part.encode()) > _LONGEST_NAME for part in parts)
+        if (
+            too_long
+            or value.startswith(("/", "\\"))
+            or ".." in parts
+            or set(value) & set("\0\n\r")
+            or value[1:2] == ":"
+        ):
             raise self.wrong(key, "a path inside the dataset, relative to it and without '..'")
         return str(PurePosixPath(value))
 

@@ -183,6 +183,11 @@ def explained_failures(run: RunFolder | None = None) -> Iterator[None]:
             "a new run with a lower loader.batch_size"
         ) from error
     except RuntimeError as error:
+        if "without overflow" in str(error):
+            raise DivergedError(
+                "a step of the optimizer is too long for any number; start a new run with a lower "
+                "optimizer.learning_rate"
+            ) from error
         # Not imported: PyTorch's compiler takes seconds, and most runs never use it.
         if not any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
             raise

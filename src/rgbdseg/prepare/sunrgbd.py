@@ -208,7 +208,7 @@ def sensor_of(frame_id: str) -> str:
 
 def read_intrinsics(path: Path) -> PinholeCamera:
     """Read ``intrinsics.txt``: the nine numbers of [fx 0 cx; 0 fy cy; 0 0 1], row by row."""
-    text = read_text(path)
+    text = read_text(path, lambda reason: DataError(f"{reason}; expected the camera of the image"))
     try:
         values = [float(word) for word in text.split()]
     except ValueError as error:

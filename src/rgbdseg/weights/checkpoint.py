@@ -277,3 +277,5 @@ def _require_file(path: Path) -> None:
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
     require_file(path, CheckpointError)
+    if path.suffix in (".yaml", ".yml", ".json", ".jsonl", ".txt"):
+        raise CheckpointError(f"{path} is text, not a checkpoint; name a file .ckpt or .safetensors, or a run folder")

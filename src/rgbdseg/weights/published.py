@@ -16,6 +16,9 @@ from rgbdseg.models._layout import Layout
 from rgbdseg.weights.compare import Comparison, compare_weights
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
 
+RUN_PREFIX = "model."
+"""Begins the names of weights in a checkpoint of a run."""
+
 
 def load_published(model: SegmentationModel, source: str | Path | Mapping[str, Any]) -> None:
     """Load a checkpoint of the published code of the model's family into ``model``, all of it or nothing.
@@ -39,8 +42,10 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     published = {key: layout.read(key, value) for key, value in stored.items()}
     names = {name: layout.key(name) for name in own}
     where = "the checkpoint" if isinstance(source, Mapping) else str(source)
-    if set(published) == set(own) != set(names.values()):
-        raise CheckpointError(f"{where} is already in this library's layout; load it as an ordinary checkpoint")
+    if {key.removeprefix(RUN_PREFIX) for key in published} == set(own) != set(names.values()):
+        raise CheckpointError(
+            f"{where} is already in this library's layout: evaluate, predict and rgbdseg.load take it as it is"
+        )
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):  # files from Caffe and from before PyTorch 0.4.1 lack the counter
             published.setdefault(names[name], torch.zeros_like(value))

@@ -82,7 +82,7 @@ def _suggestion(name: str) -> str:
 
 
 def _epoch_range(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text.strip())
     if not match:
         raise UsageError(f"epochs='{text}' is not understood; expected a number or a range such as 300-400")
     first = int(match[1])
