@@ -20,6 +20,7 @@ import platform
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,8 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import rgbdseg.engine.train
-from rgbdseg.cli.main import main as rgbdseg_main
 from rgbdseg.weights.checkpoint import load_torch
 
 STEPS, MEAN_OVER = 24, 5
@@ -54,19 +53,19 @@ _DROP_PATH = ("--model.options.drop_path_rate", "0.1")
 # Masks are given up within the few steps; at the steps of the recipe that part would never run.
 _EOMT = ("--model.options.decoder_options", "{}", "--model.options.mask_annealing", "[[4, 8], [10, 14], [16, 20]]")
 RUNS = (
-    ShortRun("CMX", "cmx-nyuv2-b2", "cmx_mit_b0", _ADAMW),
-    ShortRun("CMNeXt", "cmnext-nyuv2-b4", "cmnext_mit_b0", (*_ADAMW, *_DROP_PATH)),
+    ShortRun("CMX", "cmx-mit-b2-nyuv2", "cmx_mit_b0", _ADAMW),
+    ShortRun("CMNeXt", "cmnext-mit-b4-nyuv2", "cmnext_mit_b0", (*_ADAMW, *_DROP_PATH)),
     ShortRun("GeminiFusion, MiT", "geminifusion-mit-b3-nyuv2", "geminifusion_mit_b0", (*_ADAMW, *_DROP_PATH)),
     ShortRun("GeminiFusion, Swin", "geminifusion-swin-tiny-nyuv2", "geminifusion_swin_tiny", _ADAMW, batch=2),
-    ShortRun("DPLNet", "dplnet-nyuv2", "dplnet_mit_b0"),
+    ShortRun("DPLNet", "dplnet-mit-b5-nyuv2", "dplnet_mit_b0"),
     ShortRun("HDBFormer", "hdbformer-nyuv2", "hdbformer_mit_b0", _ADAMW),
     ShortRun("DiffPixelFormer", "diffpixelformer-mit-b3-nyuv2", "diffpixelformer_mit_b0", (*_ADAMW, *_DROP_PATH)),
-    ShortRun("DFormer", "dformer-nyuv2-tiny", "dformer_nano", (*_ADAMW, *_DROP_PATH)),
-    ShortRun("DFormerv2", "dformerv2-nyuv2-small", "dformerv2_nano", (*_ADAMW, *_DROP_PATH)),
-    ShortRun("ESANet", "esanet-nyuv2", "esanet_r10_nbt1d"),
-    ShortRun("EMSANet", "emsanet-nyuv2", "emsanet_r10_nbt1d"),
+    ShortRun("DFormer", "dformer-tiny-nyuv2", "dformer_nano", (*_ADAMW, *_DROP_PATH)),
+    ShortRun("DFormerv2", "dformerv2-small-nyuv2", "dformerv2_nano", (*_ADAMW, *_DROP_PATH)),
+    ShortRun("ESANet", "esanet-r34-nbt1d-nyuv2", "esanet_r10_nbt1d"),
+    ShortRun("EMSANet", "emsanet-r34-nbt1d-nyuv2", "emsanet_r10_nbt1d"),
     ShortRun("AsymFormer", "asymformer-nyuv2", "asymformer_atto", _ADAMW),
-    ShortRun("Sigma", "sigma-nyuv2-tiny", "sigma_nano", (*_ADAMW, *_DROP_PATH)),
+    ShortRun("Sigma", "sigma-tiny-nyuv2", "sigma_nano", (*_ADAMW, *_DROP_PATH)),
     ShortRun("DINO with depth", "dinodepth-nyuv2", "dinodepth_vit_pico"),
     ShortRun("DINO with depth, geometry prior", "dinodepth-nyuv2-prior", "dinodepth_vit_pico"),
     ShortRun("DINO with depth, prompts", "dinodepth-nyuv2-prompts", "dinodepth_vit_pico"),
@@ -107,30 +106,35 @@ class Process:
 
 
 def run_rgbdseg(arguments: list[str], log: Path, stop: tuple[Path, int] | None = None) -> Process:
-    """Run the command in a process of its own, its output in a file; it can be stopped by SIGINT after a step.
-
-    The process is a copy of this one, which has imported everything: what it uses does not count how long that takes.
+    """Run the command, its output in a file; it can be stopped by SIGINT after a step.
 
     Args:
         arguments: of ``rgbdseg``.
         log: file that takes the output.
         stop: log of the run, and the step whose line there makes the signal be sent.
     """
-    child = os.fork()
-    if child == 0:
-        with log.open("a") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-        os._exit(rgbdseg_main(arguments))
-    sent = False
+    with log.open("a") as output:
+        process = subprocess.Popen([sys.executable, "-m", "rgbdseg", *arguments], stdout=output, stderr=output)
+    sent, peak = False, 0
     while True:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
+        peak = max(peak, _peak_bytes(process.pid))
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:
-            return Process(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return Process(process.returncode, usage.ru_utime + usage.ru_stime, peak)
         if stop is not None and not sent and _steps(stop[0]) >= stop[1]:
-            os.kill(child, signal.SIGINT)
+            process.send_signal(signal.SIGINT)
             sent = True
         time.sleep(0.02)
+
+
+def _peak_bytes(process: int) -> int:
+    """Return the highest resident memory so far, 0 of a process that has ended.
+
+    ``ru_maxrss`` is no measure: it starts from the memory of the parent, which has read checkpoints.
+    """
+    lines = Path(f"/proc/{process}/status").read_text().split("\n")
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _losses(log: Path) -> list[float]:
@@ -199,11 +203,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         "good a network is.",
         "",
         f"Written by `python scripts/short_runs.py --data datasets/nyuv2 --out OUT --table FILE`, {today};",
-        f"{_hardware()}. The machine had other work, so CPU seconds, which are",
-        "those of the uninterrupted run, say little about speed. Memory is the highest resident memory of that run;",
-        "about 650 MiB of it are the imported libraries. Loss: mean over the first and over the last",
-        f"{MEAN_OVER} iterations, each with other frames; criteria and class weights differ between recipes, so losses",
-        "cannot be compared between rows.",
+        f"{_hardware()}.",
+        "CPU seconds and memory are those of the uninterrupted run, with the start and the import of all libraries,",
+        "of one run each, so they say little about speed. Memory is the highest resident memory. Loss: mean",
+        f"over the first and over the last {MEAN_OVER} iterations, each with other frames, so small differences mean",
+        "nothing; criteria and class weights differ between recipes, so rows cannot be compared. Learning rates are",
+        "without warm-up, and 5e-4 in place of the recipe's where the command says so.",
         "",
         "| family | variant | recipe | crops | steps | first loss | last loss | stopped at | resumed equal | CPU s | "
         "peak MiB |",
@@ -252,7 +257,6 @@ def main() -> int:
         else {}
     )
     torch.set_num_threads(1)
-    rgbdseg.engine.train.quiet_lightning()
     for run in RUNS:
         wanted = any(name in run.recipe for name in options.families) if options.families else run.recipe not in rows
         if wanted:

@@ -1,9 +1,5 @@
 """Encoders that can be run stage by stage."""
 
-from rgbdseg.quick_import import import_quickly
-
-import_quickly("timm")
-
 from rgbdseg.encoders._base import EncoderEntry, StagedEncoder, State
 from rgbdseg.encoders._lockstep import run_in_lockstep, run_stages_in_lockstep
 from rgbdseg.encoders._registry import (

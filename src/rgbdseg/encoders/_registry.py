@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 from rgbdseg.encoders._base import EncoderEntry, StagedEncoder
 from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.open_registry import OpenRegistry
 from rgbdseg.options import dataclass_types, make_options
+from rgbdseg.quick_import import import_quickly
 
 ENCODERS: OpenRegistry[EncoderEntry] = OpenRegistry("encoder", "rgbdseg.encoders", "ENCODERS", "rgbdseg.encoders")
 TIMM_MODULES: OpenRegistry[EncoderEntry] = OpenRegistry("module of timm", "rgbdseg.encoders", "TIMM_MODULES", "")
@@ -30,7 +32,7 @@ def register_encoder(name: str, entry: EncoderEntry) -> None:
 
 def list_encoders() -> list[str]:
     """Return the names of all encoders, sorted."""
-    timm = importlib.import_module("timm")
+    timm = _timm()
     return sorted({*ENCODERS, *(name for module in TIMM_MODULES for name in timm.list_models(module=module))})
 
 
@@ -89,12 +91,18 @@ def deeplab_options(
     return options if stride == 32 or dilations is None else {**options, "dilations": tuple(dilations)}
 
 
+def _timm() -> ModuleType:
+    """Return timm, imported without PyTorch's compiler and only here: networks that are not timm's do without it."""
+    import_quickly("timm")
+    return importlib.import_module("timm")
+
+
 def _find(name: str) -> tuple[str, EncoderEntry]:
     """Return the name without the tag of weights, and what builds it."""
     if name in ENCODERS:
         return name, ENCODERS.get(name)
     name = name.partition(".")[0]
-    timm = importlib.import_module("timm")
+    timm = _timm()
     if not timm.is_model(name):
         raise unknown_name("encoder", name, list_encoders())
     for module in TIMM_MODULES:
