@@ -149,6 +149,40 @@ def test_units_and_bytes(tmp_path: Path) -> None:
         read_frame(Upload(color, "c"), limits=Limits(megabytes=0.001))
 
 
+def test_depth_is_judged_as_everywhere(tmp_path: Path) -> None:
+    color, depth = write_room(tmp_path)
+    values = np.array(Image.open(depth)).astype(np.uint16)
+    values[:4] = 65535  # what sensors write where they are dazzled
+    np.save(tmp_path / "dazzled.npy", values)
+    found = read_frame(Upload(color, "c.png"), Upload(tmp_path / "dazzled.npy", "dazzled.npy"))
+    assert found.depth_m is not None
+    assert not found.depth_m[:, :4].any()
+    assert found.depth_m.max() < 10
+    slope = np.tile(np.arange(800, 800 + 30 * SIZE[1], 30, dtype=np.uint16), (SIZE[0], 1))
+    np.save(tmp_path / "swapped.npy", (slope + np.arange(SIZE[0], dtype=np.uint16)[:, None]).byteswap())
+    with pytest.raises(RequestError, match=r"swapped\.npy: neighboring values jump") as caught:
+        read_frame(Upload(color, "c.png"), Upload(tmp_path / "swapped.npy", "swapped.npy"))
+    assert caught.value.kind == "depth-implausible"
+
+
+def test_a_picture_turned_against_its_depth_is_refused(tmp_path: Path) -> None:
+    color, depth = write_room(tmp_path)
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    Image.open(color).save(tmp_path / "turned.jpg", exif=upside_down)
+    upload = Upload(tmp_path / "turned.jpg", "my photo.jpg")
+    assert read_frame(upload).rgb.shape[1:] == SIZE
+    with pytest.raises(RequestError, match=r"my photo\.jpg .*EXIF"):
+        read_frame(upload, Upload(depth, "d.png"))
+
+
+def test_a_center_outside_is_a_fault_of_the_camera(tmp_path: Path) -> None:
+    color, depth = write_room(tmp_path)
+    with pytest.raises(RequestError, match="the center lies outside the 32x48 image") as caught:
+        read_frame(Upload(color, "c.png"), Upload(depth, "d.png"), camera="40, 40, 60, 16")
+    assert caught.value.kind == "camera"
+
+
 # --- models
 
 

@@ -99,9 +99,30 @@ def survey_depth(
     read = _readable(spread(paths))
     if not read:
         return DepthSurvey(stated or METERS, stated is None, "unreadable", None, 1.0, 0)
+    return survey_values(read, stated, missing=missing, largest_m=largest_m)
+
+
+def survey_values(
+    read: Sequence[tuple[str, npt.NDArray[Any]]],
+    stated: DepthUnit | None = None,
+    *,
+    missing: MissingValues = "usual",
+    largest_m: float | None = None,
+) -> DepthSurvey:
+    """Look at stored depth that has been read; see `survey_depth`.
+
+    Args:
+        read: at least one name, for messages, with its values (H, W).
+        stated: see there.
+        missing: see there.
+        largest_m: see there.
+
+    Raises:
+        DataError: as there.
+    """
     first, kind = read[0][0], read[0][1].dtype
     unit = dataclasses.replace(
-        unit_of_file(read[0][1], str(first), stated),
+        unit_of_file(read[0][1], first, stated),
         missing=usual_missing(kind) if missing == "usual" else missing,
         largest_m=largest_m,
     )
@@ -119,11 +140,11 @@ def survey_depth(
     return DepthSurvey(unit, stated is None, kind.name, median_m, share, len(read))
 
 
-def _readable(paths: Sequence[Path]) -> list[tuple[Path, npt.NDArray[Any]]]:
+def _readable(paths: Sequence[Path]) -> list[tuple[str, npt.NDArray[Any]]]:
     found = []
     for path in paths:
         try:
-            found.append((path, read_depth_values(path)))
+            found.append((str(path), read_depth_values(path)))
         except DataError:
             continue
     return found

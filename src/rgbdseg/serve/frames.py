@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import read_depth_values, read_rgb
-from rgbdseg.depth import parse_depth_unit
+from rgbdseg.camera_check import camera_fault
+from rgbdseg.data.depth_survey import survey_values
+from rgbdseg.data.images import read_depth_values, read_rgb_beside, sizes_of
+from rgbdseg.depth import DepthUnit, parse_depth_unit, usual_unit
 from rgbdseg.errors import DataError, RGBDSegError
 from rgbdseg.frame_inputs import make_sample
 from rgbdseg.sample import RGBDSample
@@ -79,8 +81,7 @@ def read_frame(
         color: an 8-bit image.
         depth: z-depth of the same pixels, an image of 16 bits or an .npy array.
         camera: see `parse_camera`; empty for none.
-        depth_unit: m, cm, mm or meters per stored unit; ``automatic`` or empty: meters for numbers with a fraction,
-            millimeters for whole numbers of 16 or more bits.
+        depth_unit: m, cm, mm or meters per stored unit; ``automatic`` or empty: see `rgbdseg.depth.usual_unit`.
         limits: by default, `Limits`.
 
     Raises:
@@ -92,14 +93,15 @@ def read_frame(
     _check_bytes(color, limits)
     with _worded("color-unreadable", color):
         _check_size(color, _image_size(color), limits)
-        rgb_CHW = read_rgb(color.path)
+    values = None if depth is None else read_stored_depth(depth, limits)
+    with _worded("color-unreadable", color):
+        rgb_CHW = read_rgb_beside(color.path, sizes_of({"depth": values}))
     name = Path(color.name).stem or "frame"
     known_camera = parse_camera(camera)
     check_camera_fits(known_camera, (rgb_CHW.shape[1], rgb_CHW.shape[2]))
-    if depth is None:
+    if depth is None or values is None:
         with _worded("color-unusable", color):
             return make_sample(rgb_CHW, camera=known_camera, name=name)
-    values = read_stored_depth(depth, limits)
     if values.shape != tuple(rgb_CHW.shape[1:]):
         raise RequestError(
             "depth-size",
@@ -108,8 +110,9 @@ def read_frame(
         )
     if not (values > 0).any():
         raise RequestError("depth-empty", f"{depth.name} has no reading: every value is 0, negative or not a number")
-    unit = _depth_unit(depth, values, depth_unit)
+    stated = _stated_unit(depth, values, depth_unit)
     with _worded("depth-implausible", depth):
+        unit = survey_values([(depth.name, values)], stated).unit
         return make_sample(rgb_CHW, values, known_camera, depth_unit=unit, name=name)
 
 
@@ -166,14 +169,9 @@ def check_camera_fits(camera: PinholeCamera | None, size: tuple[int, int]) -> No
     """Raise RequestError for a camera that cannot be that of an image of this (height, width)."""
     if camera is None:
         return
-    height, width = size
-    focal_ok = 0.1 < camera.fx / width < 20 and 0.1 < camera.fy / height < 20
-    if not (focal_ok and -0.5 * width < camera.cx < 1.5 * width and -0.5 * height < camera.cy < 1.5 * height):
-        raise RequestError(
-            "camera",
-            f"camera fx={camera.fx:g} fy={camera.fy:g} cx={camera.cx:g} cy={camera.cy:g} is not that of an image of "
-            f"{width} pixels in width and {height} in height; give pixels of this very image",
-        )
+    fault = camera_fault(camera, size)
+    if fault is not None:
+        raise RequestError("camera", f"camera {fault}; give pixels of this very image")
 
 
 def _camera_numbers(found: Any) -> list[float]:
@@ -188,20 +186,16 @@ def _camera_numbers(found: Any) -> list[float]:
     return [float(value) for value in values.ravel()]
 
 
-def _depth_unit(depth: Upload, values: NDArray[Any], text: str | None) -> Any:
+def _stated_unit(depth: Upload, values: NDArray[Any], text: str | None) -> DepthUnit | None:
+    """Return the unit that the visitor chose, None for the usual one of such numbers."""
     text = (text or "").strip()
-    if text and text != AUTOMATIC_UNIT:
-        try:
+    try:
+        if text and text != AUTOMATIC_UNIT:
             return parse_depth_unit(text)
-        except RGBDSegError as error:
-            raise RequestError("depth-unit", str(error)) from None
-    if values.dtype.kind == "f":
-        return "m"
-    if values.dtype.itemsize == 1:
-        raise RequestError(
-            "depth-unit", f"{depth.name} stores depth in 8 bits, whose unit cannot be guessed; choose the unit"
-        )
-    return "mm"
+        usual_unit(values.dtype, depth.name)
+    except RGBDSegError as error:
+        raise RequestError("depth-unit", str(error)) from None
+    return None
 
 
 def _check_bytes(upload: Upload, limits: Limits) -> None:
