@@ -338,8 +338,10 @@ def test_published_evaluation(case: str, window_batch: int) -> None:
         window_batch,
         resize_by="factor",
     )
+    # Steps that are no whole numbers are rounded otherwise in OpenCV: 3 of 90,294 scores differ by up to 1.2e-5.
+    rtol = 2e-5 if case == "odd_sizes" else 1e-5
     result = segment(network, sample, RGB_HHA, protocol)
-    torch.testing.assert_close(result.scores, data["output:scores"].permute(2, 0, 1), rtol=2e-5, atol=0)
+    torch.testing.assert_close(result.scores, data["output:scores"].permute(2, 0, 1), rtol=rtol, atol=0)
     assert torch.equal(result.prediction, data["output:prediction"])
 
 

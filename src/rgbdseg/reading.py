@@ -32,12 +32,18 @@ _KINDS = (
 )
 
 
-def require_file(path: str | Path, error: ErrorKind = DataError) -> None:
-    """Raise ``error`` unless ``path`` is an ordinary file; opening a pipe would wait for ever."""
+def require_file(path: str | Path, error: ErrorKind = DataError, expected: str = "") -> None:
+    """Raise ``error`` unless ``path`` is an ordinary file; opening a pipe would wait for ever.
+
+    Args:
+        path: of the file.
+        error: made of the message.
+        expected: said of a path where nothing is, for readers whose callers add nothing to it.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
+        raise error(f"{path} does not exist{expected and f'; expected {expected}'}") from None
     except (OSError, ValueError) as reason:  # a name with a NUL, or one that is too long
         raise error(f"cannot read {path}: {getattr(reason, 'strerror', None) or reason}") from None
     if not stat.S_ISREG(mode):

@@ -548,6 +548,11 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
     assert code == 0
     assert "plain" in out
     assert "there is nothing to compare" in out  # the same work on both sides is recognized
+    code, out, _ = call(
+        *("benchmark", "loader", "demo-rgb-only", "--data", tree, "--iterations", "2", "--loader.workers", "1"), *small
+    )
+    assert code == 0
+    assert re.search(r"this recipe does \d+\.\d\d times the images per second of the plain way", out.replace("\n", " "))
     expect_error(call("benchmark", "loader", "demo", "--data", tree, "--iterations", "0"), "--iterations is 0")
     expect_error(call("benchmark", "drive", "demo", "--data", tree), "drive")
     expect_error(call("benchmark", "loader", "dmo", "--data", tree), "did you mean 'demo'?")

@@ -306,11 +306,9 @@ def test_planted_faults_are_found_in_real_frames(nyu: Path, tmp_path: Path, name
     found = findings(root)
     assert kind in found, found
     assert re.search(message, found[kind]), found[kind]
-    wrong = [
-        k
-        for k in found
-        if k not in (kind, "absent classes", "implausible depth", "implausible depth unit", "saturated HHA")
-    ]
+    # Depth at the end of its range is the nearest or the farthest that HHA can show, too.
+    beside = {"absent classes", "implausible depth"} | ({"saturated HHA"} if name == "saturated depth" else set())
+    wrong = [k for k in found if k != kind and k not in beside]
     assert not wrong, found
 
 

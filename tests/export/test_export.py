@@ -146,9 +146,9 @@ def test_errors_of_graphs(tmp_path: Path) -> None:
     room = room_frames((48, 48), 1, DEPTH)[0][0].replace(raw_depth_m=None)
     with pytest.raises(DataError, match="is 48x48, but the graph was made for 32x48"):
         graph.segment(room)
-    graph.plan = dataclasses.replace(graph.plan, scores=False)  # type: ignore[attr-defined]
+    exported(DEPTH, tmp_path / "bare.onnx", scores=False)
     with pytest.raises(UsageError, match="export it with scores"):
-        graph.score(room)
+        rgbdseg.load(tmp_path / "bare.onnx").score(room)
     with pytest.raises(UsageError, match="holds how an image is looked at"):
         rgbdseg.load(file, protocol=EvaluationProtocol())
     with pytest.raises(CheckpointError, match="is an exported graph, without the model"):

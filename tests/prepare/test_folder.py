@@ -102,14 +102,14 @@ def test_pairs_by_name_with_labels(recording: Path, tmp_path: Path) -> None:
 
 
 def test_the_split_follows_the_seed(recording: Path, tmp_path: Path) -> None:
-    def test_ids(seed: int, name: str) -> list[str]:
-        prepare_folder(recording, tmp_path / name, options(test_share=0.5, seed=seed))
+    def test_ids(seed: int, name: str, workers: int = 0) -> list[str]:
+        prepare_folder(recording, tmp_path / name, options(test_share=0.5, seed=seed), workers=workers)
         return [frame.sample_id for frame in open_tree(tmp_path / name).frames("test")]
 
     splits = [test_ids(seed, f"s{seed}") for seed in range(5)]
     assert all(len(split) == 3 for split in splits)
     assert len({tuple(split) for split in splits}) > 1
-    assert test_ids(2, "again") == splits[2]
+    assert test_ids(2, "again", workers=2) == splits[2]
     for path in sorted(p.relative_to(tmp_path / "s2") for p in (tmp_path / "s2").rglob("*") if p.is_file()):
         assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "s2" / path).read_bytes()
 
@@ -151,7 +151,7 @@ def test_names_may_say_what_a_file_is(tmp_path: Path) -> None:
     assert [f.sample_id for f in open_tree(tmp_path / "tree").frames("all")] == [f"frame-{k}" for k in range(COUNT)]
     root = write_recording(tmp_path / "s", "left/{}.png", "z/{}.png", labels=False)
     with pytest.raises(
-        DataError, match=r"no folder of images; expected one of rgb, color, colo.?r, image, images in any case"
+        DataError, match=r"no folder of images; expected one of rgb, color, colour, image, images in any case"
     ):
         prepare_folder(root, tmp_path / "other", options())
     prepare_folder(root, tmp_path / "other", options(rgb_folder="left", depth_folder="z"))

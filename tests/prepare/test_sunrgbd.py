@@ -235,7 +235,9 @@ class TestBadInput:
         other[1].label_HW = other[1].label_HW[:-1]
         write_sun_labels(copy / LABELS, other)
         with pytest.raises(
-            DataError, match=r"Label/kv1/NYUdata/NYU0001\.png is 42x56, expected the size of .*NYU0001\.jpg, 43x56"
+            DataError,
+            match=r"Label/kv1/NYUdata/NYU0001\.png is 42x56, expected the size of "
+            r".*/kv1/NYUdata/NYU0001/image/NYU0001\.jpg, 43x56",
         ):
             prepare_sunrgbd(copy, tmp_path / "size")
         other = sun_frames()

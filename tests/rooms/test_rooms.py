@@ -458,7 +458,7 @@ class TestWrite:
         with pytest.raises(DataError, match=r"thesis\.txt is a file"):
             write_rooms(tmp_path / "thesis.txt", train=1, test=0, size=SMALL)
         (tmp_path / "dataset.json").write_text("{")
-        with pytest.raises(DataError, match=r"cannot be read|is not JSON"):
+        with pytest.raises(DataError, match=r"dataset\.json is not JSON.*remove the folder"):
             write_rooms(tmp_path, train=1, test=0, size=SMALL)
 
     def test_numbers_are_checked(self, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_truncated_safetensors(share: float, tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing\.pth does not exist"):
+    with pytest.raises(CheckpointError, match=r"nothing\.pth does not exist; expected a file"):
         read_state_dict(tmp_path / "nothing.pth")
     with pytest.raises(CheckpointError, match="is a folder; expected a file"):
         read_state_dict(tmp_path)

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS
 
-_COLOR = ("rgb", "color", "colour", "image", "img")  # spelling: keep
+_COLOR = ("rgb", "color", "colour", "image", "img")
 _DEPTH = ("depth",)
 _LABEL = ("label", "labels", "mask", "masks", "seg", "semantic", "gt")
 
-_AT_END = re.compile(r"[-_.](rgb|color|colour|image|depth|label|labels|mask)$", re.I)  # spelling: keep
+_AT_END = re.compile(r"[-_.](rgb|color|colour|image|depth|label|labels|mask)$", re.I)
 _WORDS = "|".join(sorted({*_COLOR, *_DEPTH, *_LABEL}, key=len, reverse=True))
 _ALIGNED = re.compile(r"(?<![a-z0-9])aligned[-_. ]depth[-_. ]to[-_. ]colou?r(?![a-z])", re.IGNORECASE)
 _ANYWHERE = re.compile(rf"(?<![a-z0-9])(?:{_WORDS}|aligned)(?![a-z])", re.IGNORECASE)

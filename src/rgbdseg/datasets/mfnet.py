@@ -1,6 +1,6 @@
 """MFNet: streets by day and by night, seen by an RGB and a thermal camera side by side.
 
-Ha, Watanabe, Karasawa, Ushiku, Harada: MFNet: Toward Real-Time Semantic Segmentation for Autonomous Vehicles with
+Ha, Watanabe, Karasawa, Ushiku, Harada: MFNet: Towards Real-Time Semantic Segmentation for Autonomous Vehicles with
 Multi-Spectral Scenes, IROS 2017.  1569 frames of 480x640, 820 by day and 749 by night; 784 for training, 392 for
 validation and 393 for testing.  Published scores count the unlabeled pixels as a class, the first of nine.
 """

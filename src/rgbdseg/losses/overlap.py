@@ -13,13 +13,14 @@ from rgbdseg.labels import IGNORE_INDEX
 def lovasz_softmax_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Return the Lovász-softmax loss, a scalar in [0, 1]: a convex stand-in for 1 - IoU.
 
+    For each class the Lovász extension of 1 - IoU is taken of the errors |truth - probability| of all pixels of the
+    batch; the loss is the mean over the classes that occur in the label, 0 when none does.
+
     Source: Berman, Triki, Blaschko, The Lovász-Softmax Loss, CVPR 2018, equations 8 and 9, over the batch.
 
     Args:
         logits: float (B, C, H, W).
-        label: int64 (B, H, W), 255 = void, without part in it. For each class the Lovász extension of 1 - IoU is taken
-            of the errors |truth - probability| of all pixels of the batch; the loss is the mean over the classes that
-            occur in the label, 0 when none does.
+        label: int64 (B, H, W), 255 = void, without part in it.
     """
     probability_CN, truth_CN, labeled_N = _flattened(logits, label)
     error_CN = (truth_CN - probability_CN).abs()

@@ -21,7 +21,7 @@ from rgbdseg.labels import IGNORE_INDEX, RGB, LabelSet, generic_palette
 # H height, W width
 
 Key = Literal["color", "value"]
-VOID_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "none")  # spelling: keep
+VOID_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "none")
 """Names in a table, in any case, that mean "not labeled" where the class names do not hold them."""
 
 _EXPECTED = {

@@ -43,7 +43,7 @@ def read_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]
     if isinstance(source, Mapping):
         return _unwrap(source, "the given mapping")
     path = Path(source)
-    require_file(path, lambda reason: CheckpointError(f"checkpoint {reason}"))
+    require_file(path, lambda reason: CheckpointError(f"checkpoint {reason}"), "a file")
     content = load_safetensors_file(path) if path.suffix == ".safetensors" else load_torch_file(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a mapping from names to tensors")
