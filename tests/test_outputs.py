@@ -25,6 +25,7 @@ from rgbdseg.models._registry import create_model
 from rgbdseg.outputs import LabelFiles
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.segmenter import Segmenter
+from rgbdseg.visualize import colorize
 from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
 from tests.synthetic import make_camera, make_scene, write_tree
 
@@ -149,3 +150,26 @@ def test_evaluation_saves_in_the_values_of_the_dataset(tmp_path: Path) -> None:
     save_prediction(torch.from_numpy(LABELS), "x/1", tmp_path, LabelFiles.of_classes(ABC, LabelValues((1, 2, 3), 0)))
     assert read_label_values(tmp_path / "label" / "x" / "1.png").tolist() == [[1, 2, 3], [0, 3, 1]]
     assert np.asarray(Image.open(tmp_path / "color" / "x" / "1.png"))[0].tolist() == [list(c) for c in ABC.palette]
+
+
+def test_a_frame_is_colored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = make_sample(make_scene(0, SIZE).rgb)
+    frame = SegmentedFrame(
+        np.full(SIZE, 1, np.uint8),
+        np.ones(SIZE, np.float32),
+        ABC.classes,
+        ABC.palette,
+        sample,
+        LabelValues((1, 2, 3), 0),
+    )
+    colored, over = frame.colors(), frame.overlay()
+    calls: list[object] = []
+    monkeypatch.setattr(
+        "rgbdseg.segmented_frame.colorize", lambda labels, palette: calls.append(1) or colorize(labels, palette)
+    )
+    frame.save(tmp_path, "x", outputs=("overlay", "label", "color"))
+    assert len(calls) == 1
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "color" / "x.png")), colored)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "overlay" / "x.png")), over)
+    frame.save(tmp_path, "y", outputs=("label",))
+    assert len(calls) == 1

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import training_size
 from rgbdseg.training_size import seen_size, shrunk, size_note
+from rgbdseg.transforms.spatial import resize, resize_raster
 from rgbdseg.weights.checkpoint import ModelFacts
 from tests.specs import PLAIN_RGB, RGB_HHA
 from tests.synthetic import make_camera
@@ -73,3 +77,31 @@ def test_the_training_size_is_kept_and_known_of_benchmarks() -> None:
     older = {key: value for key, value in facts.to_dict().items() if key != "image_size"}
     assert training_size(ModelFacts.from_dict(older)) is None
     assert training_size(ModelFacts.from_dict({**older, "dataset": "nyuv2"})) == (480, 640)
+
+
+@pytest.mark.parametrize("size", [(12, 16), (7, 25), (48, 64)])
+def test_colors_are_resized_once(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rgb, hha = (torch.randint(256, (3, 48, 64), generator=generator, dtype=torch.uint8) for _ in range(2))
+    sample = RGBDSample(
+        rgb,
+        hha=hha,
+        depth_m=torch.rand(1, 48, 64, generator=generator),
+        camera=make_camera((48, 64)),
+    )
+    means = functional.interpolate(sample.rgb[None].float(), size, mode="bilinear", antialias=True)[0]
+    wanted = resize(sample, size).replace(rgb=means.round().clamp(0, 255).to(torch.uint8))
+    resized: list[torch.Tensor] = []
+
+    def seen(raster: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        resized.append(raster)
+        return resize_raster(raster, *arguments)
+
+    monkeypatch.setattr("rgbdseg.transforms.spatial.resize_raster", seen)
+    monkeypatch.setattr("rgbdseg.training_size.resize_raster", seen, raising=False)
+    small = shrunk(sample, size)
+    assert small.camera == wanted.camera
+    assert [name for name, _ in small.rasters()] == [name for name, _ in sample.rasters()]
+    assert all(torch.equal(raster, wanted.raster(name)) for name, raster in small.rasters())
+    assert resized
+    assert not any(raster is sample.rgb for raster in resized)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.data import images
+from rgbdseg.data.images import read_label_values
 from rgbdseg.errors import DataError
 from rgbdseg.files import WriteError
 from rgbdseg.sample import RGBDSample
@@ -21,6 +23,7 @@ from rgbdseg.visualize import (
     picture,
     save_png,
     write_ply,
+    write_png,
 )
 
 PALETTE = ((10, 20, 30), (200, 100, 0), (1, 2, 3))
@@ -162,3 +165,11 @@ def test_png_keeps_label_values_and_failed_writes_leave_nothing(tmp_path: Path) 
     with pytest.raises(WriteError, match="cannot write"):
         save_png(tmp_path / "folder.png", label)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "label.png"]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_png_of_8_and_16_bits(kind: type, tmp_path: Path) -> None:
+    values = np.array([[0, 3], [255, np.iinfo(kind).max]], dtype=kind)
+    write_png(tmp_path / "values.png", values)
+    assert np.array_equal(read_label_values(tmp_path / "values.png"), values)
+    assert images.write_png is write_png  # one way to write rasters

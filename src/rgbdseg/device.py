@@ -61,8 +61,8 @@ def place_model(model: Network, device: torch.device, autocast_dtype: torch.dtyp
     GPUs computes in; scores differ by rounding.
     """
     last = device.type == "cpu" or autocast_dtype is not None
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if last else model
+    # Contiguous is an order to be restored, too: a model may come from training with channels last.
+    return model.to(device).to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
 from rgbdseg.errors import UsageError
-from rgbdseg.files import atomic_path, write_text
+from rgbdseg.files import write_text
 from rgbdseg.labels import RGB, LabelSet, LabelValues
-from rgbdseg.visualize import legend, save_png
+from rgbdseg.visualize import legend, save_png, write_png
 
 # H height, W width, N points
 
@@ -120,13 +120,7 @@ class LabelFiles:
 
     def write_labels(self, path: str | Path, labels: NDArray[np.uint8]) -> None:
         """Write one label file as PNG, atomically; labels: class indices, 255 for void, (H, W)."""
-        write_label_file(path, self.encode(labels))
-
-
-def write_label_file(path: str | Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    """Write stored label values (H, W) as PNG of 8 or 16 bits, atomically."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(values).save(temporary, format="PNG", compress_level=1)
+        write_png(path, self.encode(labels))
 
 
 def _dump(values: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,10 +119,29 @@ class SegmentedFrame:
         if outputs is None:
             has_cloud = self.sample.depth_m is not None and self.sample.camera is not None
             outputs = [kind for kind in OUTPUTS if kind != "cloud" or has_cloud]
+        return self.write(folder, stem, outputs)
+
+    def write(self, folder: str | Path, name: str, outputs: Sequence[str]) -> list[Path]:
+        """Write what `save` writes, but neither ``classes.json`` nor ``legend.png``: many frames need them once.
+
+        Args:
+            folder: is created.
+            name: of the files.
+            outputs: some of `OUTPUTS`.
+
+        Returns:
+            list: the files.
+
+        Raises:
+            DataError: when a cloud is asked for of a frame without depth or camera.
+            UsageError: for unknown outputs.
+            WriteError: when a file cannot be written; none is left half-written.
+        """
+        colored = functools.cache(self.colors)  # two kinds show them
         files = []
         for kind in outputs:
             check_choice("output", kind, OUTPUTS)
-            files.append(Path(folder) / kind / f"{stem}{OUTPUTS[kind]}")
+            files.append(Path(folder) / kind / f"{name}{OUTPUTS[kind]}")
             if kind == "cloud":
                 xyz_cam_m, colors, labels = self.point_cloud()
                 numbers = self.label_files
@@ -129,5 +149,6 @@ class SegmentedFrame:
             elif kind == "label":
                 self.label_files.write_labels(files[-1], self.labels)
             else:
-                save_png(files[-1], self.colors() if kind == "color" else self.overlay())
+                shown = colored() if kind == "color" else overlay(picture(self.sample.rgb), colored())
+                save_png(files[-1], shown)
         return files

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
@@ -50,9 +51,6 @@ class Segmenter:
         label_values: numbers of the classes in label files; None writes class indices.
         dataset: whose numbers they are.
     """
-
-    label_values: LabelValues | None = None
-    dataset: str = ""
 
     def __init__(
         self,
@@ -211,9 +209,21 @@ class Segmenter:
             result, seen = self._score(sample)
             sample = seen if seen.size == sample.size else sample
             confidence = result.confidence
+        return self.labeled_frame(sample, result.prediction.cpu().numpy(), confidence.cpu().numpy())
+
+    def labeled_frame(
+        self, sample: RGBDSample, labels: NDArray[np.uint8], confidence: NDArray[np.float32]
+    ) -> SegmentedFrame:
+        """Return a frame that has been labeled, with the names, colors and numbers of the classes.
+
+        Args:
+            sample: the frame.
+            labels: class indices (H, W).
+            confidence: (H, W), 0 to 1.
+        """
         return SegmentedFrame(
-            labels=result.prediction.cpu().numpy(),
-            confidence=confidence.cpu().numpy(),
+            labels=labels,
+            confidence=confidence,
             names=self.label_set.classes,
             palette=self.label_set.palette,
             sample=sample,

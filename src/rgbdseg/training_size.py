@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.spatial import resize
+from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.transforms.spatial import resize_raster
 
 # C classes, H height, W width
 
@@ -59,7 +59,14 @@ def size_note(size: tuple[int, int], training_size: tuple[int, int] | None) -> s
 def shrunk(sample: RGBDSample, size: tuple[int, int]) -> RGBDSample:
     """Return a smaller sample; colors are means over the pixels that become one, depth keeps single readings."""
     rgb = functional.interpolate(sample.rgb[None].float(), size, mode="bilinear", antialias=True)[0]
-    return resize(sample, size).replace(rgb=rgb.round().clamp(0, 255).to(torch.uint8))
+    changes: dict[str, object] = {
+        name: resize_raster(raster, size, RASTERS[name].interpolation)
+        for name, raster in sample.rasters()
+        if name != "rgb"
+    }
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.resized(sample.size, size)
+    return sample.replace(rgb=rgb.round().clamp(0, 255).to(torch.uint8), **changes)
 
 
 def enlarged_scores(log_scores_CHW: Tensor, size: tuple[int, int]) -> Tensor:

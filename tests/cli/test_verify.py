@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rgbdseg.cli.main import main
 from rgbdseg.cli.verify import HEADER, write_row
+from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.rooms import write_rooms
 from rgbdseg.weights import zoo
 from rgbdseg.weights.zoo_table import ByHand, Url, ZooEntry
@@ -87,3 +89,17 @@ def test_rows_are_sorted_and_what_follows_stays(tmp_path: Path) -> None:
     lines = page.read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| a", "| b", "| b"]
     assert lines[5:] == ["", "after"]
+
+
+def test_the_dataset_is_opened_once(rooms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+
+    def seen(root: str | Path) -> PreparedTree:
+        opened.append(root)
+        return open_tree(root)
+
+    monkeypatch.setattr("rgbdseg.data.tree.open_tree", seen)
+    monkeypatch.setattr("rgbdseg.data.dataset.open_tree", seen)
+    monkeypatch.setattr("rgbdseg.data.hha_audit.audit_hha", lambda tree, ids: SimpleNamespace(fault=None))
+    assert main(["verify", "tiny-rooms", "--data", str(rooms), "--limit", "1", "--loader.workers", "0"]) == 0
+    assert opened == [str(rooms)]

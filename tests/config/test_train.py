@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from rgbdseg.cli.config_args import config_parser, parse_config
+from rgbdseg.config import checks
+from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.train import (
     AugmentationConfig,
     HardwareConfig,
@@ -122,3 +124,12 @@ def test_files_from_before_an_option_leave_it_off() -> None:
     for protocol in ("validation", "evaluation"):
         del stored[protocol]["margin"]
     assert parse_config(config_parser("train", stored), [], TrainConfig) == TrainConfig()
+
+
+def test_types_of_fields_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    LoaderConfig(), LossConfig(), HardwareConfig()
+    monkeypatch.setattr(checks, "get_type_hints", lambda kind: pytest.fail(f"{kind} again"))
+    for config in (LoaderConfig(), LossConfig(), HardwareConfig()):
+        checks.check_literals(config, "")
+    with pytest.raises(UsageError, match=r"hardware\.precision"):
+        HardwareConfig(precision="bf17-mixed")  # type: ignore[arg-type]

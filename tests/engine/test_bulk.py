@@ -18,9 +18,12 @@ import torch
 from PIL import Image
 
 from rgbdseg.engine.bulk import BulkOptions, BulkResult, predict_in_bulk
+from rgbdseg.engine.bulk_processes import Share
 from rgbdseg.engine.bulk_record import finished_frames, weights_fingerprint
 from rgbdseg.engine.predict import FileFrames, find_frames
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.labels import LabelSet
+from rgbdseg.outputs import LabelFiles
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import Segmenter
 from tests.specs import RGB_DEPTH
@@ -237,3 +240,58 @@ def test_two_processes_share_the_frames(tmp_path: Path) -> None:
     assert "skipped 1 of 5 frames" in done.stdout
     assert done.stdout.count("found:") == 1
     assert list(labels(out)) == ["0", "1", "2", "4"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_key_is_written_once_and_not_before_a_frame_is_labeled(
+    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bool] = []
+    write_key = LabelFiles.write_key
+
+    def seen(files: LabelFiles, folder: str | Path, *, replace: bool = False) -> list[Path]:
+        written.append(replace)
+        return write_key(files, folder, replace=replace)
+
+    monkeypatch.setattr(LabelFiles, "write_key", seen)
+    source = Pictures(6)
+    source.damaged = set(range(6))
+    run(source, tmp_path, on_error="skip")
+    assert written == []
+    assert not (tmp_path / "classes.json").exists()
+    source.damaged = {0}
+    run(source, tmp_path, ("label", "color", "overlay"), on_error="skip", force=force)
+    assert written == [force]
+    assert list(labels(tmp_path)) == source.names[1:]
+    assert (tmp_path / "legend.png").is_file()
+
+
+def test_labels_of_other_classes_are_refused_by_the_first_frame(tmp_path: Path) -> None:
+    LabelFiles.of_classes(LabelSet("other", ("x", "y", "z"), ABC.palette), None).write_key(tmp_path)
+    with pytest.raises(UsageError, match="have other classes or numbers"):
+        run(Pictures(5), tmp_path)
+    assert not (tmp_path / "label").exists()
+
+
+class Second(Share):
+    """One of two processes, the other of which is always there."""
+
+    def wait(self) -> None:
+        pass
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def test_only_the_main_process_looks_at_all_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr("rgbdseg.engine.bulk.weights_fingerprint", lambda model: seen.append(model) or "weights")
+    source = Pictures(4)
+    predict_in_bulk(segmenter(), source, tmp_path, BulkOptions(("label",)), share=Second(1, 2))
+    assert seen == []
+    assert list(labels(tmp_path)) == ["room/1", "room/3"]
+    assert not (tmp_path / "prediction.json").exists()
+    predict_in_bulk(segmenter(), source, tmp_path / "main", BulkOptions(("label",)), share=Second(0, 2))
+    assert len(seen) == 1
+    record = json.loads((tmp_path / "main" / "prediction.json").read_text())
+    assert (record["made_with"]["weights"], record["finished"]) == ("weights", True)

@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.engine.mapping import MapOptions, map_recording, points_in_world
 from rgbdseg.errors import DataError
+from rgbdseg.export.onnx_segmenter import OnnxSegmenter
+from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
+from rgbdseg.input_spec import InputSpec
 from rgbdseg.recordings._base import RecordedFrame, Recording
 from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
-from tests.test_segmenter import segmenter
+from rgbdseg.weights.checkpoint import ModelFacts
+from tests.specs import PLAIN_RGB, RGB_DEPTH, RGB_HHA
+from tests.test_segmenter import ABC, segmenter
 
 SIZE = (24, 32)
 CAMERA = PinholeCamera(28.0, 28.0, 15.5, 11.5)
@@ -86,3 +92,31 @@ def test_far_readings_have_no_vote_and_poses_are_required() -> None:
     assert map_recording(segmenter(), recording, MapOptions(min_votes=1)).points.votes.sum() == 24 * 32
     with pytest.raises(DataError, match="no frame has a camera pose"):
         map_recording(segmenter(), Wall([None]))
+
+
+class ThreeClasses:
+    """Stands for ONNX Runtime: the brightest channel is the class."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.plan = GraphPlan(spec)
+
+    def facts(self) -> dict[str, Any]:
+        model = ModelFacts("channels", {}, self.plan.spec, ABC, "mine")
+        return {"format": GRAPH_FORMAT, "model": model.to_dict(), "plan": self.plan.to_dict()}
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert set(inputs) == {one.name for one in self.plan.inputs}
+        labels = inputs["rgb"].argmax(-1).astype(np.uint8)
+        return {"labels": labels, "confidence": np.ones(labels.shape, np.float32)}
+
+
+@pytest.mark.parametrize("spec", [PLAIN_RGB, RGB_HHA, RGB_DEPTH])
+def test_an_exported_graph_makes_the_same_map(spec: InputSpec) -> None:
+    recording = Wall([rigid(FORWARD, np.zeros(3)), rigid(FORWARD, np.array([0.5, 0.0, 0.2]))])
+    runner: Any = ThreeClasses(spec)
+    graph = OnnxSegmenter(runner, torch.device("cpu"))
+    found, wanted = (map_recording(one, recording, MapOptions(min_votes=1)) for one in (graph, segmenter()))
+    assert (found.frames, found.damaged) == (2, ())
+    assert graph.training_size is None
+    assert np.array_equal(found.points.xyz_world_m, wanted.points.xyz_world_m)
+    assert np.array_equal(found.points.labels, wanted.points.labels)

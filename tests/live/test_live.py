@@ -13,6 +13,9 @@ import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.frame_inputs import make_sample
+from rgbdseg.inference import Segmentation
+from rgbdseg.labels import LabelValues
 from rgbdseg.live import sources
 from rgbdseg.live.rerun_view import RerunView
 from rgbdseg.live.run import Pace, run_live
@@ -204,3 +207,50 @@ def test_rerun_file(tmp_path: Path) -> None:
     assert data[:3] == b"RRF"
     for path in (b"/world/camera/points", b"/world/camera/image/labels", b"/world/path", b"/pace/latency_ms"):
         assert path in data
+
+
+class Kept(Seen):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[SegmentedFrame] = []
+
+    def show(self, frame: RecordedFrame, seen: SegmentedFrame, pace: Pace) -> None:
+        self.seen.append(seen)
+
+
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_frames_know_the_numbers_of_the_dataset(weight: float | None) -> None:
+    view, values = Kept(), LabelValues((5, 6, 300), 0)
+    steadying = None if weight is None else Steadying(weight)
+    run_live(
+        segmenter(label_values=values, dataset="mine"), Replay(Numbers(2), every_frame=True), view, steadying=steadying
+    )
+    for seen in view.seen:
+        assert (seen.label_values, seen.dataset) == (values, "mine")
+        assert seen.label_files.describe() == "the values of mine, 5..300, 0 = void"
+        assert seen.labels.dtype == np.uint8
+        assert seen.confidence.dtype == np.float32
+
+
+def test_steadied_frames_need_one_softmax_whatever_the_order_of_depth_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Colored(Numbers):
+        def read(self, index: int) -> RecordedFrame:
+            rng = np.random.default_rng(index)
+            rgb = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+            depth_m = np.where(rng.random(SIZE[::-1]) < 0.5, np.float32(2), np.float32(3)).T  # column by column
+            return RecordedFrame(str(index), self.times_s[index], rgb, depth_m)
+
+    network, steady = segmenter(), Steadying(0.5)
+    wanted = []
+    for index in range(3):
+        frame = Colored().read(index)
+        sample = make_sample(frame.rgb, frame.depth_m, device=network.device)
+        wanted.append(steady(network.score(sample).log_scores.softmax(0), sample.depth_m).max(0))
+    monkeypatch.setattr(Segmentation, "log_scores", property(lambda self: pytest.fail("a second softmax")))
+    view = Kept()
+    run_live(network, Replay(Colored(3), every_frame=True), view, steadying=Steadying(0.5))
+    for seen, (confidence, labels) in zip(view.seen, wanted, strict=True):
+        assert (seen.labels == labels.numpy()).mean() > 0.995  # but for ties
+        np.testing.assert_allclose(seen.confidence, confidence.numpy(), atol=1e-6)

@@ -79,15 +79,16 @@ def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> 
     quiet_lightning()
     bundle = load_bundle(resolve_source(entry.name))
     parts = parse_parts("verify", EvaluateOptions(get_recipe(entry.recipe).evaluation), options, rest)
+    tree = open_tree(options.data)
     dataset = RGBDDataset(
-        options.data,
+        tree,
         parts.loader.validation_split,
         needs=rasters_needed(bundle.facts.input_spec, label=True),
         hha_cache=parts.loader.hha_cache,
         limit=parts.loader.validation_limit,
     )
     if "hha" in dataset.needs:
-        require_fitting_hha(open_tree(options.data), dataset.ids)
+        require_fitting_hha(tree, dataset.ids)
     return evaluate(
         bundle, dataset, parts.evaluation, hardware=parts.hardware, workers=parts.loader.workers, console=CONSOLE
     )

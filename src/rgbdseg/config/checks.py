@@ -22,7 +22,7 @@ def check_literals(config: object, prefix: str) -> None:
         config: a dataclass; fields whose annotation is a Literal, or one or None, are looked at.
         prefix: where it stands, such as ``loss.``.
     """
-    for name, kind in get_type_hints(type(config)).items():
+    for name, kind in _field_types(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         alternatives = [kind] if get_origin(kind) is Literal else list(get_args(kind))
         choices = [choice for one in alternatives if get_origin(one) is Literal for choice in get_args(one)]

@@ -20,11 +20,11 @@ from rgbdseg.data.depth_formats import OWN_READERS, read_pgm, read_tiff_of_64_bi
 from rgbdseg.data.label_formats import class_values, refuse_lossy, whole_numbers
 from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
-from rgbdseg.files import atomic_path
 from rgbdseg.geometry.hha import HHA_CHANNELS
 from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.reading import require_file
 from rgbdseg.sample import RasterRule
+from rgbdseg.visualize import write_png
 
 # H height, W width
 
@@ -268,13 +268,6 @@ def read_colored_labels(path: str | Path) -> npt.NDArray[np.uint8]:
     with _opened(path) as image:
         refuse_lossy(path, image)
         return np.asarray(_loaded(path, image, "RGB"))
-
-
-def write_png(path: str | Path, pixels: npt.NDArray[Any]) -> None:
-    """Write uint8 (H, W) or (H, W, 3), or uint16 (H, W), as a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        # level 1: three times as fast as the default for a few percent more bytes
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
 
 
 def write_hha(path: str | Path, hha: Tensor, channels: Sequence[str] = HHA_CHANNELS) -> None:

@@ -24,7 +24,7 @@ from rgbdseg.config.train import TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model, window_batch
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import make_fabric, uses_gpu, with_chosen_precision
+from rgbdseg.engine.hardware import device_type, make_fabric, with_chosen_precision
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
@@ -95,8 +95,9 @@ class Measurement:
 def plain(config: TrainConfig) -> TrainConfig:
     """Return the same run as a straightforward program would do it.
 
-    float32, no compilation, contiguous memory, samples read and augmented one by one in the training process, one view
-    of an image at a time.
+    float32, no compilation, contiguous memory in training, samples read and augmented one by one in the training
+    process, one view of an image at a time.  Evaluation has no setting for the order in memory: on both sides it is
+    what `rgbdseg.device.place_model` chooses for the device and the precision.
     """
     return dataclasses.replace(
         config,
@@ -120,7 +121,7 @@ def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
         return loading
     if work == "train":
         return (*computing, hardware.channels_last, *loading)
-    on = torch.device("cuda" if uses_gpu(hardware) else "cpu")
+    on = torch.device(device_type(hardware))
     return (*computing, config.evaluation.window_batch or window_batch(on))
 
 

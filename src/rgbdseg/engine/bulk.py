@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -136,9 +137,10 @@ def predict_in_bulk(
     options, share, root = options or BulkOptions(), share or Share(), Path(out)
     for name in options.classes or ():
         segmenter.label_set.index(name)
-    made_with = _made_with(segmenter, source, options)
+    record = None
     if share.is_main:
-        check_same(root, made_with, source.names, options.force)
+        record = BulkRecord(root, _made_with(segmenter, source, options), len(source.names))
+        check_same(root, record.made_with, source.names, options.force)
     share.wait()
     done_before = finished_frames(root, options.outputs)
     todo = [
@@ -146,9 +148,8 @@ def predict_in_bulk(
         for index, name in enumerate(source.names)
         if name not in done_before or source.changed_s(index) > done_before[name]
     ]
-    record = BulkRecord(root, made_with, len(source.names))
     share.wait()  # all have looked before anything is written
-    if share.is_main and options.record:
+    if record is not None and options.record:
         record.write()
     work = _Work(segmenter, source, root, options)
     try:
@@ -164,7 +165,7 @@ def predict_in_bulk(
     parts = share.gather(work.summary())
     result = _merged(parts, len(source.names), len(source.names) - len(todo))
     result = dataclasses.replace(result, label_files=segmenter.label_files)
-    if share.is_main and options.record:
+    if record is not None and options.record:
         dataclasses.replace(record, finished=True, skipped=result.skipped).write()
     return result
 
@@ -192,6 +193,8 @@ class _Work:
         self.stopped_at = ""
         self._skipped: list[Skipped] = []
         self._shares: collections.Counter[str] = collections.Counter()
+        self._key = threading.Lock()
+        self._key_written = False
 
     def run(self, indices: Sequence[int], progress: Progress | None) -> None:
         readers = 1 if self.source.sequential else self.options.workers
@@ -229,8 +232,11 @@ class _Work:
         return self.segmenter.prepare(sample)  # HHA is computed while the network sees another frame
 
     def _write(self, frame: SegmentedFrame, name: str) -> None:
-        frame.label_files.write_key(self.root, replace=self.options.force)
-        frame.save(self.root, name, outputs=self.options.outputs)
+        with self._key:  # there before any labels are, and not before a frame has some
+            if not self._key_written:
+                frame.label_files.write_key(self.root, replace=self.options.force)
+                self._key_written = True
+        frame.write(self.root, name, self.options.outputs)
 
 
 class _Writing:

@@ -230,9 +230,11 @@ def evaluate(
                     protocol,
                     device=fabric.device,
                     autocast_dtype=AUTOCAST[hardware.precision],
-                ).prediction.cpu()
+                ).prediction
                 if sample.label is not None:
                     counts.update(sample, prediction, protocol)
+                if save is not None or submission is not None:
+                    prediction = prediction.cpu()
                 if save is not None:
                     save_prediction(prediction, sample.sample_id, save, label_files)
                 if submission is not None:

@@ -24,6 +24,11 @@ def uses_gpu(hardware: HardwareConfig) -> bool:
     return torch.cuda.is_available() and hardware.accelerator != "cpu"
 
 
+def device_type(hardware: HardwareConfig) -> str:
+    """Return the type of the devices that do the work: ``cuda`` or ``cpu``."""
+    return "cuda" if uses_gpu(hardware) else "cpu"
+
+
 def make_fabric(hardware: HardwareConfig) -> Fabric:
     """Return the devices of a run; `processes.working_together` starts the processes.
 
@@ -58,7 +63,7 @@ def make_fabric(hardware: HardwareConfig) -> Fabric:
 
 def with_chosen_precision(hardware: HardwareConfig) -> HardwareConfig:
     """Return the same with the precision that ``auto`` stands for on the devices of this machine."""
-    device = torch.device("cuda" if uses_gpu(hardware) else "cpu")
+    device = torch.device(device_type(hardware))
     return dataclasses.replace(hardware, precision=cast(Precision, chosen_precision(hardware.precision, device)))
 
 

@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from rgbdseg.data.images import image_mode, image_size, read_label_values, write_png
+from rgbdseg.data.images import image_mode, image_size, read_label_values
 from rgbdseg.datasets import ServerFormat, facts_of_classes, find_facts
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import LabelSet
+from rgbdseg.visualize import write_png
 
 
 def server_format(label_set: LabelSet) -> ServerFormat:

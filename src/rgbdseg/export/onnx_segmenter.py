@@ -45,6 +45,7 @@ class OnnxSegmenter(Segmenter):
         self.hha = self.plan.hha
         self.name = model.model_name
         self.label_values, self.dataset = model.label_values, model.dataset
+        self.training_size = None  # the graph takes images of its own size alone, or all as they are
 
     def segment(self, sample: RGBDSample) -> SegmentedFrame:
         """Label a frame that is given as a sample.
@@ -53,15 +54,7 @@ class OnnxSegmenter(Segmenter):
             DataError: where the frame lacks what the graph takes, or has another size than the graph.
         """
         outputs = self._outputs(sample)
-        return SegmentedFrame(
-            labels=outputs["labels"][0],
-            confidence=outputs["confidence"][0],
-            names=self.label_set.classes,
-            palette=self.label_set.palette,
-            sample=sample,
-            label_values=self.label_values,
-            dataset=self.dataset,
-        )
+        return self.labeled_frame(sample, outputs["labels"][0], outputs["confidence"][0])
 
     def score(self, sample: RGBDSample) -> Segmentation:
         """Return the scores of every class.
@@ -72,6 +65,10 @@ class OnnxSegmenter(Segmenter):
         if not self.plan.scores:
             raise UsageError("the graph returns labels and confidence only; export it with scores")
         return Segmentation(torch.from_numpy(np.log(self._outputs(sample)["scores"][0])))
+
+    def prepare(self, sample: RGBDSample) -> RGBDSample:
+        """Return the sample as it is: the graph computes all that it needs."""
+        return sample
 
     def _outputs(self, sample: RGBDSample) -> dict[str, Any]:
         if self.plan.needs_hha:

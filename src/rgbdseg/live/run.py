@@ -13,6 +13,7 @@ import torch
 
 from rgbdseg.errors import DataError
 from rgbdseg.frame_inputs import make_sample
+from rgbdseg.inference.segmentation import largest_class
 from rgbdseg.live.sources import LiveSource
 from rgbdseg.live.steadying import Steadying
 from rgbdseg.recordings._base import RecordedFrame
@@ -133,17 +134,11 @@ def _labeled(segmenter: Segmenter, frame: RecordedFrame, steadying: Steadying | 
     if steadying is None:
         return segmenter.segment(sample)
     with torch.inference_mode():
-        probabilities = segmenter.score(sample).log_scores.softmax(0)
+        probabilities = segmenter.score(sample).values.softmax(0)
         pose = None if frame.camera_to_world is None else torch.from_numpy(frame.camera_to_world)
         averaged = steadying(probabilities, sample.depth_m, sample.camera, pose)
-        confidence, labels = averaged.max(0)
-    return SegmentedFrame(
-        labels=labels.to(torch.uint8).cpu().numpy(),
-        confidence=confidence.cpu().numpy(),
-        names=segmenter.label_set.classes,
-        palette=segmenter.label_set.palette,
-        sample=sample,
-    )
+        confidence, labels = largest_class(averaged.contiguous())
+    return segmenter.labeled_frame(sample, labels.cpu().numpy(), confidence.cpu().numpy())
 
 
 def _rate(ends: collections.deque[float]) -> float:
