@@ -1,4 +1,4 @@
-"""Train the model that comes with rgbdseg: all frames in memory, augmented on the device, learning rate by the clock.
+"""Train LiteFusion on NYU Depth V2: all frames in memory, augmented on the device, learning rate by the clock.
 
     python scripts/train_litefusion.py rooms /tmp/rooms.npz --frames 8000 --processes 14
     python scripts/train_litefusion.py train --data datasets/nyuv2 --weights DIR --out runs/box --minutes 5
@@ -8,7 +8,9 @@
 ImageNet weights of timm.  ``--rooms FILE`` trains on made rooms in place of the dataset, with the names of NYU-40.
 Every eighth group of eight neighboring training frames is held out and measured at the end, unless ``--all`` trains on
 them, too; test frames are never read.  The result is the last state (the average of the weights), never the best one.
-Written to be run on a GPU for minutes; it runs on a CPU, too.
+Written to be run on a GPU for minutes; it runs on a CPU, too.  The weights in the package come from
+an earlier program for one CPU thread, with the same network and data and much the same loss and augmentation: this
+script does not repeat them.
 """
 
 from __future__ import annotations
@@ -28,21 +30,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from depth_faults import disturb_depth
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.datasets import get_label_set
 from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.geometry.hha import HHAParameters, encode_hha
+from rgbdseg.losses.overlap import lovasz_softmax_loss
 from rgbdseg.models._registry import create_model
 from rgbdseg.models.litefusion import LiteFusion
 from rgbdseg.nn.blocks import DropPath
 from rgbdseg.rooms import render_frame
+from rgbdseg.transforms.disturb import DepthDisturbance, disturb_depth
 from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
 
 # B batch, N frames, V variants of the geometry, H height, W width
 
 NYU40 = get_label_set("nyu40")
 VOID = 255
+_FAULTS = DepthDisturbance(drop_probability=0)  # whole frames lose their depth in `Batches`
 HHA = HHAParameters(
     normal_radius=8, gravity_radius=16, missing_fill=0, floor_percentile=1.0, singular_windows="undefined"
 )
@@ -105,7 +109,7 @@ def make_geometry(depth_m: Tensor, cameras: Tensor, variants: int, device: torch
         for variant in range(variants):
             seen, focal = depth, camera
             if variant:
-                seen = disturb_depth(depth[:, :, ::2, ::2].contiguous(), generator)
+                seen = disturb_depth(depth[:, :, ::2, ::2].contiguous(), generator, _FAULTS)
                 seen = seen.repeat_interleave(2, 2).repeat_interleave(2, 3)
                 draw = torch.rand(len(depth), 2, generator=generator, device=device)
                 # In three of ten frames the camera is said to see up to a quarter more or less than it does.
@@ -254,23 +258,6 @@ class TrainingNet(nn.Module):
         return model.classifier(model.drop(fine)), model.auxiliary(coarse), self.presence(coarse.mean((2, 3)))
 
 
-def lovasz_softmax(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the Lovasz-Softmax loss (Berman et al., CVPR 2018) over the classes of the batch, all sorted at once."""
-    classes = logits.shape[1]
-    known = label.flatten() != VOID
-    probability = logits.float().softmax(1).movedim(1, -1).flatten(0, -2)
-    truth = functional.one_hot(label.flatten().clamp(max=classes - 1), classes).float()
-    # Void pixels get error 0 and truth 0: they come last and add nothing.
-    truth = truth * known[:, None]
-    errors, order = ((truth - probability).abs() * known[:, None]).sort(dim=0, descending=True)
-    truth = truth.gather(0, order)
-    total = truth.sum(0)
-    jaccard = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
-    jaccard = torch.cat((jaccard[:1], jaccard[1:] - jaccard[:-1]))
-    present = (total > 0).float()
-    return ((errors * jaccard).sum(0) * present).sum() / present.sum().clamp(min=1)
-
-
 def loss_of(output: tuple[Tensor, ...], label: Tensor, weight: Tensor, smoothing: float, lovasz: float) -> Tensor:
     """Return the weighted sum of all losses."""
     logits, auxiliary, presence = (one.float() for one in output)
@@ -282,7 +269,7 @@ def loss_of(output: tuple[Tensor, ...], label: Tensor, weight: Tensor, smoothing
     seen = torch.zeros(len(label), 256, device=label.device).scatter_(1, label.flatten(1), 1)[:, :40]
     loss = loss + 0.3 * functional.binary_cross_entropy_with_logits(presence, seen)
     if lovasz:
-        loss = loss + lovasz * lovasz_softmax(logits, coarse)
+        loss = loss + lovasz * lovasz_softmax_loss(logits, coarse)
     return loss
 
 

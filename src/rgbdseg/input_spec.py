@@ -119,6 +119,11 @@ class InputSpec:
         return tuple(dict.fromkeys(stream.raster for stream in self.streams))
 
     @property
+    def asks_for_camera(self) -> bool:
+        """Whether a frame must come with its intrinsics: for the network itself, or for HHA it cannot do without."""
+        return self.needs_camera or any(stream.raster == "hha" and not stream.optional for stream in self.streams)
+
+    @property
     def needs_depth(self) -> bool:
         """Whether a frame without depth will not do."""
         return any(stream.from_depth and not stream.optional for stream in self.streams)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, overload
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
+from rgbdseg.config.protocol import EvaluationProtocol, for_other_images, stored_protocol
 from rgbdseg.datasets import find_facts, nyuv2
 from rgbdseg.depth import DepthUnit
 from rgbdseg.device import AUTOCAST, choose_device, chosen_precision, place_model
@@ -102,7 +101,7 @@ class Segmenter:
         facts = bundle.facts
         fit_size = protocol is None if fit_size is None else fit_size
         if protocol is None:
-            protocol = dataclasses.replace(stored_protocol(facts.config), margin=0, area="full")
+            protocol = for_other_images(stored_protocol(facts.config))
         return cls(
             bundle.model,
             facts.label_set,

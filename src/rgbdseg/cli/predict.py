@@ -13,8 +13,8 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.common import Parser, add_workers, say, steady_progress
 from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.recording_options import add_recording_options, recording_options
-from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, for_other_images, parse_parts
-from rgbdseg.config.protocol import EvaluationProtocol, stored_protocol
+from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, parse_parts
+from rgbdseg.config.protocol import EvaluationProtocol, for_other_images, stored_protocol
 from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
@@ -293,8 +293,7 @@ def _check_given(spec: InputSpec, options: argparse.Namespace) -> None:
     """Say in options, before any frame is read, what the model needs."""
     if spec.needs_depth and not options.depth:
         raise UsageError("the model needs depth; add --depth")
-    needs_hha = any(stream.raster == "hha" and not stream.optional for stream in spec.streams)
-    if (spec.needs_camera or needs_hha) and not options.camera:
+    if spec.asks_for_camera and not options.camera:
         raise UsageError("the model needs the camera; add --camera fx,fy,cx,cy (pixels, counted from 0)")
     given = {"rgb", "depth_m", "hha", "noise", *(name for name, _ in options.raster)}
     missing = [name for name in spec.rasters if name not in given]

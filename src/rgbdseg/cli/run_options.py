@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar, get_args
 
 from rgbdseg.cli.config_args import config_parser, parse_config
-from rgbdseg.config.protocol import FULL, Combination, EvaluationProtocol, Mode
+from rgbdseg.config.protocol import FULL, Combination, EvaluationProtocol, Mode, for_other_images
 from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
 from rgbdseg.config.train import HardwareConfig, LoaderConfig
 from rgbdseg.datasets import counted_areas
@@ -102,11 +102,6 @@ def add_area_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin", type=int, metavar="PIXELS", help="cut off each side, neither seen nor counted (default: likewise)"
     )
-
-
-def for_other_images(stored: EvaluationProtocol) -> EvaluationProtocol:
-    """Return a recipe's protocol without what it cuts off its dataset and which pixels of it count."""
-    return dataclasses.replace(stored, margin=0, area=FULL)
 
 
 def for_a_graph(stored: EvaluationProtocol) -> EvaluationProtocol:

@@ -239,6 +239,11 @@ _FORMER_WINDOW_BATCH = 4
 """What checkpoints hold where nobody chose, from before it was chosen by device."""
 
 
+def for_other_images(stored: EvaluationProtocol) -> EvaluationProtocol:
+    """Return a recipe's protocol without what it cuts off its dataset and which pixels of it count."""
+    return dataclasses.replace(stored, margin=0, area=FULL)
+
+
 def stored_protocol(config: Mapping[str, Any] | None) -> EvaluationProtocol:
     """Return the evaluation protocol of a run's stored config, or the plain default when it has none.
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from rgbdseg.errors import UsageError
 from rgbdseg.nn.conv_norm import conv_norm_relu
-from rgbdseg.nn.resize import resize_bilinear
+from rgbdseg.nn.resize import resize_half_pixel
 
 # B batch, C channels, H W size of the image, h w size of a map or patch grid, N tokens, A attention heads
 # R channels of a prompt, L its length
@@ -108,7 +108,7 @@ class DepthInjection(DepthGuide):
         size = (map_BChw.shape[-2], map_BChw.shape[-1])
         added = self.project[str(index)](self.refine[str(index)](memory[level]))
         if added.shape[-2:] != size:
-            added = resize_bilinear(added, size, align_corners=False)
+            added = resize_half_pixel(added, size)
         return map_BChw + added, memory
 
 
@@ -136,7 +136,7 @@ class GeometryPrior(DepthGuide):
 
     def start(self, depth_BCHW: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         """Return D_p (N, N) and D_z (B, N, N) of the patches."""
-        z = resize_bilinear(depth_BCHW[:, :1], grid, align_corners=False).flatten(1)
+        z = resize_half_pixel(depth_BCHW[:, :1], grid).flatten(1)
         rows, columns = (torch.arange(side, device=z.device, dtype=z.dtype) for side in grid)
         y, x = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))
         return _differences(y) + _differences(x), _differences(z)

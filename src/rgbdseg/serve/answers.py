@@ -203,8 +203,7 @@ def _check_needs(segmenter: Segmenter, sample: RGBDSample, name: str) -> None:
             raise RequestError("model", f"{name} looks at {raster}, which cannot be sent here; choose another model")
     if spec.needs_depth and sample.depth_m is None:
         raise RequestError("depth-missing", f"{name} looks at depth; send a depth map of the same pixels")
-    needs_hha = any(stream.raster == "hha" and not stream.optional for stream in spec.streams)
-    if (spec.needs_camera or needs_hha) and sample.camera is None:
+    if spec.asks_for_camera and sample.camera is None:
         raise RequestError("camera-missing", f"{name} needs the camera; give fx, fy, cx, cy in pixels")
 
 

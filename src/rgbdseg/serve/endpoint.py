@@ -234,14 +234,13 @@ def _not_http(request: Request, error: Exception) -> Response:
 
 def _details(name: str, segmenter: Segmenter, shelf: ModelShelf) -> ModelDetails:
     spec = segmenter.input_spec
-    needs_hha = any(stream.raster == "hha" and not stream.optional for stream in spec.streams)
     return ModelDetails(
         name=name,
         note=shelf.entries[name].note,
         default=name == shelf.default,
         inputs=list(spec.rasters),
         needs_depth=spec.needs_depth,
-        needs_camera=spec.needs_camera or needs_hha,
+        needs_camera=spec.asks_for_camera,
         names=list(segmenter.names),
         palette=[list(color) for color in segmenter.label_set.palette],
     )

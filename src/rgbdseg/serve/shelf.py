@@ -13,6 +13,7 @@ from rgbdseg.errors import CheckpointError, RGBDSegError, UsageError
 from rgbdseg.loading import load
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.serve.frames import RequestError
+from rgbdseg.weights.hub import HUB_PREFIX
 from rgbdseg.weights.source import CHECKPOINTS, LAST
 from rgbdseg.weights.zoo import zoo_entries
 
@@ -136,7 +137,7 @@ def shelf_entries(sources: Sequence[str], *, zoo: bool = False) -> list[ModelEnt
 def _expanded(source: str) -> list[str]:
     path = Path(source)
     if not path.exists():
-        if source in zoo_entries() or source.startswith("hf:"):
+        if source in zoo_entries() or source.startswith(HUB_PREFIX):
             return [source]
         raise CheckpointError(f"no checkpoint, run folder or folder of runs at {source}")
     if path.is_file() or _is_run(path):

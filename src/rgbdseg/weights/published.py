@@ -13,11 +13,9 @@ from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.files import atomic_path
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
+from rgbdseg.weights.checkpoint import STATE_PREFIX
 from rgbdseg.weights.compare import Comparison, compare_weights
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
-
-RUN_PREFIX = "model."
-"""Begins the names of weights in a checkpoint of a run."""
 
 
 def load_published(model: SegmentationModel, source: str | Path | Mapping[str, Any]) -> None:
@@ -42,7 +40,7 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
     published = {key: layout.read(key, value) for key, value in stored.items()}
     names = {name: layout.key(name) for name in own}
     where = "the checkpoint" if isinstance(source, Mapping) else str(source)
-    if {key.removeprefix(RUN_PREFIX) for key in published} == set(own) != set(names.values()):
+    if {key.removeprefix(STATE_PREFIX) for key in published} == set(own) != set(names.values()):
         raise CheckpointError(
             f"{where} is already in this library's layout: evaluate, predict and rgbdseg.load take it as it is"
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.nn.blocks import at_least_float32
-from rgbdseg.nn.resize import cut_to, resize_bilinear
+from rgbdseg.nn.resize import cut_to, resize_half_pixel
 
 # B batch, C channels of a token, Q queries, P tokens between queries and patches, N tokens, K classes
 # h w patch grid, m n size of a mask, H W size of the image
@@ -94,7 +94,7 @@ class EoMTHead(nn.Module):
 
     def allowed_patches(self, mask_logits: Tensor, grid: Grid) -> Tensor:
         """Return which patches each query may attend to (B, Q, h * w): those where its mask logit is above 0."""
-        return resize_bilinear(mask_logits, grid, align_corners=False).flatten(2) > 0
+        return resize_half_pixel(mask_logits, grid).flatten(2) > 0
 
     def attention_mask(self, mask_logits: Tensor, grid: Grid, tokens: int, block: int) -> Tensor:
         """Return which tokens each token may attend to, bool (B, 1, N, N).
@@ -126,11 +126,11 @@ class EoMTHead(nn.Module):
         classes = classes.softmax(dim=-1)[..., :-1]
         whole = tuple(side // 2 ** len(self.upscale) * self.patch_size for side in masks.shape[-2:])
         if not self.training:
-            masks = resize_bilinear(masks, (whole[0], whole[1]), align_corners=False)
+            masks = resize_half_pixel(masks, (whole[0], whole[1]))
         scores = torch.einsum("bqmn,bqk->bkmn", masks.sigmoid(), classes)
         scores = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
         if self.training:
-            scores = resize_bilinear(scores, (whole[0], whole[1]), align_corners=False)
+            scores = resize_half_pixel(scores, (whole[0], whole[1]))
         return cut_to(scores, size)
 
     @torch.no_grad()
