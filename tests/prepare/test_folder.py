@@ -225,9 +225,9 @@ def test_the_closest_pairs_are_made_first_and_files_used_once() -> None:
     rgb = [Stamped(t, f"rgb/{k}.png") for k, t in enumerate((1.00, 1.02, 2.0, 3.0))]
     depth = [Stamped(t, f"depth/{k}.png") for k, t in enumerate((3.015, 1.015, 1.99, 5.0))]
     assert pair_by_time(rgb, depth, 0.02) == [
-        Pair("1", "rgb/1.png", "depth/1.png"),  # nearer to it than image 0, which is left without
-        Pair("2", "rgb/2.png", "depth/2.png"),
-        Pair("3", "rgb/3.png", "depth/0.png"),
+        Pair("1", "rgb/1.png", "depth/1.png", 1.02),  # nearer to it than image 0, which is left without
+        Pair("2", "rgb/2.png", "depth/2.png", 2.0),
+        Pair("3", "rgb/3.png", "depth/0.png", 3.0),
     ]
     assert pair_by_time(rgb, depth, 0.001) == []
 

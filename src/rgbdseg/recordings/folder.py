@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,7 @@ class _FolderRecording(Recording):
 
     Args:
         path: folder of the recording.
-        pairs: of files.
-        times_s: of the pairs.
+        pairs: of files, with their times.
         unit: of depth.
         camera: of all images.
         trajectory: poses, or None.
@@ -67,27 +67,27 @@ class _FolderRecording(Recording):
         self,
         path: Path,
         pairs: Sequence[Pair],
-        times_s: Sequence[float],
         unit: DepthUnit,
         *,
         camera: PinholeCamera | None,
         trajectory: Trajectory | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        self.path, self.pairs, self.times_s, self.unit = path, pairs, times_s, unit
+        self.path, self.pairs, self.unit = path, pairs, unit
         self.camera, self.trajectory, self.notes = camera, trajectory, notes
         self.names = [pair.sample_id for pair in pairs]
+        self.times_s = [pair.time_s for pair in pairs]
 
     def read(self, index: int) -> RecordedFrame:
-        pair, time_s = self.pairs[index], self.times_s[index]
+        pair = self.pairs[index]
         stored = read_depth_values(self.path / pair.depth)
         beside = sizes_of({"depth": stored})
         rgb = np.ascontiguousarray(read_rgb_beside(self.path / pair.rgb, beside).numpy().transpose(1, 2, 0))
         depth_m = values_to_meters(stored, self.unit)
         check_plausible(depth_m, str(self.path / pair.depth), self.unit)
         depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(self.path / pair.depth))
-        pose = None if self.trajectory is None else self.trajectory.at(time_s)
-        return RecordedFrame(pair.sample_id, time_s, rgb, depth_m, self.camera, pose)
+        pose = None if self.trajectory is None else self.trajectory.at(pair.time_s)
+        return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, pose)
 
     def changed_s(self, index: int) -> float:
         files = [self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth)]
@@ -132,7 +132,7 @@ def recognizes(path: Path) -> bool:
 
 def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     """Open a folder; raises DataError for lists and files that cannot be used."""
-    pairs, times_s = _pairs(path, options)
+    pairs = _pairs(path, options)
     if not pairs:
         raise DataError(f"{path}: no depth map lies within the largest difference of any image's time")
     notes: list[str] = []
@@ -149,37 +149,28 @@ def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     )
     trajectory = None if trajectory_file is None else read_trajectory(trajectory_file)
     if icl is not None:  # whose lists and trajectories count frames
-        times_s = [time_s / _FPS for time_s in times_s]
+        pairs = [dataclasses.replace(pair, time_s=pair.time_s / _FPS) for pair in pairs]
         trajectory = None if trajectory is None else trajectory.slowed(1 / _FPS)
-    return _FolderRecording(path, pairs, times_s, unit, camera=camera, trajectory=trajectory, notes=notes)
+    return _FolderRecording(path, pairs, unit, camera=camera, trajectory=trajectory, notes=notes)
 
 
-def _pairs(path: Path, options: OpenOptions) -> tuple[list[Pair], list[float]]:
+def _pairs(path: Path, options: OpenOptions) -> list[Pair]:
     limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         rgb, depth = (read_stamps(path / name) for name in ("rgb.txt", "depth.txt"))
-        pairs = pair_by_time(rgb, depth, limit)
-        time_of = {one.path: one.time_s for one in rgb}
-        return pairs, [time_of[pair.rgb] for pair in pairs]
+        return pair_by_time(rgb, depth, limit)
     lists = next((path / name for name in ("associations.txt", "associate.txt") if (path / name).is_file()), None)
     if lists is not None:
-        return read_associations(lists, path), _listed_times(lists)
+        return read_associations(lists, path)
     folders = [_present(path, names) for names in (_RGB_FOLDERS, _DEPTH_FOLDERS)]
     rgb_files, depth_files = frame_files(path, folders[0], "rgb"), frame_files(path, folders[1], "depth_m")
     stamps = [_stamps(files) for files in (rgb_files, depth_files)]
     if rgb_files.keys() == depth_files.keys() or None in stamps:
         pairs = pair_by_name(rgb_files, depth_files)
-        return pairs, [index / _FPS for index in range(len(pairs))]
+        return [dataclasses.replace(pair, time_s=index / _FPS) for index, pair in enumerate(pairs)]
     assert stamps[0] is not None
     assert stamps[1] is not None
-    pairs = pair_by_time(stamps[0], stamps[1], limit)
-    time_of = {one.path: one.time_s for one in stamps[0]}
-    return pairs, [time_of[pair.rgb] for pair in pairs]
-
-
-def _listed_times(path: Path) -> list[float]:
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    return [float(fields[0]) for fields in lines if fields and not fields[0].startswith("#")]
+    return pair_by_time(stamps[0], stamps[1], limit)
 
 
 def _present(path: Path, names: Sequence[str]) -> str:
