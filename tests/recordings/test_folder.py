@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,17 @@ def test_trajectories(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("0 1 2 3 0 0 0 1\n1 1 2 3 0 0 1\n")
     with pytest.raises(DataError, match=r"line 2: .* expected time tx ty tz qx qy qz qw"):
         read_trajectory(tmp_path / "t.txt")
+
+
+def test_trajectories_in_any_encoding_and_places_that_are_none(tmp_path: Path) -> None:
+    text = "# time tx ty tz qx qy qz qw\n0 1 2 3 0 0 0 1\n"
+    (tmp_path / "t.txt").write_text(text, encoding="utf-16")
+    assert read_trajectory(tmp_path / "t.txt").times_s == [0.0]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is a pipe; expected a file"):
+        read_trajectory(tmp_path / "pipe")
+    with pytest.raises(DataError, match="absent does not exist"):
+        read_trajectory(tmp_path / "absent")
 
 
 def test_what_is_no_recording(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -61,6 +62,51 @@ def test_record3d(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.camera_to_world @ [0.1, 0.2, 2, 1], [1.1, 1.8, 1, 1])
     assert second.camera_to_world is not None
     np.testing.assert_allclose(second.camera_to_world @ [0, 0, 2, 1], [-2, 0, 0, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (b"[" * 100_000, "metadata is nested too deeply"),
+        (b'{"w": }', "metadata is not JSON: Expecting value in line 1"),
+        (b"\xff\xfe\xff", "metadata is not understood"),
+        (b"[1]", "metadata is not understood"),
+        (b'{"w": 1}', "metadata has no h, dw, dh, K"),
+        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "metadata has no K of nine numbers"),
+    ],
+)
+def test_metadata_of_record3d_that_is_not_understood(tmp_path: Path, metadata: bytes, message: str) -> None:
+    pytest.importorskip("liblzfse")
+    (tmp_path / "rgbd").mkdir()
+    (tmp_path / "metadata").write_bytes(metadata)
+    with pytest.raises(DataError, match=message):
+        open_recording(tmp_path)
+
+
+def write_arkit(root: Path) -> None:
+    for folder in ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics"):
+        (root / folder).mkdir()
+    Image.fromarray(flat(90)).save(root / "lowres_wide" / "4711_100.017.png")
+    Image.fromarray(np.full(SIZE, 1500, np.uint16)).save(root / "lowres_depth" / "4711_100.017.png")
+
+
+def test_files_of_arkitscenes_in_any_encoding(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    text = "# remark\n100.017 0 0 0 -1 -2 -3\n"
+    (tmp_path / "lowres_wide.traj").write_text(text, encoding="utf-16")
+    camera = tmp_path / "lowres_wide_intrinsics" / "4711_100.017.pincam"
+    camera.write_text("64 48 50.5 51.5 31 23", encoding="utf-16")
+    frame = open_recording(tmp_path).read(0)
+    assert frame.camera == PinholeCamera(50.5, 51.5, 31.0, 23.0)
+    assert frame.camera_to_world is not None
+    assert frame.camera_to_world[:3, 3].tolist() == [1, 2, 3]
+    camera.unlink()
+    os.mkfifo(camera)
+    with pytest.raises(DataError, match=r"4711_100\.017\.pincam is a pipe; expected a file"):
+        open_recording(tmp_path).read(0)
+    (tmp_path / "lowres_wide.traj").write_bytes(b"100.017 \xff\xe9")
+    with pytest.raises(DataError, match=r"lowres_wide\.traj is not UTF-8 text"):
+        open_recording(tmp_path)
 
 
 def test_arkitscenes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.images import read_depth_values, read_rgb, values_to_meters
+from rgbdseg.data.text_files import listed_lines, read_text
 from rgbdseg.depth import check_plausible, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat
@@ -71,9 +72,10 @@ class _Scan(Recording):
         file = _nearest(self._cameras, time_s, _SAME_TIME_S)
         if file is None:
             return None
+        text = read_text(file)
         try:
-            _, _, fx, fy, cx, cy = (float(field) for field in file.read_text(encoding="utf-8").split())
-        except (OSError, ValueError) as error:
+            _, _, fx, fy, cx, cy = (float(field) for field in text.split())
+        except ValueError as error:
             raise DataError(f"{file} is not understood ({error}); expected width height fx fy cx cy") from None
         return PinholeCamera(fx, fy, cx, cy)
 
@@ -106,9 +108,7 @@ def _nearest(files: Sequence[tuple[float, Path]], time_s: float, limit_s: float)
 def _read_poses(path: Path) -> list[tuple[float, NDArray[np.float64]]]:
     """Read lines "time, axis and angle (3), translation (3)" of world to camera; return camera to world."""
     poses = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in listed_lines(read_text(path)):
         try:
             values = np.array([float(field) for field in line.split()])
         except ValueError:
