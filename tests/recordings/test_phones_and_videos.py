@@ -109,6 +109,18 @@ def test_files_of_arkitscenes_in_any_encoding(tmp_path: Path) -> None:
         open_recording(tmp_path)
 
 
+def test_when_a_scan_was_changed(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    recording = open_recording(tmp_path)
+    files = [tmp_path / folder / "4711_100.017.png" for folder in ("lowres_wide", "lowres_depth")]
+    for file, time_s in zip(files, (2000, 1000), strict=True):
+        os.utime(file, (time_s, time_s))
+    assert recording.changed_s(0) == 2000
+    for file in files:
+        file.unlink()
+    assert recording.changed_s(0) == 0
+
+
 def test_arkitscenes(tmp_path: Path) -> None:
     pose = rigid(rotation_from_axis_angle(np.array([0.1, -0.2, 0.3])), np.array([1.0, 2, 3]))
     inverse = np.linalg.inv(pose)

@@ -15,6 +15,7 @@ from rgbdseg.data.images import read_depth_values, read_rgb, values_to_meters
 from rgbdseg.data.text_files import listed_lines, read_text
 from rgbdseg.depth import check_plausible, usual_unit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat
 from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_axis_angle
 from rgbdseg.recordings.folder import fitted
@@ -60,7 +61,7 @@ class _Scan(Recording):
         return RecordedFrame(self.names[index], time_s, rgb, depth_m, self._camera(time_s), self._pose(time_s))
 
     def changed_s(self, index: int) -> float:
-        return max(file.stat().st_mtime for file in self._pairs[index][1:] if file.exists())
+        return last_written_s(self._pairs[index][1:])
 
     def describe(self) -> dict[str, Any]:
         camera = self._options.camera

@@ -15,6 +15,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.images import image_size, read_depth_values, read_rgb_beside, sizes_of, values_to_meters
 from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import read_intrinsics
 from rgbdseg.prepare.pairing import (
     Pair,
@@ -90,8 +91,7 @@ class _FolderRecording(Recording):
         return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, pose)
 
     def changed_s(self, index: int) -> float:
-        files = [self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth)]
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+        return last_written_s(self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ from rgbdseg.data.images import read_depth_values, values_to_meters
 from rgbdseg.data.tree import natural_key
 from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import read_intrinsics
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
@@ -133,7 +134,7 @@ class _VideoRecording(Recording):
 
     def changed_s(self, index: int) -> float:
         depth = self._depth_files[index] if self._depth is None else self._depth.path
-        return max(file.stat().st_mtime for file in (self._color_file, depth) if file.exists())
+        return last_written_s((self._color_file, depth))
 
     def describe(self) -> dict[str, Any]:
         camera = None if self._camera is None else list(self._camera.as_tuple())
