@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import read_depth_values, read_rgb, values_to_meters
+from rgbdseg.data.images import checked_meters, read_depth_values, read_rgb
 from rgbdseg.data.text_files import listed_lines, read_text
-from rgbdseg.depth import check_plausible, usual_unit
+from rgbdseg.depth import usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat
@@ -55,9 +55,7 @@ class _Scan(Recording):
         rgb = np.ascontiguousarray(read_rgb(color).numpy().transpose(1, 2, 0))
         stored = read_depth_values(depth)
         unit = self._options.depth_unit or usual_unit(stored.dtype, str(depth))
-        depth_m = values_to_meters(stored, unit)
-        check_plausible(depth_m, str(depth), unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(depth))
+        depth_m = fitted(checked_meters(stored, unit, str(depth)), (rgb.shape[0], rgb.shape[1]), str(depth))
         return RecordedFrame(self.names[index], time_s, rgb, depth_m, self._camera(time_s), self._pose(time_s))
 
     def changed_s(self, index: int) -> float:

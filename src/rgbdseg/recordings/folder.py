@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import image_size, read_depth_values, read_rgb_beside, sizes_of, values_to_meters
-from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
+from rgbdseg.data.depth_size import same_view
+from rgbdseg.data.images import checked_meters, image_size, read_depth_values, read_rgb_beside, sizes_of
+from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import read_intrinsics
@@ -84,9 +85,8 @@ class _FolderRecording(Recording):
         stored = read_depth_values(self.path / pair.depth)
         beside = sizes_of({"depth": stored})
         rgb = np.ascontiguousarray(read_rgb_beside(self.path / pair.rgb, beside).numpy().transpose(1, 2, 0))
-        depth_m = values_to_meters(stored, self.unit)
-        check_plausible(depth_m, str(self.path / pair.depth), self.unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(self.path / pair.depth))
+        name = str(self.path / pair.depth)
+        depth_m = fitted(checked_meters(stored, self.unit, name), (rgb.shape[0], rgb.shape[1]), name)
         pose = None if self.trajectory is None else self.trajectory.at(pair.time_s)
         return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, pose)
 
@@ -110,7 +110,7 @@ def fitted(depth_m: NDArray[np.float32], size: tuple[int, int], name: str) -> ND
     height, width = depth_m.shape
     if (height, width) == size:
         return depth_m
-    if abs(height * size[1] / (width * size[0]) - 1) > 0.01 or height > size[0]:
+    if not same_view((height, width), size) or height > size[0]:
         raise DataError(
             f"{name} is {height}x{width}, its image {size[0]}x{size[1]} (height x width); expected depth that is "
             "registered to color"

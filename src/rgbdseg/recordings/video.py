@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import read_depth_values, values_to_meters
+from rgbdseg.data.images import checked_meters, read_depth_values
 from rgbdseg.data.tree import natural_key
-from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
+from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import read_intrinsics
@@ -126,9 +126,7 @@ class _VideoRecording(Recording):
             values = read_depth_values(self._depth_files[index])
         else:
             values = np.asarray(self._depth.picture(index))
-        depth_m = values_to_meters(values, self._unit)
-        check_plausible(depth_m, name, self._unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), name)
+        depth_m = fitted(checked_meters(values, self._unit, name), (rgb.shape[0], rgb.shape[1]), name)
         pose = None if self._trajectory is None else self._trajectory.at(self.times_s[index])
         return RecordedFrame(self.names[index], self.times_s[index], rgb, depth_m, self._camera, pose)
 
