@@ -192,6 +192,14 @@ def test_depth_as_a_video(tmp_path: Path) -> None:
     np.testing.assert_allclose(frame.depth_m, depth[2] / 1000, atol=1e-6)
 
 
+def test_intrinsics_beside_a_video_have_any_usual_name(tmp_path: Path) -> None:
+    write_video(tmp_path / "color.mkv", [flat(50)], "ffv1", "bgr0")
+    write_video(tmp_path / "depth.mkv", [np.full(SIZE, 1000, np.uint16)], "ffv1", "gray16le")
+    facts = {"width": SIZE[1], "height": SIZE[0], "intrinsic_matrix": [50, 0, 0, 0, 51, 0, 31.5, 23.5, 1]}
+    (tmp_path / "camera_intrinsic.json").write_text(json.dumps(facts))
+    assert open_recording(tmp_path).read(0).camera == PinholeCamera(50.0, 51.0, 31.5, 23.5)
+
+
 def test_a_video_that_ends_too_early(tmp_path: Path) -> None:
     write_video(tmp_path / "rgb.mp4", [flat(50)], "mpeg4", "yuv420p")
     (tmp_path / "depth").mkdir()

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pair",
         choices=("auto", "name", "time"),
         default="auto",
-        help="images with depth maps; auto: by time where rgb.txt and depth.txt or associations.txt are, else by name",
+        help="images with depth maps; auto: by time where rgb.txt and depth.txt, or associations.txt or associate.txt, "
+        "are, else by name",
     )
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
     parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")

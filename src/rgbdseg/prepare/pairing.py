@@ -16,6 +16,12 @@ from rgbdseg.data.tree import index_folder, natural_key
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS
 
+RGB_FOLDERS = ("rgb", "color", "colour", "image", "images")
+DEPTH_FOLDERS = ("depth",)
+"""Usual names of the folders of a recording, in lower case."""
+ASSOCIATION_FILES = ("associations.txt", "associate.txt")
+"""Usual names of the file that `read_associations` reads, the first one that is there."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:

@@ -28,7 +28,10 @@ from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.prepare.intrinsics import Intrinsics, read_intrinsics
 from rgbdseg.prepare.label_tables import LabelTable, colors_to_classes
 from rgbdseg.prepare.pairing import (
+    ASSOCIATION_FILES,
+    DEPTH_FOLDERS,
     FLAT,
+    RGB_FOLDERS,
     Pair,
     frame_files,
     pair_by_name,
@@ -42,8 +45,6 @@ from rgbdseg.prepare.writer import Content, FrameJob
 Pairing = Literal["auto", "name", "time"]
 
 COMMON_UNITS = "0.001 (RealSense, Kinect, Azure Kinect: millimeters), 0.0002 (TUM RGB-D: 1/5000 m), 1 (meters)"
-_RGB_FOLDERS = ("rgb", "color", "colour", "image", "images")
-_DEPTH_FOLDERS = ("depth",)
 _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 
 
@@ -228,9 +229,10 @@ def find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
         return pairs, len(pairs)
     stamped = [root / "rgb.txt", root / "depth.txt"]
     listed = all(path.exists() for path in stamped)
-    if options.pairing == "auto" and not listed and (root / "associations.txt").exists():
-        pairs = read_associations(root / "associations.txt", root)
-        _require_files(root, pairs, root / "associations.txt")
+    associations = next((root / name for name in ASSOCIATION_FILES if (root / name).exists()), None)
+    if options.pairing == "auto" and not listed and associations is not None:
+        pairs = read_associations(associations, root)
+        _require_files(root, pairs, associations)
         return pairs, len(pairs)
     if options.pairing == "name" or (options.pairing == "auto" and not listed):
         rgb, depth = _image_folders(root, options)
@@ -251,8 +253,8 @@ def find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
 
 def _image_folders(root: Path, options: RecordingOptions) -> tuple[dict[str, str], dict[str, str]]:
     return (
-        frame_files(root, _folder(root, options.rgb_folder, _RGB_FOLDERS, "images"), "rgb"),
-        frame_files(root, _folder(root, options.depth_folder, _DEPTH_FOLDERS, "depth maps"), "depth_m"),
+        frame_files(root, _folder(root, options.rgb_folder, RGB_FOLDERS, "images"), "rgb"),
+        frame_files(root, _folder(root, options.depth_folder, DEPTH_FOLDERS, "depth maps"), "depth_m"),
     )
 
 

@@ -17,8 +17,11 @@ from rgbdseg.data.images import checked_meters, image_size, read_depth_values, r
 from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
-from rgbdseg.prepare.intrinsics import read_intrinsics
+from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.prepare.pairing import (
+    ASSOCIATION_FILES,
+    DEPTH_FOLDERS,
+    RGB_FOLDERS,
     Pair,
     Stamped,
     frame_files,
@@ -45,9 +48,8 @@ TUM_CAMERAS = {
 ICL_CAMERA = PinholeCamera(481.2, 480.0, 319.5, 239.5)
 """Of ICL-NUIM's rendered living room and office."""
 
-_INTRINSICS = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml", "camera_intrinsic.json")
-_RGB_FOLDERS = ("rgb", "RGB", "color", "colour", "image", "images")
-_DEPTH_FOLDERS = ("depth", "Depth")
+_RGB_FOLDERS = (*RGB_FOLDERS, "RGB")
+_DEPTH_FOLDERS = (*DEPTH_FOLDERS, "Depth")
 _FPS = 30.0
 """Assumed of folders whose files carry no time."""
 _MAX_DIFFERENCE_S = 0.02
@@ -124,7 +126,7 @@ def recognizes(path: Path) -> bool:
         return False
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         return True
-    if any((path / name).is_file() for name in ("associations.txt", "associate.txt")):
+    if any((path / name).is_file() for name in ASSOCIATION_FILES):
         return True
     names = {entry.name for entry in path.iterdir() if entry.is_dir()}
     return bool(names.intersection(_RGB_FOLDERS)) and bool(names.intersection(_DEPTH_FOLDERS))
@@ -159,7 +161,7 @@ def _pairs(path: Path, options: OpenOptions) -> list[Pair]:
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         rgb, depth = (read_stamps(path / name) for name in ("rgb.txt", "depth.txt"))
         return pair_by_time(rgb, depth, limit)
-    lists = next((path / name for name in ("associations.txt", "associate.txt") if (path / name).is_file()), None)
+    lists = next((path / name for name in ASSOCIATION_FILES if (path / name).is_file()), None)
     if lists is not None:
         return read_associations(lists, path)
     folders = [_present(path, names) for names in (_RGB_FOLDERS, _DEPTH_FOLDERS)]
@@ -190,7 +192,7 @@ def _camera(
     """Return the camera, and the depth unit where a file of intrinsics states it."""
     if options.camera is not None:
         return options.camera, None
-    file = next((path / name for name in _INTRINSICS if (path / name).is_file()), None)
+    file = next((path / name for name in INTRINSICS_FILES if (path / name).is_file()), None)
     if file is not None:
         stated = read_intrinsics(file, size)
         if stated.distorted:

@@ -16,7 +16,7 @@ from rgbdseg.data.tree import natural_key
 from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
-from rgbdseg.prepare.intrinsics import read_intrinsics
+from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
 from rgbdseg.recordings.folder import fitted
@@ -26,7 +26,6 @@ from rgbdseg.recordings.folder import fitted
 _SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 _COLOR_NAMES, _DEPTH_NAMES = ("rgb", "color", "colour", "video", "image"), ("depth", "Depth")
 _DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-_INTRINSICS = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml")
 _FPS = 30.0
 
 
@@ -154,7 +153,7 @@ class _VideoRecording(Recording):
         matrix = self.path / "camera_matrix.csv"
         if matrix.is_file():
             return _matrix_camera(matrix), None
-        file = next((self.path / name for name in _INTRINSICS if (self.path / name).is_file()), None)
+        file = next((self.path / name for name in INTRINSICS_FILES if (self.path / name).is_file()), None)
         if file is None:
             return None, None
         height, width = self._color.picture(0).shape[:2]
