@@ -162,8 +162,7 @@ class CopyContext:
         """Say in short what decides how files are changed on the way; empty where all are copied."""
         parts = ["depth resampled"] if self.resample_depth else []
         if self.colors is not None:
-            table = json.dumps((self.colors.names, self.colors.keys, self.colors.void))
-            parts.append(f"label colors {hashlib.sha256(table.encode()).hexdigest()[:16]}")
+            parts.append(f"label colors {self.colors.digest()}")
         return ", ".join(parts)
 
 
@@ -346,8 +345,7 @@ def record_of_options(root: Path, options: RecordingOptions, jobs: Sequence[Fram
     rows = [(job.sample_id, *((path, (root / path).stat().st_size) for path in job.data.values())) for job in jobs]
     parameters: dict[str, object] = {"files": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
     if options.label_table is not None and options.label_table.kind == "color":
-        table = json.dumps(dataclasses.astuple(options.label_table)[2:])
-        parameters["label colors"] = hashlib.sha256(table.encode()).hexdigest()[:16]
+        parameters["label colors"] = options.label_table.digest()
     if options.resample_depth:
         parameters["resampled"] = "depth"
     if options.every > 1:
