@@ -158,21 +158,19 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
 
 def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree of a bag or another recording that is no folder of image files."""
-    names = (
-        *(
-            "rgb",
-            "depth",
-            "associations",
-            "intrinsics",
-            "labels",
-            "label",
-            "label_colors",
-            "label_values",
-            "train",
-            "test",
-        ),
+    not_taken = (
+        "rgb",
+        "depth",
+        "associations",
+        "intrinsics",
+        "labels",
+        "label",
+        "label_colors",
+        "label_values",
+        "train",
+        "test",
     )
-    refuse_labels({name: getattr(options, name) for name in names})
+    refuse_labels({name: getattr(options, name) for name in not_taken})
     result, notes = prepare_recorded(
         options.source,
         options.destination,
