@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.depth import DepthUnit, usual_missing
 from rgbdseg.errors import DataError
 from rgbdseg.recordings._base import OpenOptions, open_recording, recording_format
 from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
@@ -107,6 +108,24 @@ def test_files_of_arkitscenes_in_any_encoding(tmp_path: Path) -> None:
     (tmp_path / "lowres_wide.traj").write_bytes(b"100.017 \xff\xe9")
     with pytest.raises(DataError, match=r"lowres_wide\.traj is not UTF-8 text"):
         open_recording(tmp_path)
+
+
+def test_a_scan_says_the_unit_of_its_depth(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    usual = DepthUnit(0.001, missing=usual_missing(np.dtype(np.uint16)))
+    described = open_recording(tmp_path).describe()
+    assert described == {"recording": str(tmp_path.resolve()), "depth unit": usual.to_dict(), "camera": None}
+    given = open_recording(tmp_path, OpenOptions(depth_unit=DepthUnit(0.002)))
+    assert given.describe()["depth unit"] == DepthUnit(0.002).to_dict()
+
+
+@pytest.mark.parametrize(("shift_s", "nearest"), [(0.004, 1), (0.006, 2), (-0.019, 1), (-0.021, None), (0.031, None)])
+def test_the_pose_nearest_in_time(tmp_path: Path, shift_s: float, nearest: int | None) -> None:
+    write_arkit(tmp_path)
+    lines = [f"{100.017 - shift_s + late_s:.4f} 0 0 0 {-x} 0 0\n" for late_s, x in ((0.01, 2), (0, 1))]
+    (tmp_path / "lowres_wide.traj").write_text("".join(lines))
+    pose = open_recording(tmp_path).read(0).camera_to_world
+    assert (None if pose is None else pose[0, 3]) == nearest
 
 
 def test_when_a_scan_was_changed(tmp_path: Path) -> None:
