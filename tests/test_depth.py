@@ -139,6 +139,8 @@ def test_a_survey_is_spread_and_passes_over_what_cannot_be_read(tmp_path: Path) 
     paths = [Path(str(index)) for index in range(80)]
     assert [int(path.name) for path in spread(paths)] == list(range(0, 80, 10))
     assert spread(paths[:3]) == paths[:3]
+    assert spread("abcdefg", 3) == ["a", "c", "e"]
+    assert spread([], 3) == spread("abc", 0) == []
     files = write(tmp_path, [millimeters(index) for index in range(3)])
     files[0].write_bytes(b"broken")
     assert survey_depth(files).files == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbdseg.files import WriteError, atomic_path, write_text
+from rgbdseg.files import WriteError, atomic_path, last_written_s, write_text
 
 
 def test_writes_and_replaces_with_ordinary_permissions(tmp_path: Path) -> None:
@@ -77,6 +77,16 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         write_text(other.parent / "b.json", "1")
         assert other.exists() is not removed
         other = tmp_path / "older" / other.name
+
+
+def test_when_files_were_written_last(tmp_path: Path) -> None:
+    for name, time_s in (("a", 1000), ("b", 2000)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (time_s, time_s))
+    assert last_written_s([tmp_path / "b", tmp_path / "absent", tmp_path / "a"]) == 2000
+    assert last_written_s(str(tmp_path / name) for name in ("a",)) == 1000
+    assert last_written_s([tmp_path / "absent", tmp_path / "a" / "below a file"]) == 0
+    assert last_written_s([]) == 0
 
 
 def test_long_names(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.reading import parse_json, parse_yaml, read_json, read_text, read_yaml
+from rgbdseg.reading import parse_json, parse_yaml, read_bytes, read_json, read_text, read_yaml
 
 NESTED = "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{','.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30))
 MERGED = "a: &b0 {x: 1}\n" + "".join(f"c{i}: &b{i} {{<<: [*b{i - 1}, *b{i - 1}]}}\n" for i in range(1, 40))
@@ -70,12 +70,13 @@ def test_places_that_are_no_files(tmp_path: Path) -> None:
         ("a\0b", "cannot read .*null byte"),
         ("x" * 300, "File name too long"),
     ):
-        for read in (read_text, read_json, read_yaml):
+        for read in (read_text, read_json, read_yaml, read_bytes):
             with pytest.raises(DataError, match=message):
                 read(tmp_path / name)
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa")
     assert read_text(tmp_path / "a.txt") == "a"
     (tmp_path / "a.txt").write_bytes(b"\x80")
+    assert read_bytes(tmp_path / "a.txt") == b"\x80"
     with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text"):
         read_text(tmp_path / "a.txt")
     with pytest.raises(DataError, match="expected a text of at most 0 MiB"):

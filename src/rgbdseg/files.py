@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rgbdseg.errors import RGBDSegError
@@ -94,6 +94,15 @@ def _is_abandoned(file: Path) -> bool:
         return False
     process = int(match[1])
     return file.name not in _writing if process == os.getpid() else not is_alive(process)
+
+
+def last_written_s(paths: Iterable[str | Path]) -> float:
+    """Return when one of the files was written last, in seconds; 0 where none is there."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):  # removed meanwhile, too
+            found.append(os.stat(path).st_mtime)
+    return max(found, default=0.0)
 
 
 def is_inside(path: str | Path, folder: str | Path) -> bool:

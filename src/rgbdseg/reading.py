@@ -70,6 +70,15 @@ def read_text(path: str | Path, error: ErrorKind = DataError, *, limit: int = MA
         raise error(f"{path} is not UTF-8 text") from None
 
 
+def read_bytes(path: str | Path, error: ErrorKind = DataError) -> bytes:
+    """Return the content of a file; raises ``error`` where it cannot be read."""
+    require_file(path, error)
+    try:
+        return Path(path).read_bytes()
+    except OSError as reason:
+        raise error(f"cannot read {path}: {reason.strerror or reason}") from None
+
+
 def parse_json(text: str, where: str, error: ErrorKind = DataError) -> Any:
     """Return the values of a JSON text; ``where`` begins the message of ``error``."""
     try:

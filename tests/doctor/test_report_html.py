@@ -62,6 +62,13 @@ def page(root: Path) -> Page:
     return Page((root.parent / "report.html").read_text(encoding="utf-8"))
 
 
+def test_every_frame_of_a_short_split_is_shown_once(tmp_path: Path) -> None:
+    found = page(write_tree(tmp_path / "tree", count=4, train=2))
+    assert len(found.images) == 4 * 3  # image, depth, label
+    for index in range(4):
+        assert np.array_equal(np.asarray(found.images[3 * index]), make_scene(index).rgb)
+
+
 def test_a_sound_tree(root: Path) -> None:
     found = page(root)
     assert "nothing wrong" in found.text

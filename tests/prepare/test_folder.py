@@ -221,13 +221,23 @@ def test_association_files(tmp_path: Path, depth_first: bool, inside: bool) -> N
         prepare_folder(root, tmp_path / "other", listed)
 
 
+def test_the_other_usual_name_of_an_association_file(tmp_path: Path) -> None:
+    root = write_tum(tmp_path / "tum")
+    for name in ("rgb.txt", "depth.txt"):
+        (root / name).unlink()
+    (root / "associate.txt").write_text(
+        f"{RGB_TIMES[1]:.6f} rgb/{RGB_TIMES[1]:.6f}.png {DEPTH_TIMES[1]:.6f} depth/{DEPTH_TIMES[1]:.6f}.png\n"
+    )
+    assert prepare_folder(root, tmp_path / "tree", options(meters_per_unit=0.0002)).result.frames == 1
+
+
 def test_the_closest_pairs_are_made_first_and_files_used_once() -> None:
     rgb = [Stamped(t, f"rgb/{k}.png") for k, t in enumerate((1.00, 1.02, 2.0, 3.0))]
     depth = [Stamped(t, f"depth/{k}.png") for k, t in enumerate((3.015, 1.015, 1.99, 5.0))]
     assert pair_by_time(rgb, depth, 0.02) == [
-        Pair("1", "rgb/1.png", "depth/1.png"),  # nearer to it than image 0, which is left without
-        Pair("2", "rgb/2.png", "depth/2.png"),
-        Pair("3", "rgb/3.png", "depth/0.png"),
+        Pair("1", "rgb/1.png", "depth/1.png", 1.02),  # nearer to it than image 0, which is left without
+        Pair("2", "rgb/2.png", "depth/2.png", 2.0),
+        Pair("3", "rgb/3.png", "depth/0.png", 3.0),
     ]
     assert pair_by_time(rgb, depth, 0.001) == []
 

@@ -133,6 +133,16 @@ def test_texts_of_other_programs(
     assert (found.meters_per_unit, found.distorted) == (meters_per_unit, distorted)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_in_a_text_file_of_any_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "camera.txt"
+    path.write_text(json.dumps({"fx": FX, "fy": FY, "cx": CX, "cy": CY}), encoding=encoding)
+    assert read_intrinsics(path, SIZE).camera == CAMERA
+    path.write_text("{", encoding=encoding)
+    with pytest.raises(DataError, match=r"camera\.txt is not JSON: "):
+        read_intrinsics(path, SIZE)
+
+
 @pytest.mark.parametrize("text", ["fx: 500", "the camera", "1 2 3 x"])
 def test_a_text_of_no_form_names_the_accepted_ones(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError
 from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.prepare.label_tables import Key, colors_to_classes, read_label_table
+from rgbdseg.prepare.recording import CopyContext, RecordingOptions, record_of_options
 from tests.synthetic import make_scene
 
 SIZE = (24, 32)
@@ -98,6 +100,16 @@ def test_tables_that_are_not_understood(tmp_path: Path, kind: Key, text: str, me
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         read_label_table(tmp_path / "a.txt", kind)
+
+
+def test_the_digest_of_a_table_is_that_of_trees_prepared_before(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("128 64 128 floor\n0 0 142 wall\n1 2 3 Türe\n0 0 0 void\n", encoding="utf-8")
+    table = read_label_table(tmp_path / "a.txt", "color")
+    assert table.digest() == "952a9fd6ca106244"
+    assert CopyContext(tmp_path, (1, 1), table).describe() == "label colors 952a9fd6ca106244"
+    assert record_of_options(tmp_path, RecordingOptions(label_table=table), [])["label colors"] == "952a9fd6ca106244"
+    assert dataclasses.replace(table, file="b.txt").digest() == table.digest()
+    assert dataclasses.replace(table, void=()).digest() != table.digest()
 
 
 def test_a_table_follows_the_order_of_given_classes(tmp_path: Path) -> None:

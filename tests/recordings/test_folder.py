@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,24 @@ def test_icl_nuim(tmp_path: Path) -> None:
     assert frame.camera_to_world[0, 3] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("depth_first", [False, True])
+def test_times_of_an_association_file_are_those_of_the_images(tmp_path: Path, depth_first: bool, encoding: str) -> None:
+    write_tum(tmp_path)
+    (tmp_path / "rgb.txt").rename(tmp_path / "images")
+    (tmp_path / "depth.txt").rename(tmp_path / "depths")
+    images, depths = ((tmp_path / name).read_text().splitlines()[1:] for name in ("images", "depths"))
+    lines = [f"{b} {a}" if depth_first else f"{a} {b}" for a, b in zip(images, depths, strict=True)]
+    (tmp_path / "associations.txt").write_text("\n".join(["# as associate.py writes them", *lines]), encoding=encoding)
+    (tmp_path / "groundtruth.txt").write_text("1305031102.175304 1 2 3 0 0 0 1\n1305031102.275304 2 2 3 0 0 0 1\n")
+    recording = open_recording(tmp_path)
+    assert list(recording.times_s) == [1305031102.175304, 1305031102.208637, 1305031102.241971]
+    frame = recording.read(0)
+    assert frame.time_s == 1305031102.175304
+    assert frame.camera_to_world is not None
+    assert frame.camera_to_world[0, 3] == 1
+
+
 def test_folders_by_name_and_by_time(tmp_path: Path) -> None:
     for kind in ("color", "depth"):
         (tmp_path / "named" / kind).mkdir(parents=True)
@@ -92,6 +111,7 @@ def test_folders_by_name_and_by_time(tmp_path: Path) -> None:
         Image.fromarray((scene.depth_m * 1000).astype(np.uint16)).save(tmp_path / "named" / "depth" / f"{index}.png")
     recording = open_recording(tmp_path / "named")
     assert list(recording.names) == ["1", "2", "10"]
+    assert list(recording.times_s) == [0, 1 / 30, 2 / 30]
     np.testing.assert_allclose(recording.read(0).depth_m, scene.depth_m, atol=1.1e-3)
 
 
@@ -132,6 +152,17 @@ def test_trajectories(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("0 1 2 3 0 0 0 1\n1 1 2 3 0 0 1\n")
     with pytest.raises(DataError, match=r"line 2: .* expected time tx ty tz qx qy qz qw"):
         read_trajectory(tmp_path / "t.txt")
+
+
+def test_trajectories_in_any_encoding_and_places_that_are_none(tmp_path: Path) -> None:
+    text = "# time tx ty tz qx qy qz qw\n0 1 2 3 0 0 0 1\n"
+    (tmp_path / "t.txt").write_text(text, encoding="utf-16")
+    assert read_trajectory(tmp_path / "t.txt").times_s == [0.0]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is a pipe; expected a file"):
+        read_trajectory(tmp_path / "pipe")
+    with pytest.raises(DataError, match="absent does not exist"):
+        read_trajectory(tmp_path / "absent")
 
 
 def test_what_is_no_recording(tmp_path: Path) -> None:

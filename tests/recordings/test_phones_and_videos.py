@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.depth import DepthUnit, usual_missing
 from rgbdseg.errors import DataError
 from rgbdseg.recordings._base import OpenOptions, open_recording, recording_format
 from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
@@ -61,6 +63,81 @@ def test_record3d(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.camera_to_world @ [0.1, 0.2, 2, 1], [1.1, 1.8, 1, 1])
     assert second.camera_to_world is not None
     np.testing.assert_allclose(second.camera_to_world @ [0, 0, 2, 1], [-2, 0, 0, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (b"[" * 100_000, "metadata is nested too deeply"),
+        (b'{"w": }', "metadata is not JSON: Expecting value in line 1"),
+        (b"\xff\xfe\xff", "metadata is not understood"),
+        (b"[1]", "metadata is not understood"),
+        (b'{"w": 1}', "metadata has no h, dw, dh, K"),
+        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "metadata has no K of nine numbers"),
+    ],
+)
+def test_metadata_of_record3d_that_is_not_understood(tmp_path: Path, metadata: bytes, message: str) -> None:
+    pytest.importorskip("liblzfse")
+    (tmp_path / "rgbd").mkdir()
+    (tmp_path / "metadata").write_bytes(metadata)
+    with pytest.raises(DataError, match=message):
+        open_recording(tmp_path)
+
+
+def write_arkit(root: Path) -> None:
+    for folder in ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics"):
+        (root / folder).mkdir()
+    Image.fromarray(flat(90)).save(root / "lowres_wide" / "4711_100.017.png")
+    Image.fromarray(np.full(SIZE, 1500, np.uint16)).save(root / "lowres_depth" / "4711_100.017.png")
+
+
+def test_files_of_arkitscenes_in_any_encoding(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    text = "# remark\n100.017 0 0 0 -1 -2 -3\n"
+    (tmp_path / "lowres_wide.traj").write_text(text, encoding="utf-16")
+    camera = tmp_path / "lowres_wide_intrinsics" / "4711_100.017.pincam"
+    camera.write_text("64 48 50.5 51.5 31 23", encoding="utf-16")
+    frame = open_recording(tmp_path).read(0)
+    assert frame.camera == PinholeCamera(50.5, 51.5, 31.0, 23.0)
+    assert frame.camera_to_world is not None
+    assert frame.camera_to_world[:3, 3].tolist() == [1, 2, 3]
+    camera.unlink()
+    os.mkfifo(camera)
+    with pytest.raises(DataError, match=r"4711_100\.017\.pincam is a pipe; expected a file"):
+        open_recording(tmp_path).read(0)
+    (tmp_path / "lowres_wide.traj").write_bytes(b"100.017 \xff\xe9")
+    with pytest.raises(DataError, match=r"lowres_wide\.traj is not UTF-8 text"):
+        open_recording(tmp_path)
+
+
+def test_a_scan_says_the_unit_of_its_depth(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    usual = DepthUnit(0.001, missing=usual_missing(np.dtype(np.uint16)))
+    described = open_recording(tmp_path).describe()
+    assert described == {"recording": str(tmp_path.resolve()), "depth unit": usual.to_dict(), "camera": None}
+    given = open_recording(tmp_path, OpenOptions(depth_unit=DepthUnit(0.002)))
+    assert given.describe()["depth unit"] == DepthUnit(0.002).to_dict()
+
+
+@pytest.mark.parametrize(("shift_s", "nearest"), [(0.004, 1), (0.006, 2), (-0.019, 1), (-0.021, None), (0.031, None)])
+def test_the_pose_nearest_in_time(tmp_path: Path, shift_s: float, nearest: int | None) -> None:
+    write_arkit(tmp_path)
+    lines = [f"{100.017 - shift_s + late_s:.4f} 0 0 0 {-x} 0 0\n" for late_s, x in ((0.01, 2), (0, 1))]
+    (tmp_path / "lowres_wide.traj").write_text("".join(lines))
+    pose = open_recording(tmp_path).read(0).camera_to_world
+    assert (None if pose is None else pose[0, 3]) == nearest
+
+
+def test_when_a_scan_was_changed(tmp_path: Path) -> None:
+    write_arkit(tmp_path)
+    recording = open_recording(tmp_path)
+    files = [tmp_path / folder / "4711_100.017.png" for folder in ("lowres_wide", "lowres_depth")]
+    for file, time_s in zip(files, (2000, 1000), strict=True):
+        os.utime(file, (time_s, time_s))
+    assert recording.changed_s(0) == 2000
+    for file in files:
+        file.unlink()
+    assert recording.changed_s(0) == 0
 
 
 def test_arkitscenes(tmp_path: Path) -> None:
@@ -132,6 +209,14 @@ def test_depth_as_a_video(tmp_path: Path) -> None:
     frame = recording.read(2)
     assert np.array_equal(frame.rgb, color[2])
     np.testing.assert_allclose(frame.depth_m, depth[2] / 1000, atol=1e-6)
+
+
+def test_intrinsics_beside_a_video_have_any_usual_name(tmp_path: Path) -> None:
+    write_video(tmp_path / "color.mkv", [flat(50)], "ffv1", "bgr0")
+    write_video(tmp_path / "depth.mkv", [np.full(SIZE, 1000, np.uint16)], "ffv1", "gray16le")
+    facts = {"width": SIZE[1], "height": SIZE[0], "intrinsic_matrix": [50, 0, 0, 0, 51, 0, 31.5, 23.5, 1]}
+    (tmp_path / "camera_intrinsic.json").write_text(json.dumps(facts))
+    assert open_recording(tmp_path).read(0).camera == PinholeCamera(50.0, 51.0, 31.5, 23.5)
 
 
 def test_a_video_that_ends_too_early(tmp_path: Path) -> None:

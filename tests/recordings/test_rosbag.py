@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,20 @@ def test_frames_of_every_kind_of_bag(tmp_path: Path, kind: Kind) -> None:
     assert np.array_equal(recording.read(3).rgb, rgb(3))
     if kind == "mcap":
         assert len(open_recording(path / "a.mcap", OpenOptions(every=2))) == 2
+
+
+def test_a_folder_is_not_listed_for_every_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = BagWriter(tmp_path / "a", "mcap")
+    write_frames(bag)
+    bag.close()
+    for number, file in enumerate(sorted((tmp_path / "a").iterdir())):
+        os.utime(file, (1000 + number, 1000 + number))
+    (tmp_path / "a" / "further").mkdir()
+    recording = open_recording(tmp_path / "a")
+    listings = []
+    monkeypatch.setattr(Path, "iterdir", lambda path: listings.append(path) or iter(()))
+    assert [recording.changed_s(index) for index in range(4)] == [1001] * 4
+    assert listings == []
 
 
 def test_prepared_from_a_bag(tmp_path: Path) -> None:

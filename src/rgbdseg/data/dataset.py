@@ -25,6 +25,7 @@ from rgbdseg.data.images import (
 )
 from rgbdseg.data.tree import Frame, PreparedTree, open_tree
 from rgbdseg.errors import DataError, unknown_name
+from rgbdseg.files import last_written_s
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import IGNORE_INDEX, LabelSet
@@ -160,8 +161,7 @@ class RGBDDataset(Dataset[RGBDSample]):
 
     def changed_s(self, index: int) -> float:
         """Return when one of the frame's files was written last, in seconds; 0 where none is there."""
-        paths = [self.root / path for path in self._files[index].paths.values()]
-        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+        return last_written_s(self.root / path for path in self._files[index].paths.values())
 
     def _kept_hha(self, files: _Files) -> Tensor | None:
         """Return HHA that was computed before, where the tree has none of its own."""

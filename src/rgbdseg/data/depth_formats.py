@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.errors import DataError
-from rgbdseg.reading import require_file
+from rgbdseg.reading import read_bytes, require_file
 
 # H height, W width
 
@@ -46,7 +46,7 @@ def read_pgm(path: str | Path) -> npt.NDArray[Any]:
 
     Other readers stretch the values when the largest that the header states is not 255 or 65535.
     """
-    data = _bytes(path)
+    data = read_bytes(path)
     fields, at = _pgm_header(data, path)
     kind, width, height, largest = fields[0], *(int(field) for field in fields[1:])
     if not (0 < width * height <= _MOST_PIXELS and 0 < largest < 65536):
@@ -137,7 +137,7 @@ def read_tiff_of_64_bits(path: str | Path) -> npt.NDArray[np.float64] | None:
     Raises:
         DataError: for tiles, predictors and compressions other than deflate.
     """
-    data = _bytes(path)
+    data = read_bytes(path)
     try:
         tags = _tiff_tags(data)
         one = {code: values[0] for code, values in tags.items() if values}
@@ -173,14 +173,6 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
         place = at + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
         tags[code] = struct.unpack_from(layout, data, place)
     return tags
-
-
-def _bytes(path: str | Path) -> bytes:
-    require_file(path)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 OWN_READERS: Mapping[str, Callable[[str | Path], npt.NDArray[Any]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from rgbdseg.depth import (
 from rgbdseg.errors import DataError
 
 MissingValues = float | tuple[float, ...] | Literal["usual"] | None
+
+Item = TypeVar("Item")
 
 SURVEYED = 8
 """So many files, spread over all of them, are looked at."""
@@ -68,11 +70,11 @@ def unit_of_file(values: npt.NDArray[Any], name: str, stated: DepthUnit | None) 
     return usual_unit(values.dtype, name) if stated is None else stated
 
 
-def spread(paths: Sequence[Path], count: int = SURVEYED) -> list[Path]:
-    """Return at most ``count`` of the files, evenly spread."""
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[index * len(paths) // count] for index in range(count)]
+def spread(items: Sequence[Item], count: int = SURVEYED) -> list[Item]:
+    """Return at most ``count`` of files, frames or anything else, evenly spread, in order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def survey_depth(

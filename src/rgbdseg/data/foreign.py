@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import image_size, read_depth_values, read_label_values, read_rgb
@@ -60,7 +61,7 @@ def recognize_cmx(root: Path) -> DatasetDescription | str:
         return "there is neither HHAFolder/ nor ModalXFolder/"
     first = _first_file(root / folder)
     assert first is not None
-    if _is_gray(first):
+    if _gray(first) is not None:
         return f"{folder}/{first.name} is a gray picture, not HHA, so what its values mean is not known"
     return _nyu(root, "CMX", folders={"rgb": "RGBFolder", "hha": folder, "label": "LabelFolder"})
 
@@ -79,9 +80,9 @@ def recognize_dformer(root: Path) -> DatasetDescription | str:
         return "Depth/ holds no files"
     if depth.suffix.lower() != ".png":
         return f"Depth/{depth.name} is not a .png picture"
-    if not _is_gray(depth):
+    gray = _gray(depth)
+    if gray is None:
         return f"Depth/{depth.name} is not a gray picture of 8 bits"
-    gray = np.asarray(read_rgb(depth))[0]
     if (gray.min(), gray.max()) != (0, 255):
         return f"Depth/{depth.name} holds {gray.min()}..{gray.max()}, not 0..255, so its unit is not known"
     return _nyu(root, "DFormer", no_depth=DEPTH_PICTURES)
@@ -194,13 +195,13 @@ def _objection_to_millimeters(depth: Path, folder: str) -> str | None:
     return None
 
 
-def _is_gray(path: Path) -> bool:
-    """Tell whether an 8-bit picture has one channel, or several that are equal, as matplotlib's gray maps write."""
+def _gray(path: Path) -> npt.NDArray[np.uint8] | None:
+    """Return the one channel, or one of equal ones as matplotlib's gray maps have, of an 8-bit picture; else None."""
     try:
         pixels = np.asarray(read_rgb(path))
     except DataError:
-        return False
-    return bool((pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all())
+        return None
+    return pixels[0] if (pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all() else None
 
 
 RECOGNIZERS: Mapping[str, Callable[[Path], DatasetDescription | str]] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import DESCRIPTION_FILE
 from rgbdseg.data.hha_store import RECORD_FILE
 from rgbdseg.data.images import read_depth, read_hha
@@ -61,10 +62,9 @@ def audit_hha(tree: PreparedTree, ids: Sequence[str]) -> HHAAudit:
     usable = [key for key in ids if key in tree.index("depth_m").files and tree.camera(key) is not None]
     if description.depth is None or not usable:
         return HHAAudit()
-    chosen = [usable[index * len(usable) // AUDITED] for index in range(AUDITED)] if len(usable) > AUDITED else usable
     own = (tree.root / description.folder("hha") / RECORD_FILE).exists()
     correlations, differences, shares, equal = [], [], [], 0
-    for sample_id in chosen:
+    for sample_id in spread(usable, AUDITED):
         found = _frame(tree, sample_id)
         if found is None:
             continue

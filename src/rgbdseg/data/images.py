@@ -165,10 +165,7 @@ def read_depth(path: str | Path, unit: DepthUnit) -> Tensor:
     (H, W) of integers or floats.  Raises DataError for anything else, and when the median reading shows that the unit
     is wrong.
     """
-    values = read_depth_values(path)
-    meters = values_to_meters(values, unit)
-    check_plausible(meters, f"{path}", unit)
-    return torch.from_numpy(meters)[None]
+    return torch.from_numpy(checked_meters(read_depth_values(path), unit, str(path)))[None]
 
 
 def read_depth_values(path: str | Path) -> npt.NDArray[Any]:
@@ -190,6 +187,19 @@ def values_to_meters(values: npt.NDArray[Any], unit: DepthUnit) -> npt.NDArray[n
     if values.dtype in (np.uint8, np.uint16):
         return _meters_table(unit, values.dtype.name).take(values)
     return np.ascontiguousarray(unit.to_meters(values))
+
+
+def checked_meters(values: npt.NDArray[Any], unit: DepthUnit, name: str) -> npt.NDArray[np.float32]:
+    """Return stored depth as `values_to_meters` does; raises DataError when the median shows that the unit is wrong.
+
+    Args:
+        values: as stored, (H, W).
+        unit: of them.
+        name: of the file, for messages.
+    """
+    meters = values_to_meters(values, unit)
+    check_plausible(meters, name, unit)
+    return meters
 
 
 class LabelCodec:

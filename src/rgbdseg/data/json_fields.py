@@ -97,10 +97,6 @@ class FieldReader:
             raise self.wrong(key, "a path inside the dataset, relative to it and without '..'")
         return str(PurePosixPath(value))
 
-    def optional_text(self, key: str) -> str | None:
-        """Return a text, or None when the key is absent."""
-        return self.text(key) if key in self._values else None
-
     def number(self, key: str, default: object = _ABSENT) -> float:
         """Return a finite number."""
         value = self._values.get(key, default)
@@ -115,13 +111,6 @@ class FieldReader:
         if type(value) is not int:
             raise self.wrong(key, "a whole number")
         return value
-
-    def text_mapping(self, key: str, known: Collection[str] | None = None) -> dict[str, str]:
-        """Return an object whose values are texts; empty when the key is absent."""
-        if key not in self._values:
-            return {}
-        section = self.section(key, known)
-        return {name: section.text(name) for name in section}
 
     def path_mapping(self, key: str, known: Collection[str] | None = None) -> dict[str, str]:
         """Return an object whose values are paths inside the dataset; empty when the key is absent."""

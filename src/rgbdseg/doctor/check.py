@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.camera_check import camera_fault, camera_oddity
+from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_audit import audit_hha
 from rgbdseg.data.hha_store import HHAStore
@@ -58,8 +59,8 @@ def check_dataset(
     listed = {task.sample_id for task in tasks}
     _check_pairing(tree, listed, splits is None, findings)
     _check_hha(tree, listed, findings)
-    if limit is not None and limit < len(tasks):
-        tasks = [tasks[index * len(tasks) // limit] for index in range(limit)]
+    if limit is not None:
+        tasks = spread(tasks, limit)
     totals = _Totals(tree.description, findings)
     diagnosis = Diagnosis(tree.description, findings)
     if progress is not None:

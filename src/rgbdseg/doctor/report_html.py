@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import ALL
 from rgbdseg.data.images import (
     LabelCodec,
@@ -146,12 +147,11 @@ def _frame_section(report: CheckReport, tree: PreparedTree) -> str:
     sections = []
     for name in report.splits:
         frames, _ = tree.read_split(name) if name in tree.split_names or name == ALL else ([], [])
-        chosen = [frames[k * len(frames) // _FRAMES_PER_SPLIT] for k in range(min(_FRAMES_PER_SPLIT, len(frames)))]
         rows = [
             "<div>"
             + "".join(_figure(tree, frame.sample_id, raster) for raster in tree.description.stored_rasters)
             + "</div>"
-            for frame in chosen
+            for frame in spread(frames, _FRAMES_PER_SPLIT)
         ]
         sections.append(f"<h2>Frames of {escape(name)}</h2>{''.join(rows)}")
     return "".join(sections)

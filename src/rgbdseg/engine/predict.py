@@ -19,6 +19,7 @@ from rgbdseg.data.images import image_size, read_depth_values, read_further, rea
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.frame_inputs import check_known, make_sample
 from rgbdseg.recordings._base import OpenOptions, Recording, open_recording, recording_format
 from rgbdseg.sample import RASTERS, RGBDSample, move_tensors
@@ -110,8 +111,7 @@ class FileFrames:
     def changed_s(self, index: int) -> float:
         """Return when one of the frame's files was written last, in seconds."""
         paths = self.frames[index]
-        places = [path for path in (paths.rgb, paths.depth, *paths.further.values()) if path is not None]
-        return max((path.stat().st_mtime for path in places if path.exists()), default=0.0)
+        return last_written_s(path for path in (paths.rgb, paths.depth, *paths.further.values()) if path is not None)
 
     def describe(self) -> dict[str, Any]:
         """Return where the files lie, the unit and the camera."""

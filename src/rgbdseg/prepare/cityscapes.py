@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import image_size, read_depth_values, read_label_values
 from rgbdseg.data.json_fields import FieldReader, load_json
@@ -294,9 +295,7 @@ def _depths(
     root: Path, frames: Sequence[_Frame], workers: int, most: int = 200
 ) -> Iterable[tuple[npt.NDArray[np.float32], PinholeCamera]]:
     """Yield depth in meters and camera of up to ``most`` frames, spread evenly, every eighth pixel."""
-    count = min(most, len(frames))
-    chosen = [frames[k * len(frames) // count] for k in range(count)]
-    return parallel_map(_coarse_depth, root, chosen, workers)
+    return parallel_map(_coarse_depth, root, spread(frames, most), workers)
 
 
 def _coarse_depth(root: Path, frame: _Frame) -> tuple[npt.NDArray[np.float32], PinholeCamera]:

@@ -27,8 +27,9 @@ from rgbdseg.datasets.deliver import DELIVER25, FAILURES, OFFICIAL_FRAMES, WEATH
 from rgbdseg.errors import DataError
 from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
-from rgbdseg.prepare.pictures import decode_picture, enlarge_nearest, read_bytes, read_picture
+from rgbdseg.prepare.pictures import decode_picture, enlarge_nearest, read_picture
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
+from rgbdseg.reading import read_bytes
 
 # H height, W width
 

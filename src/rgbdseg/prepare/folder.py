@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pair",
         choices=("auto", "name", "time"),
         default="auto",
-        help="images with depth maps; auto: by time where rgb.txt and depth.txt or associations.txt are, else by name",
+        help="images with depth maps; auto: by time where rgb.txt and depth.txt, or associations.txt or associate.txt, "
+        "are, else by name",
     )
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
     parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
@@ -157,21 +158,19 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
 
 def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree of a bag or another recording that is no folder of image files."""
-    names = (
-        *(
-            "rgb",
-            "depth",
-            "associations",
-            "intrinsics",
-            "labels",
-            "label",
-            "label_colors",
-            "label_values",
-            "train",
-            "test",
-        ),
+    not_taken = (
+        "rgb",
+        "depth",
+        "associations",
+        "intrinsics",
+        "labels",
+        "label",
+        "label_colors",
+        "label_values",
+        "train",
+        "test",
     )
-    refuse_labels({name: getattr(options, name) for name in names})
+    refuse_labels({name: getattr(options, name) for name in not_taken})
     result, notes = prepare_recorded(
         options.source,
         options.destination,

@@ -13,6 +13,9 @@ from rgbdseg.data.json_fields import FieldReader, is_number
 from rgbdseg.errors import DataError
 from rgbdseg.prepare.intrinsics_files import KNOWN_FORMATS, load_intrinsics, with_usual_keys
 
+INTRINSICS_FILES = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml", "camera_intrinsic.json")
+"""Usual names in the folder of a recording, the first one that is there."""
+
 _SECTIONS = (
     "color", "colour", "rgb", "color_intrinsics", "color_intrinsic", "camera_intrinsics", "intrinsics", "intrinsic",
     "camera",

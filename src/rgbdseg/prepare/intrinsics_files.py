@@ -11,7 +11,7 @@ import yaml
 from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.data.text_files import read_text
 from rgbdseg.errors import DataError
-from rgbdseg.reading import parse_yaml
+from rgbdseg.reading import parse_json, parse_yaml
 
 KNOWN_FORMATS = (
     "plain numbers fx fy cx cy or a 3x3, 3x4 or 4x4 matrix as text; JSON or YAML with fx fy cx cy; RealSense fx fy ppx "
@@ -50,7 +50,7 @@ def load_intrinsics(path: Path) -> object:
     if numbers is not None:
         return {_MATRIX: numbers}
     if text.lstrip().startswith(("{", "[")) and not text.startswith("%YAML"):
-        return load_json(path)
+        return parse_json(text, str(path))
     if path.suffix.lower() not in (".yaml", ".yml") and not text.startswith("%YAML"):
         raise DataError(f"{path} is of no known form; expected one of: {KNOWN_FORMATS}")
     return _load_yaml(text, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,11 @@ class LabelTable:
         """Return the classes of the table; their colors are its own where it has some."""
         palette = [_rgb(keys[0]) for keys in self.keys] if self.kind == "color" else generic_palette(len(self.names))
         return LabelSet(Path(self.file).stem, self.names, tuple(palette))
+
+    def digest(self) -> str:
+        """Return 16 hex digits that tell the table apart from others, wherever its file lies."""
+        content = json.dumps((self.names, self.keys, self.void))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def ordered(self, label_set: LabelSet) -> LabelTable:
         """Return the table in the order of given classes; raises DataError for names that differ."""

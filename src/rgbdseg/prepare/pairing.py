@@ -16,14 +16,25 @@ from rgbdseg.data.tree import index_folder, natural_key
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RASTERS
 
+RGB_FOLDERS = ("rgb", "color", "colour", "image", "images")
+DEPTH_FOLDERS = ("depth",)
+"""Usual names of the folders of a recording, in lower case."""
+ASSOCIATION_FILES = ("associations.txt", "associate.txt")
+"""Usual names of the file that `read_associations` reads, the first one that is there."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its depth map, as paths relative to the recording, under the image's id."""
+    """An image and its depth map, as paths relative to the recording, under the image's id.
+
+    Args:
+        time_s: when the image was taken, in seconds; 0 where nothing says.
+    """
 
     sample_id: str
     rgb: str
     depth: str
+    time_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ def pair_by_time(rgb: Sequence[Stamped], depth: Sequence[Stamped], max_differenc
             partner[i] = k
             taken.add(k)
     order = sorted(partner, key=lambda i: rgb[i].time_s)
-    return [Pair(_id_of(rgb[i].path), rgb[i].path, depth[partner[i]].path) for i in order]
+    return [Pair(_id_of(rgb[i].path), rgb[i].path, depth[partner[i]].path, rgb[i].time_s) for i in order]
 
 
 def stamps_from_names(files: Mapping[str, str]) -> list[Stamped]:
@@ -148,13 +159,12 @@ def read_associations(path: Path, root: Path) -> list[Pair]:
     pairs = []
     swapped: bool | None = None
     for fields, where in _rows(path, 4):
-        for k in (0, 2):
-            _seconds(fields[k], where)
+        times_s = [_seconds(fields[k], where) for k in (0, 2)]
         first, second = _relative(fields[1], where), _relative(fields[3], where)
         if swapped is None:
             swapped = _depth_first(root / first, root / second, where)
         rgb, depth = (second, first) if swapped else (first, second)
-        pairs.append(Pair(_id_of(rgb), rgb, depth))
+        pairs.append(Pair(_id_of(rgb), rgb, depth, times_s[1 if swapped else 0]))
     return pairs
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rgbdseg.errors import DataError
-from rgbdseg.reading import require_file
+from rgbdseg.reading import read_bytes
 
 # H height, W width, C channels
 
@@ -41,15 +41,6 @@ def decode_picture(data: bytes, path: Path, what: str, modes: Sequence[str]) -> 
         raise
     except Exception as error:  # decoders report damage by errors of any kind
         raise DataError(f"{path} is damaged or no image: {error}") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file; raises DataError where it cannot be read."""
-    require_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def enlarge_nearest(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

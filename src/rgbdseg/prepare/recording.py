@@ -28,7 +28,10 @@ from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.prepare.intrinsics import Intrinsics, read_intrinsics
 from rgbdseg.prepare.label_tables import LabelTable, colors_to_classes
 from rgbdseg.prepare.pairing import (
+    ASSOCIATION_FILES,
+    DEPTH_FOLDERS,
     FLAT,
+    RGB_FOLDERS,
     Pair,
     frame_files,
     pair_by_name,
@@ -42,8 +45,6 @@ from rgbdseg.prepare.writer import Content, FrameJob
 Pairing = Literal["auto", "name", "time"]
 
 COMMON_UNITS = "0.001 (RealSense, Kinect, Azure Kinect: millimeters), 0.0002 (TUM RGB-D: 1/5000 m), 1 (meters)"
-_RGB_FOLDERS = ("rgb", "color", "colour", "image", "images")
-_DEPTH_FOLDERS = ("depth",)
 _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 
 
@@ -161,8 +162,7 @@ class CopyContext:
         """Say in short what decides how files are changed on the way; empty where all are copied."""
         parts = ["depth resampled"] if self.resample_depth else []
         if self.colors is not None:
-            table = json.dumps((self.colors.names, self.colors.keys, self.colors.void))
-            parts.append(f"label colors {hashlib.sha256(table.encode()).hexdigest()[:16]}")
+            parts.append(f"label colors {self.colors.digest()}")
         return ", ".join(parts)
 
 
@@ -228,9 +228,10 @@ def find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
         return pairs, len(pairs)
     stamped = [root / "rgb.txt", root / "depth.txt"]
     listed = all(path.exists() for path in stamped)
-    if options.pairing == "auto" and not listed and (root / "associations.txt").exists():
-        pairs = read_associations(root / "associations.txt", root)
-        _require_files(root, pairs, root / "associations.txt")
+    associations = next((root / name for name in ASSOCIATION_FILES if (root / name).exists()), None)
+    if options.pairing == "auto" and not listed and associations is not None:
+        pairs = read_associations(associations, root)
+        _require_files(root, pairs, associations)
         return pairs, len(pairs)
     if options.pairing == "name" or (options.pairing == "auto" and not listed):
         rgb, depth = _image_folders(root, options)
@@ -251,8 +252,8 @@ def find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
 
 def _image_folders(root: Path, options: RecordingOptions) -> tuple[dict[str, str], dict[str, str]]:
     return (
-        frame_files(root, _folder(root, options.rgb_folder, _RGB_FOLDERS, "images"), "rgb"),
-        frame_files(root, _folder(root, options.depth_folder, _DEPTH_FOLDERS, "depth maps"), "depth_m"),
+        frame_files(root, _folder(root, options.rgb_folder, RGB_FOLDERS, "images"), "rgb"),
+        frame_files(root, _folder(root, options.depth_folder, DEPTH_FOLDERS, "depth maps"), "depth_m"),
     )
 
 
@@ -344,8 +345,7 @@ def record_of_options(root: Path, options: RecordingOptions, jobs: Sequence[Fram
     rows = [(job.sample_id, *((path, (root / path).stat().st_size) for path in job.data.values())) for job in jobs]
     parameters: dict[str, object] = {"files": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
     if options.label_table is not None and options.label_table.kind == "color":
-        table = json.dumps(dataclasses.astuple(options.label_table)[2:])
-        parameters["label colors"] = hashlib.sha256(table.encode()).hexdigest()[:16]
+        parameters["label colors"] = options.label_table.digest()
     if options.resample_depth:
         parameters["resampled"] = "depth"
     if options.every > 1:

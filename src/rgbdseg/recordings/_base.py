@@ -15,6 +15,7 @@ from PIL import Image
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.files import last_written_s
 from rgbdseg.open_registry import OpenRegistry
 
 # H height, W width
@@ -111,8 +112,8 @@ class Recording(abc.ABC):
         """Return what decides what the frames hold, as plain values by name."""
 
     def changed_s(self, index: int) -> float:
-        """Return when the files of a frame were written last, in seconds."""
-        return self.path.stat().st_mtime
+        """Return when the files of a frame were written last, in seconds; 0 where none is there."""
+        return last_written_s([self.path])
 
     def close(self) -> None:
         """Give back what is open; reading again opens it again."""

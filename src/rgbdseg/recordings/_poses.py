@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rgbdseg.data.text_files import listed_lines, read_text
 from rgbdseg.errors import DataError
 
 # N poses
@@ -63,22 +64,16 @@ def read_trajectory(path: str | Path) -> Trajectory:
     """Read lines "time tx ty tz qx qy qz qw" of camera to world, as in the TUM RGB-D benchmark; # begins a comment.
 
     Raises:
-        DataError: naming the line that is not understood.
+        DataError: for a file that cannot be read, else naming the line that is not understood.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in listed_lines(read_text(path)):
         try:
             row = [float(field) for field in line.replace(",", " ").split()]
         except ValueError:
             row = []
         if len(row) != 8 or not np.isfinite(row).all() or not np.any(row[4:]):
-            raise DataError(f"{path} line {number}: '{line.strip()[:80]}'; expected time tx ty tz qx qy qz qw")
+            raise DataError(f"{path} line {number}: '{line[:80]}'; expected time tx ty tz qx qy qz qw")
         rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no poses; expected lines time tx ty tz qx qy qz qw")

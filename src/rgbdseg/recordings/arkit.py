@@ -5,15 +5,17 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import read_depth_values, read_rgb, values_to_meters
-from rgbdseg.depth import check_plausible, usual_unit
+from rgbdseg.data.images import checked_meters, read_depth_values, read_rgb
+from rgbdseg.data.text_files import listed_lines, read_text
+from rgbdseg.depth import usual_unit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat
 from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_axis_angle
 from rgbdseg.recordings.folder import fitted
@@ -22,6 +24,7 @@ COLOR, DEPTH, CAMERAS, TRAJECTORY = "lowres_wide", "lowres_depth", "lowres_wide_
 _SAME_TIME_S = 0.0015
 """Times in file names are rounded to milliseconds, not always in the same direction."""
 _MAX_DIFFERENCE_S = 0.02
+Timed = TypeVar("Timed")
 
 
 class _Scan(Recording):
@@ -29,15 +32,13 @@ class _Scan(Recording):
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
         self.path, self._options = path, options
-        self._color, self._depth, self._cameras = (
+        color, depth, self._cameras = (
             _stamped(path / folder, suffix)
             for folder, suffix in ((COLOR, ".png"), (DEPTH, ".png"), (CAMERAS, ".pincam"))
         )
         limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
         self._pairs = [
-            (time_s, file, depth)
-            for time_s, file in self._color
-            if (depth := _nearest(self._depth, time_s, limit)) is not None
+            (time_s, file, nearest) for time_s, file in color if (nearest := _nearest(depth, time_s, limit)) is not None
         ]
         self.times_s = [time_s for time_s, _, _ in self._pairs]
         self.names = [file.stem for _, file, _ in self._pairs]
@@ -53,17 +54,21 @@ class _Scan(Recording):
         rgb = np.ascontiguousarray(read_rgb(color).numpy().transpose(1, 2, 0))
         stored = read_depth_values(depth)
         unit = self._options.depth_unit or usual_unit(stored.dtype, str(depth))
-        depth_m = values_to_meters(stored, unit)
-        check_plausible(depth_m, str(depth), unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(depth))
+        depth_m = fitted(checked_meters(stored, unit, str(depth)), (rgb.shape[0], rgb.shape[1]), str(depth))
         return RecordedFrame(self.names[index], time_s, rgb, depth_m, self._camera(time_s), self._pose(time_s))
 
     def changed_s(self, index: int) -> float:
-        return max(file.stat().st_mtime for file in self._pairs[index][1:] if file.exists())
+        return last_written_s(self._pairs[index][1:])
 
     def describe(self) -> dict[str, Any]:
         camera = self._options.camera
-        return {"recording": str(self.path.resolve()), "camera": None if camera is None else list(camera.as_tuple())}
+        # Depth is stored in 16 bits: without a given unit, a .png of 8 bits is refused when it is read.
+        unit = self._options.depth_unit or usual_unit(np.dtype(np.uint16), str(self.path))
+        return {
+            "recording": str(self.path.resolve()),
+            "depth unit": unit.to_dict(),
+            "camera": None if camera is None else list(camera.as_tuple()),
+        }
 
     def _camera(self, time_s: float) -> PinholeCamera | None:
         if self._options.camera is not None:
@@ -71,19 +76,17 @@ class _Scan(Recording):
         file = _nearest(self._cameras, time_s, _SAME_TIME_S)
         if file is None:
             return None
+        text = read_text(file)
         try:
-            _, _, fx, fy, cx, cy = (float(field) for field in file.read_text(encoding="utf-8").split())
-        except (OSError, ValueError) as error:
+            _, _, fx, fy, cx, cy = (float(field) for field in text.split())
+        except ValueError as error:
             raise DataError(f"{file} is not understood ({error}); expected width height fx fy cx cy") from None
         return PinholeCamera(fx, fy, cx, cy)
 
     def _pose(self, time_s: float) -> NDArray[np.float64] | None:
         if self._trajectory is not None:
             return self._trajectory.at(time_s)
-        times = [pose_s for pose_s, _ in self._poses]
-        after = bisect.bisect_left(times, time_s)
-        near = [k for k in (after - 1, after) if 0 <= k < len(times) and abs(times[k] - time_s) <= _MAX_DIFFERENCE_S]
-        return self._poses[min(near, key=lambda k: abs(times[k] - time_s))][1] if near else None
+        return _nearest(self._poses, time_s, _MAX_DIFFERENCE_S)
 
 
 def _stamped(folder: Path, suffix: str) -> list[tuple[float, Path]]:
@@ -97,18 +100,17 @@ def _stamped(folder: Path, suffix: str) -> list[tuple[float, Path]]:
     return sorted(files)
 
 
-def _nearest(files: Sequence[tuple[float, Path]], time_s: float, limit_s: float) -> Path | None:
-    after = bisect.bisect_left(files, (time_s, Path()))
-    near = [one for one in files[max(0, after - 1) : after + 1] if abs(one[0] - time_s) <= limit_s]
+def _nearest(timed: Sequence[tuple[float, Timed]], time_s: float, limit_s: float) -> Timed | None:
+    """Return what is nearest in time of what is in its order; None where nothing is within the limit."""
+    after = bisect.bisect_left(timed, time_s, key=lambda one: one[0])
+    near = [one for one in timed[max(0, after - 1) : after + 1] if abs(one[0] - time_s) <= limit_s]
     return min(near, key=lambda one: abs(one[0] - time_s))[1] if near else None
 
 
 def _read_poses(path: Path) -> list[tuple[float, NDArray[np.float64]]]:
     """Read lines "time, axis and angle (3), translation (3)" of world to camera; return camera to world."""
     poses = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in listed_lines(read_text(path)):
         try:
             values = np.array([float(field) for field in line.split()])
         except ValueError:

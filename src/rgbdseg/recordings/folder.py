@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import image_size, read_depth_values, read_rgb_beside, sizes_of, values_to_meters
-from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
+from rgbdseg.data.depth_size import same_view
+from rgbdseg.data.images import checked_meters, image_size, read_depth_values, read_rgb_beside, sizes_of
+from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
-from rgbdseg.prepare.intrinsics import read_intrinsics
+from rgbdseg.files import last_written_s
+from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.prepare.pairing import (
+    ASSOCIATION_FILES,
+    DEPTH_FOLDERS,
+    RGB_FOLDERS,
     Pair,
     Stamped,
     frame_files,
@@ -42,9 +48,8 @@ TUM_CAMERAS = {
 ICL_CAMERA = PinholeCamera(481.2, 480.0, 319.5, 239.5)
 """Of ICL-NUIM's rendered living room and office."""
 
-_INTRINSICS = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml", "camera_intrinsic.json")
-_RGB_FOLDERS = ("rgb", "RGB", "color", "colour", "image", "images")
-_DEPTH_FOLDERS = ("depth", "Depth")
+_RGB_FOLDERS = (*RGB_FOLDERS, "RGB")
+_DEPTH_FOLDERS = (*DEPTH_FOLDERS, "Depth")
 _FPS = 30.0
 """Assumed of folders whose files carry no time."""
 _MAX_DIFFERENCE_S = 0.02
@@ -55,8 +60,7 @@ class _FolderRecording(Recording):
 
     Args:
         path: folder of the recording.
-        pairs: of files.
-        times_s: of the pairs.
+        pairs: of files, with their times.
         unit: of depth.
         camera: of all images.
         trajectory: poses, or None.
@@ -67,31 +71,29 @@ class _FolderRecording(Recording):
         self,
         path: Path,
         pairs: Sequence[Pair],
-        times_s: Sequence[float],
         unit: DepthUnit,
         *,
         camera: PinholeCamera | None,
         trajectory: Trajectory | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        self.path, self.pairs, self.times_s, self.unit = path, pairs, times_s, unit
+        self.path, self.pairs, self.unit = path, pairs, unit
         self.camera, self.trajectory, self.notes = camera, trajectory, notes
         self.names = [pair.sample_id for pair in pairs]
+        self.times_s = [pair.time_s for pair in pairs]
 
     def read(self, index: int) -> RecordedFrame:
-        pair, time_s = self.pairs[index], self.times_s[index]
+        pair = self.pairs[index]
         stored = read_depth_values(self.path / pair.depth)
         beside = sizes_of({"depth": stored})
         rgb = np.ascontiguousarray(read_rgb_beside(self.path / pair.rgb, beside).numpy().transpose(1, 2, 0))
-        depth_m = values_to_meters(stored, self.unit)
-        check_plausible(depth_m, str(self.path / pair.depth), self.unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), str(self.path / pair.depth))
-        pose = None if self.trajectory is None else self.trajectory.at(time_s)
-        return RecordedFrame(pair.sample_id, time_s, rgb, depth_m, self.camera, pose)
+        name = str(self.path / pair.depth)
+        depth_m = fitted(checked_meters(stored, self.unit, name), (rgb.shape[0], rgb.shape[1]), name)
+        pose = None if self.trajectory is None else self.trajectory.at(pair.time_s)
+        return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, pose)
 
     def changed_s(self, index: int) -> float:
-        files = [self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth)]
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+        return last_written_s(self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -110,7 +112,7 @@ def fitted(depth_m: NDArray[np.float32], size: tuple[int, int], name: str) -> ND
     height, width = depth_m.shape
     if (height, width) == size:
         return depth_m
-    if abs(height * size[1] / (width * size[0]) - 1) > 0.01 or height > size[0]:
+    if not same_view((height, width), size) or height > size[0]:
         raise DataError(
             f"{name} is {height}x{width}, its image {size[0]}x{size[1]} (height x width); expected depth that is "
             "registered to color"
@@ -124,7 +126,7 @@ def recognizes(path: Path) -> bool:
         return False
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         return True
-    if any((path / name).is_file() for name in ("associations.txt", "associate.txt")):
+    if any((path / name).is_file() for name in ASSOCIATION_FILES):
         return True
     names = {entry.name for entry in path.iterdir() if entry.is_dir()}
     return bool(names.intersection(_RGB_FOLDERS)) and bool(names.intersection(_DEPTH_FOLDERS))
@@ -132,7 +134,7 @@ def recognizes(path: Path) -> bool:
 
 def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     """Open a folder; raises DataError for lists and files that cannot be used."""
-    pairs, times_s = _pairs(path, options)
+    pairs = _pairs(path, options)
     if not pairs:
         raise DataError(f"{path}: no depth map lies within the largest difference of any image's time")
     notes: list[str] = []
@@ -149,37 +151,28 @@ def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     )
     trajectory = None if trajectory_file is None else read_trajectory(trajectory_file)
     if icl is not None:  # whose lists and trajectories count frames
-        times_s = [time_s / _FPS for time_s in times_s]
+        pairs = [dataclasses.replace(pair, time_s=pair.time_s / _FPS) for pair in pairs]
         trajectory = None if trajectory is None else trajectory.slowed(1 / _FPS)
-    return _FolderRecording(path, pairs, times_s, unit, camera=camera, trajectory=trajectory, notes=notes)
+    return _FolderRecording(path, pairs, unit, camera=camera, trajectory=trajectory, notes=notes)
 
 
-def _pairs(path: Path, options: OpenOptions) -> tuple[list[Pair], list[float]]:
+def _pairs(path: Path, options: OpenOptions) -> list[Pair]:
     limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         rgb, depth = (read_stamps(path / name) for name in ("rgb.txt", "depth.txt"))
-        pairs = pair_by_time(rgb, depth, limit)
-        time_of = {one.path: one.time_s for one in rgb}
-        return pairs, [time_of[pair.rgb] for pair in pairs]
-    lists = next((path / name for name in ("associations.txt", "associate.txt") if (path / name).is_file()), None)
+        return pair_by_time(rgb, depth, limit)
+    lists = next((path / name for name in ASSOCIATION_FILES if (path / name).is_file()), None)
     if lists is not None:
-        return read_associations(lists, path), _listed_times(lists)
+        return read_associations(lists, path)
     folders = [_present(path, names) for names in (_RGB_FOLDERS, _DEPTH_FOLDERS)]
     rgb_files, depth_files = frame_files(path, folders[0], "rgb"), frame_files(path, folders[1], "depth_m")
     stamps = [_stamps(files) for files in (rgb_files, depth_files)]
     if rgb_files.keys() == depth_files.keys() or None in stamps:
         pairs = pair_by_name(rgb_files, depth_files)
-        return pairs, [index / _FPS for index in range(len(pairs))]
+        return [dataclasses.replace(pair, time_s=index / _FPS) for index, pair in enumerate(pairs)]
     assert stamps[0] is not None
     assert stamps[1] is not None
-    pairs = pair_by_time(stamps[0], stamps[1], limit)
-    time_of = {one.path: one.time_s for one in stamps[0]}
-    return pairs, [time_of[pair.rgb] for pair in pairs]
-
-
-def _listed_times(path: Path) -> list[float]:
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    return [float(fields[0]) for fields in lines if fields and not fields[0].startswith("#")]
+    return pair_by_time(stamps[0], stamps[1], limit)
 
 
 def _present(path: Path, names: Sequence[str]) -> str:
@@ -199,7 +192,7 @@ def _camera(
     """Return the camera, and the depth unit where a file of intrinsics states it."""
     if options.camera is not None:
         return options.camera, None
-    file = next((path / name for name in _INTRINSICS if (path / name).is_file()), None)
+    file = next((path / name for name in INTRINSICS_FILES if (path / name).is_file()), None)
     if file is not None:
         stated = read_intrinsics(file, size)
         if stated.distorted:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError
+from rgbdseg.reading import parse_json
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest, require_package
 from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_quaternion
 
@@ -124,13 +125,16 @@ class _Record3D(Recording):
 
 def _metadata(data: bytes, path: Path) -> Mapping[str, Any]:
     try:
-        facts = json.loads(data)
-        missing = [key for key in ("w", "h", "dw", "dh", "K") if key not in facts]
-    except (ValueError, TypeError) as error:
+        text = data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: metadata is not understood: {error}") from None
-    if missing or len(facts["K"]) != 9:
+    facts = parse_json(text, f"{path}: metadata")
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: metadata is not understood: it holds no object {{...}}")
+    missing = [key for key in ("w", "h", "dw", "dh", "K") if key not in facts]
+    if missing or not isinstance(facts["K"], list) or len(facts["K"]) != 9:
         raise DataError(f"{path}: metadata has no {', '.join(missing) or 'K of nine numbers'}")
-    return dict(facts)
+    return facts
 
 
 def recognizes(path: Path) -> bool:

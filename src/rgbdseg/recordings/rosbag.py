@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.depth import DepthUnit, check_plausible, usual_missing, usual_unit
 from rgbdseg.errors import DataError
+from rgbdseg.files import last_written_s
 from rgbdseg.prepare.pairing import Stamped, pair_by_time
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._messages import (
@@ -53,6 +53,7 @@ class _BagRecording(Recording):
         if len(set(self.names)) < len(self.names):
             self.names = [f"{(stamp - start):014d}" for stamp in stamps]
         self.notes = contents.notes
+        self._files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
         self._cursors = threading.local()
 
     def read(self, index: int) -> RecordedFrame:
@@ -81,8 +82,7 @@ class _BagRecording(Recording):
         }
 
     def changed_s(self, index: int) -> float:
-        files = [self.path] if self.path.is_file() else [file for file in self.path.iterdir() if file.is_file()]
-        return max(os.stat(file).st_mtime for file in files)
+        return last_written_s(self._files)
 
     def close(self) -> None:
         for cursor in vars(self._cursors).pop("by_topic", {}).values():

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.data.images import read_depth_values, values_to_meters
+from rgbdseg.data.images import checked_meters, read_depth_values
 from rgbdseg.data.tree import natural_key
-from rgbdseg.depth import DepthUnit, check_plausible, usual_unit
+from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
-from rgbdseg.prepare.intrinsics import read_intrinsics
+from rgbdseg.files import last_written_s
+from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
 from rgbdseg.recordings.folder import fitted
@@ -25,7 +26,6 @@ from rgbdseg.recordings.folder import fitted
 _SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 _COLOR_NAMES, _DEPTH_NAMES = ("rgb", "color", "colour", "video", "image"), ("depth", "Depth")
 _DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-_INTRINSICS = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml")
 _FPS = 30.0
 
 
@@ -125,15 +125,13 @@ class _VideoRecording(Recording):
             values = read_depth_values(self._depth_files[index])
         else:
             values = np.asarray(self._depth.picture(index))
-        depth_m = values_to_meters(values, self._unit)
-        check_plausible(depth_m, name, self._unit)
-        depth_m = fitted(depth_m, (rgb.shape[0], rgb.shape[1]), name)
+        depth_m = fitted(checked_meters(values, self._unit, name), (rgb.shape[0], rgb.shape[1]), name)
         pose = None if self._trajectory is None else self._trajectory.at(self.times_s[index])
         return RecordedFrame(self.names[index], self.times_s[index], rgb, depth_m, self._camera, pose)
 
     def changed_s(self, index: int) -> float:
         depth = self._depth_files[index] if self._depth is None else self._depth.path
-        return max(file.stat().st_mtime for file in (self._color_file, depth) if file.exists())
+        return last_written_s((self._color_file, depth))
 
     def describe(self) -> dict[str, Any]:
         camera = None if self._camera is None else list(self._camera.as_tuple())
@@ -155,7 +153,7 @@ class _VideoRecording(Recording):
         matrix = self.path / "camera_matrix.csv"
         if matrix.is_file():
             return _matrix_camera(matrix), None
-        file = next((self.path / name for name in _INTRINSICS if (self.path / name).is_file()), None)
+        file = next((self.path / name for name in INTRINSICS_FILES if (self.path / name).is_file()), None)
         if file is None:
             return None, None
         height, width = self._color.picture(0).shape[:2]
