@@ -77,6 +77,17 @@ def test_weights_are_shared_by_all_steps(update: Update) -> None:
         torch.testing.assert_close(getattr(graph.message, name).grad, parts[0] + parts[1])
 
 
+def test_the_mean_in_a_program_is_the_same() -> None:
+    class Mean(nn.Module):
+        def forward(self, values: Tensor, neighbors: Tensor) -> Tensor:
+            return mean_over_neighbors(values, neighbors)
+
+    given = (random(2, 20, 6), some_neighbors(2, 20, 5))
+    program = torch.export.export(Mean(), given)
+    torch.testing.assert_close(program.module()(*given), adjacency(given[1]) @ given[0])
+    assert not any("embedding_bag" in str(node.target) for node in program.graph.nodes)
+
+
 def test_gradient_of_the_feature() -> None:
     torch.manual_seed(0)
     graph = RecurrentGraph(3, 2, "lstm").double()

@@ -17,6 +17,7 @@ from rgbdseg.encoders._base import StagedEncoder, State
 from rgbdseg.encoders.mit import MixTransformer
 from rgbdseg.encoders.swin import SwinEncoder
 from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import halves
 
 # B batch of each stream, C channels, H height, W width
 
@@ -39,7 +40,7 @@ class StreamNorms(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (2B, ..., C), each half normalized by its stream's own norm."""
-        return torch.cat([norm(half) for norm, half in zip(self, x.chunk(STREAMS), strict=True)])
+        return torch.cat([norm(half) for norm, half in zip(self, halves(x), strict=True)])
 
 
 class FusedBefore(nn.Module):

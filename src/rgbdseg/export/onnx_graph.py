@@ -130,7 +130,35 @@ def join(models: Sequence[Any], outputs: Sequence[str]) -> Any:
             opsets[one.domain] = max(opsets.get(one.domain, 0), one.version)
     joined.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
     joined.graph.output.extend(made[name] for name in outputs)
+    _remove_unused(joined.graph)
     return joined
+
+
+def _remove_unused(graph: Any) -> None:
+    """Take out the nodes and constants that no output needs: runtimes may compute them all the same."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    needed: set[str] = set()
+    ahead = {one.name for one in graph.output}
+    while ahead:
+        needed |= ahead
+        ahead = set().union(*(_names_used(made_by[name]) for name in ahead if name in made_by)) - needed
+    for index in reversed(range(len(graph.node))):
+        if not needed.intersection(graph.node[index].output):
+            del graph.node[index]
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
+
+
+def _names_used(node: Any) -> set[str]:
+    """Return the tensors that a node takes, those that graphs inside of it take from outside included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            names |= {one.name for one in inner.output}
+            for one in inner.node:
+                names |= _names_used(one)
+    return names
 
 
 def _prefix_names(graph: Any, prefix: str, shared: set[str]) -> None:
@@ -158,13 +186,14 @@ def with_metadata(model: Any, facts: Mapping[str, Any]) -> Any:
 
 
 def with_outputs(graph: bytes, names: Sequence[str]) -> bytes:
-    """Return a graph that gives fewer of its outputs; runtimes leave out what only the others need."""
+    """Return a graph that gives fewer of its outputs, without what only the others need."""
     import onnx  # noqa: PLC0415
 
     model = onnx.load_model_from_string(graph)
     outputs = {one.name: one for one in model.graph.output}
     del model.graph.output[:]
     model.graph.output.extend(outputs[name] for name in names)
+    _remove_unused(model.graph)
     return serialized(model)
 
 

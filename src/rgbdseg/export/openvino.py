@@ -61,8 +61,9 @@ class OpenVINORunner:
 
 def _reason(message: str) -> str:
     """Return what a long message of OpenVINO comes down to: the operators that it does not know, or its beginning."""
-    unknown = dict.fromkeys(re.findall(r"-- (\w+)-\d+ with a message", message))
-    return f"it cannot convert {', '.join(unknown)}" if unknown else " ".join(message.split())[:300]
+    lists = re.findall(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)", message)
+    names = [name.split("::")[-1] for one in lists for name in re.sub(r"-\d+", "", one).strip().split(", ")]
+    return f"it cannot convert {', '.join(dict.fromkeys(names))}" if names else " ".join(message.split())[:300]
 
 
 def write_openvino(model: bytes, metadata: Mapping[str, Any], out: Path) -> None:

@@ -16,7 +16,7 @@ from rgbdseg.errors import UsageError, unknown_name
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._layout import Layout, replace_prefix
-from rgbdseg.nn.blocks import at_least_float32
+from rgbdseg.nn.blocks import at_least_float32, halves
 from rgbdseg.nn.decoders import FeatureInfo, create_decoder
 from rgbdseg.nn.init import init_head
 
@@ -107,8 +107,7 @@ class PairedModel(SegmentationModel):
 
     def stream_scores(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the class scores of each stream (B, classes, h, w), at 1/4 of the images."""
-        first, second = self.decoder(self.encoder(torch.cat(self.check_images(images)))).chunk(2)
-        return first, second
+        return halves(self.decoder(self.encoder(torch.cat(self.check_images(images)))))
 
     def ensemble(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the mean of both streams' scores with the weights softmax(alpha)."""

@@ -26,6 +26,7 @@ from torch.nn import functional
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._paired import FUSION_KEYS, PairedModel, make_layout
 from rgbdseg.models._registry import Variant
+from rgbdseg.nn.blocks import halves
 from rgbdseg.nn.pixel_fusion import PixelAttention, PixelFusion, PixelMLP, init_linear
 
 # B batch of each stream, C channels; "..." are the pixels, as (N,) or (H, W)
@@ -82,7 +83,7 @@ class DifferentialPixelFusion(PixelFusion):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (2B, ..., C) of both streams, one after the other along the batch."""
-        first, second = x.chunk(2)
+        first, second = halves(x)
         both = first + second
         return torch.cat(
             [

@@ -36,6 +36,7 @@ from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
 from rgbdseg.models._own_encoders import freeze
 from rgbdseg.models._registry import Variant
+from rgbdseg.nn.blocks import halves
 from rgbdseg.nn.decoders.mamba import MambaDecoder, MambaDecoderOptions
 from rgbdseg.nn.init import init_head
 from rgbdseg.nn.state_space import (
@@ -200,7 +201,7 @@ class Sigma(SegmentationModel):
         fused: list[Tensor] = []
         features = self.encoder(torch.cat([color, other]))
         for both, cross, concat in zip(features, self.cross_blocks, self.concat_blocks, strict=True):
-            fused.append(concat(*cross(*both.permute(0, 2, 3, 1).chunk(2))).permute(0, 3, 1, 2))
+            fused.append(concat(*cross(*halves(both.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2))
         size = (color.shape[-2], color.shape[-1])
         return SegmentationOutput(self.decoder.upsample(self.decoder(fused), size))
 

@@ -45,6 +45,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both streams (B, ...) of a stack along the batch (2B, ...).
+
+    Not as chunks: a program with any number of images would compute their length, and refuse a single image.
+    """
+    first, second = x.unflatten(0, (2, -1)).unbind(0)
+    return first, second
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which operations keep the precision of what they are given, on the device of ``x``."""
     if x.device.type == "meta":  # where memory is estimated; PyTorch has no mixed precision for it

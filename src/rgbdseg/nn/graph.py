@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, get_args
 
 import torch
@@ -23,12 +24,24 @@ def mean_over_neighbors(values_BNC: Tensor, neighbors_BNK: Tensor) -> Tensor:
     Args:
         neighbors_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
     """
+    if torch.compiler.is_exporting():  # exported, bags are a loop over nodes
+        return _mean_one_by_one(values_BNC, neighbors_BNK)
     batch, number, channels = values_BNC.shape
     values_BNC = at_least_float32(values_BNC)
     first_of_image = torch.arange(batch, device=neighbors_BNK.device)[:, None, None] * number
     bags = (neighbors_BNK + first_of_image).flatten(0, 1)
     means = functional.embedding_bag(bags, values_BNC.reshape(-1, channels), mode="mean")
     return means.view(batch, number, channels)
+
+
+def _mean_one_by_one(values_BNC: Tensor, neighbors_BNK: Tensor) -> Tensor:
+    """Return the same from the first neighbor of every node, the second of every node, and so on."""
+    batch, number, channels = values_BNC.shape
+    first_of_image = torch.arange(batch, device=neighbors_BNK.device)[:, None] * number
+    rows = at_least_float32(values_BNC).reshape(-1, channels)
+    places = [(one_BN + first_of_image).flatten() for one_BN in neighbors_BNK.unbind(2)]
+    total = functools.reduce(torch.add, [rows.index_select(0, place) for place in places])
+    return (total / len(places)).view(batch, number, channels)
 
 
 class RecurrentGraph(nn.Module):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rgbdseg.nn.blocks import halves
+
 # B batch of each stream, C channels, h heads, c channels of a head; "..." are the pixels, as (N,) or (H, W)
 
 
@@ -98,9 +100,9 @@ class PixelFusion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (2B, ..., C) of both streams, one after the other along the batch."""
-        own_ones = x.chunk(2)
+        own_ones = halves(x)
         other_ones = own_ones[::-1]
-        relations = self.relation(torch.cat([x, torch.cat(other_ones)], dim=-1)).softmax(dim=-1).chunk(2)
+        relations = halves(self.relation(torch.cat([x, torch.cat(other_ones)], dim=-1)).softmax(dim=-1))
         return torch.cat(
             [
                 own + attention(own, (own + key_noise, own * relation), (own + value_noise, other))
