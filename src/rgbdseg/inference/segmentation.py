@@ -8,6 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
+from rgbdseg.inference.coarse import CoarseScores
+
 # C classes, H height, W width
 
 
@@ -15,13 +17,19 @@ from torch import Tensor
 class Segmentation:
     """Class scores of one image.
 
-    values: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.
+    given: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.  Or
+        logits that are enlarged to that when they are asked for.
     normalized: whether that is all; else a softmax over the classes of every pixel is still to be taken, which changes
         neither the prediction nor the confidence.
     """
 
-    values: Tensor
+    given: Tensor | CoarseScores
     normalized: bool = True
+
+    @functools.cached_property
+    def values(self) -> Tensor:
+        """float32 (C, H, W): what was given, at the size of the sample."""
+        return self.given.all_maps() if isinstance(self.given, CoarseScores) else self.given
 
     @functools.cached_property
     def log_scores(self) -> Tensor:
@@ -36,11 +44,13 @@ class Segmentation:
     @property
     def confidence(self) -> Tensor:
         """float32 (H, W), 0 to 1: the share of the highest score in the sum of all."""
-        return share_of_largest(self.values, self._best[0])
+        if isinstance(self.given, CoarseScores):
+            return self.given.share_of_largest(self._best[0])
+        return share_of_largest(self.given, self._best[0])
 
     @functools.cached_property
     def _best(self) -> tuple[Tensor, Tensor]:
-        return largest_class(self.values)
+        return self.given.largest_class() if isinstance(self.given, CoarseScores) else largest_class(self.given)
 
     @property
     def log_scale(self) -> float:
