@@ -168,6 +168,23 @@ def test_classes_that_are_decided_before_all_scores_are_enlarged_are_the_same(
     torch.testing.assert_close(result.log_scores, plain.log_scores, rtol=0, atol=0)
 
 
+def test_confidence_of_logits_beyond_exponentials() -> None:
+    """Between cells of 960 and of -960 both classes are near 0, far below the bound of the sum of exponentials."""
+    model = Coarse().eval()
+    with torch.no_grad():
+        model.convolution.weight.zero_()
+        model.convolution.weight[0], model.convolution.weight[1] = 40.0, -40.0
+        assert model.convolution.bias is not None
+        model.convolution.bias[0], model.convolution.bias[1] = -960.0, 960.0
+    rgb = image(20, 32)
+    rgb[:] = torch.tensor([0, 255], dtype=torch.uint8).repeat(4).repeat_interleave(4)
+    result = segment(model, RGBDSample(rgb), model.input_spec, EvaluationProtocol())
+    torch.testing.assert_close(result.confidence, result.values.softmax(0).amax(0), rtol=1e-5, atol=1e-7)
+    assert result.confidence.isfinite().all()
+    assert isinstance(result.given, CoarseScores)
+    assert result.given.logits.logits[:, :2].abs().min() > 900  # or the test would not reach what it is about
+
+
 def test_a_window_that_an_image_does_not_fit_into_is_not_decided_before() -> None:
     model = Coarse().eval()
     protocol = EvaluationProtocol("sliding", (16, 16))

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from rgbdseg.inference.largest import share_of_largest
 from rgbdseg.inference.setup import Model, Setup, logits_of, model_output
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.nn.resize import PostponedResize, postponed_resize
@@ -15,6 +16,8 @@ from rgbdseg.transforms.pack import pack_placed
 from rgbdseg.transforms.placement import Placement
 
 # C classes, H height, W width
+
+_SMALLEST_TOTAL = 1e-30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,20 +42,32 @@ class CoarseScores:
 
     def largest_class(self) -> tuple[Tensor, Tensor]:
         """Return the same as `largest_class` of all maps."""
-        largest = self.class_map(0).clone(memory_format=torch.contiguous_format)
-        index = torch.zeros_like(largest, dtype=torch.uint8)
-        for number in range(1, self.logits.logits.shape[1]):
-            scores = self.class_map(number)
-            index.masked_fill_(scores > largest, number)
-            torch.maximum(largest, scores, out=largest)
+        largest, index, _ = self._in_one_pass(None)
         return largest, index
 
-    def share_of_largest(self, largest: Tensor) -> Tensor:
-        """Return the same as `share_of_largest` of all maps."""
-        total = torch.zeros_like(largest)
-        for number in range(self.logits.logits.shape[1]):
-            total.add_((self.class_map(number) - largest).exp_())
-        return total.reciprocal_()
+    def with_share(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `largest_class` and the softmax of the largest, float32 (H, W), for little more."""
+        # The mean of the highest logits is never below the highest mean, so that no exponential is above 1.
+        bound = dataclasses.replace(self.logits, logits=self.logits.logits.amax(1, keepdim=True)).class_map(0)
+        largest, index, total = self._in_one_pass(bound[0, *self.inside])
+        share = (largest - bound[0, *self.inside]).exp_().div_(total)
+        if not bool((total > _SMALLEST_TOTAL).all()):  # logits of opposite sign, far beyond what networks return
+            share = share_of_largest(self.all_maps(), largest)
+        return largest, index, share
+
+    def _in_one_pass(self, bound: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the largest logit, its class and the sum of exp(logits - bound), where that is given."""
+        largest = self.class_map(0).clone(memory_format=torch.contiguous_format)
+        index = torch.zeros_like(largest, dtype=torch.uint8)
+        total = torch.zeros_like(largest) if bound is None else (largest - bound).exp_()
+        for number in range(1, self.logits.logits.shape[1]):
+            scores = self.class_map(number)
+            # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
+            torch.maximum(index, (scores > largest).view(torch.uint8).mul_(number), out=index)
+            torch.maximum(largest, scores, out=largest)
+            if bound is not None:
+                total.add_((scores - bound).exp_())
+        return largest, index, total
 
 
 def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: torch.device) -> bool:
@@ -68,8 +83,10 @@ def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: tor
 def score_coarsely(setup: Setup, sample: RGBDSample) -> CoarseScores | Tensor:
     """Return logits that are still to be enlarged; all of them (C, H, W) where a model does not end so."""
     protocol = setup.protocol
-    whole = protocol.mode == "whole" or protocol.crop_size is None
-    placement = Placement.centered(sample.size, setup.spec.padded_size(sample.size) if whole else protocol.crop_size)
+    window = protocol.crop_size
+    if protocol.mode == "whole" or window is None:
+        window = setup.spec.padded_size(sample.size)
+    placement = Placement.centered(sample.size, window)
     batch = pack_placed([(sample, placement)], setup.spec).to(sample.rgb.device)
     with postponed_resize() as asked:
         logits = model_output(setup, batch.images, batch.camera)
