@@ -75,9 +75,10 @@ def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: tor
     protocol = setup.protocol
     fits = protocol.crop_size is None or all(s <= w for s, w in zip(sample.size, protocol.crop_size, strict=True))
     one_look = (protocol.mode == "whole" or fits) and not protocol.flip and not protocol.margin
+    if device.type != "cpu" or not one_look or not isinstance(model, SegmentationModel):
+        return False
     # What was compiled has decided already how its scores are made.
-    plain = isinstance(model, SegmentationModel) and model._compiled_call_impl is None
-    return device.type == "cpu" and one_look and plain and model.ends_enlarging
+    return model.ends_enlarging and model._compiled_call_impl is None
 
 
 def score_coarsely(setup: Setup, sample: RGBDSample) -> CoarseScores | Tensor:
