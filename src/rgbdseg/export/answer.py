@@ -35,12 +35,15 @@ class AnswerStage(nn.Module):
     def forward(self, logits: Tensor, rgb: Tensor) -> tuple[Tensor, ...]:
         """Return uint8 (N, H, W), float32 (N, H, W), and twice float32 (N, C, H, W)."""
         values = self._values(logits, (rgb.shape[1], rgb.shape[2]))
-        largest, labels = _largest_class(values)
-        # Each map once more, rather than the exponentials of all: those are there for who asks for them.
-        total = functools.reduce(torch.add, [(one - largest).exp() for one in _maps(values)])
-        log_scores = values - (largest + total.log()) if _is_one_view(self.plan) else values
-        scores = (values - largest).exp() / total
-        return labels[:, 0].to(torch.uint8), total.reciprocal()[:, 0], log_scores, scores
+        maps = _maps(values)
+        largest, labels = _largest_class(maps)
+        total = functools.reduce(torch.add, [(one - largest).exp() for one in maps])
+        shape = values[:, :1].shape
+        log_scores = values - (largest + total.log()).reshape(shape) if _is_one_view(self.plan) else values
+        # All exponentials once more: who does not ask for scores is spared these.
+        scores = (values - largest.reshape(shape)).exp() * total.reciprocal().reshape(shape)
+        labels, confidence = (one.reshape(rgb.shape[:3]) for one in (labels.to(torch.uint8), total.reciprocal()))
+        return labels, confidence, log_scores, scores
 
     def _values(self, logits: Tensor, size: Size) -> Tensor:
         """Return log scores, or logits where they are of one view, (N, C, H, W)."""
@@ -101,23 +104,25 @@ def _combined(views: Sequence[Tensor], combination: str) -> Tensor:
     if combination == "sagate":
         return views[0] if len(views) == 1 else views[0] + views[1]
     if combination == "malleable" or len(views) == 1:
-        mean = _mean(views)
-        return mean - _log_sum(_maps(mean))
-    return ((_softmax(views[0]) + _softmax(views[1])) / 2).log()
+        return _log_softmax(_mean(views))
+    return ((_log_softmax(views[0]).exp() + _log_softmax(views[1]).exp()) / 2).log()
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    return (logits - _log_sum(_maps(logits))).exp()
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits - _log_sum(_maps(logits)).reshape(logits[:, :1].shape)
 
 
 def _maps(values: Tensor) -> list[Tensor]:
-    """Return the values (N, C, H, W) of each class, (N, 1, H, W)."""
-    return list(values.split(1, dim=1))
+    """Return the values (N, C, H, W) of each class, (N, 1, H * W).
+
+    Flat, since OpenVINO keeps maps of one class in the places of 16.
+    """
+    return list(values.flatten(2).split(1, dim=1))
 
 
-def _largest_class(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest of the values (N, C, H, W), and its class, the first of equal ones, float (N, 1, H, W)."""
-    so_far = list(itertools.accumulate(_maps(values), torch.maximum))
+def _largest_class(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the largest of the values of all classes, and its class, the first of equal ones, as a float."""
+    so_far = list(itertools.accumulate(maps, torch.maximum))
     largest = so_far[-1]
     # The class is the number of those before it, none of which is as large.
     below = [(one < largest).to(largest.dtype) for one in so_far[:-1]]
