@@ -16,7 +16,8 @@ from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.optimizers import learning_rate_factor
 from rgbdseg.engine.step import make_state, training_step
-from rgbdseg.models._registry import VARIANTS, Variant, get_variant
+from rgbdseg.models._registry import VARIANTS, Variant, get_variant, model_options
+from rgbdseg.options import check_options
 from rgbdseg.prepare.deliver import prepare_deliver
 from rgbdseg.prepare.mfnet import prepare_mfnet
 from rgbdseg.prepare.sunrgbd import prepare_sunrgbd
@@ -66,6 +67,12 @@ def test_what_there_is() -> None:
     assert sum(dataset_of(name) == "deliver" for name in NAMES) == len(DELIVER_RASTERS)
 
 
+def small_variant(config: TrainConfig) -> tuple[str, Variant]:
+    """The one of the same family that tests can train."""
+    family = get_variant(config.model.name).model
+    return next((name, VARIANTS[name]) for name in VARIANTS if VARIANTS[name].model is family and VARIANTS[name].small)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_networks_see_what_the_prepared_dataset_has(name: str, trees: dict[str, Path]) -> None:
     config = get_recipe(name)
@@ -74,19 +81,18 @@ def test_networks_see_what_the_prepared_dataset_has(name: str, trees: dict[str, 
     assert label_set is not None
     assert len(label_set) == CLASSES[dataset_of(name)]
     assert {config.loader.train_split, config.loader.validation_split} <= set(tree.split_names)
+    types = model_options(config.model.name)
+    assert types is not None
+    check_options("model", types, config.model.options)
+    variant, small = small_variant(config)  # which sees the same, and is built in no time
     with torch.device("meta"):
-        model = rgbdseg.create_model(config.model.name, len(label_set), **config.model.options)
+        model = rgbdseg.create_model(variant, len(label_set), **{**small.tiny, **config.model.options})
+    assert model.num_classes == CLASSES[dataset_of(name)]
     assert list(model.input_spec.rasters) == expected_rasters(name)
     crop = config.augmentation.crop_size
     assert crop == model.input_spec.padded_size(crop)
     if config.loss.class_weights is not None:
         assert len(config.loss.class_weights) == len(label_set)
-
-
-def small_variant(config: TrainConfig) -> tuple[str, Variant]:
-    """The one of the same family that tests can train."""
-    family = get_variant(config.model.name).model
-    return next((name, VARIANTS[name]) for name in VARIANTS if VARIANTS[name].model is family and VARIANTS[name].small)
 
 
 ONE_OF_EACH = {(name.split("-")[0], dataset_of(name), tuple(expected_rasters(name))): name for name in reversed(NAMES)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,10 +39,11 @@ def run(arguments: list[str]) -> int:
     latencies = read_latencies(options.latency_from) if options.latency_from is not None else None
     if options.latency is not None:
         latencies = _write_latencies(options.latency, names, options.classes, size, options.repeats)
+    count = functools.cache(lambda: _measure(names, options.classes, size, 0))
     if options.plot is not None:
-        _write_plot(options.plot, names, options.classes, size, latencies)
+        _write_plot(options.plot, count, size, latencies)
     if options.markdown is not None:
-        _write_methods(options.markdown, names, options.classes, size, options.plot)
+        _write_methods(options.markdown, count, options.classes, size, options.plot)
     if options.details:
         _print_details(names, options.classes, size, 0 if options.no_latency else options.repeats)
     return 0
@@ -118,25 +120,27 @@ def _write_latencies(file: Path, names: Sequence[str], classes: int, size: tuple
     return read_latencies(file)
 
 
-def _write_methods(file: Path, names: Sequence[str], classes: int, size: tuple[int, int], plot: Path | None) -> None:
+def _write_methods(
+    file: Path, count: Callable[[], list[_Measured]], classes: int, size: tuple[int, int], plot: Path | None
+) -> None:
     """Write the page of what can be counted and of what is published."""
     from rgbdseg.files import atomic_path
 
     with atomic_path(file) as temporary:
         picture = None if plot is None else Path(os.path.relpath(plot, file.parent)).as_posix()
-        page = _methods_page(_measure(names, classes, size, 0), classes, size, picture)
+        page = _methods_page(count(), classes, size, picture)
         temporary.write_text("\n".join([*page, ""]), encoding="utf-8")
     say(f"wrote {file}")
 
 
 def _write_plot(
-    file: Path, names: Sequence[str], classes: int, size: tuple[int, int], latencies: Latencies | None
+    file: Path, count: Callable[[], list[_Measured]], size: tuple[int, int], latencies: Latencies | None
 ) -> None:
     """Draw published mIoU over costs."""
     from rgbdseg.files import atomic_path
 
     seconds, how = latencies if latencies is not None else ({}, "")
-    costs = [(one.name, one.card, one.cost.flops / 1e9) for one in _measure(names, classes, size, 0)]
+    costs = [(one.name, one.card, one.cost.flops / 1e9) for one in count()]
     points = plotted_models(costs, seconds)
     if not points:
         raise UsageError(f"none of the models has a published number on {DATASET}, which --plot shows")
@@ -219,7 +223,7 @@ def _methods_page(
         for card in cards
         for result in card.results
     ]
-    columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "published mIoU")
+    columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "highest published mIoU")
     return [
         "# Models and methods",
         "",

@@ -97,7 +97,7 @@ def plot_accuracy(points: Sequence[PlottedModel], size: tuple[int, int], measure
     operations = f"GFLOPs of one image of {size[0]}x{size[1]} pixels (a multiply-add counts as two)"
     shown = [(points, [point.gflops for point in points], operations)]
     if timed:
-        shown.append((timed, [point.latency_s or 0.0 for point in timed], f"seconds. {measured}"))
+        shown.append((timed, [point.latency_s or 0.0 for point in timed], f"latency in seconds. {measured}"))
     colors = _colors(points)
     for axes, (some, costs, label) in zip(panels, shown, strict=True):
         _draw(axes, some, costs, label, colors)
@@ -149,7 +149,10 @@ def place_labels(axes: Any, names: Sequence[str], x: Sequence[float], y: Sequenc
         list: the texts, as annotations of matplotlib.
     """
     import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
     centers = axes.transData.transform(np.stack([np.asarray(x, float), np.asarray(y, float)], axis=1))
     unit = axes.figure.dpi / 72
     occupied = [np.array([*(center - 4 * unit), *(center + 4 * unit)]) for center in centers]
@@ -169,8 +172,7 @@ def place_labels(axes: Any, names: Sequence[str], x: Sequence[float], y: Sequenc
             zorder=3,
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2},
         )
-        # Without the line, which belongs to the extent of an annotation.
-        box = super(type(text), text).get_window_extent(axes.figure.canvas.get_renderer())
+        box = Text.get_window_extent(text, renderer)  # without the line, which an annotation counts
         half = np.array([box.width, box.height]) / 2 + unit
         offset, place = _free_place(centers[index], half, unit, occupied, frame)
         text.set_position(tuple(offset / unit))
