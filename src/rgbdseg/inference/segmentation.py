@@ -15,9 +15,10 @@ from torch import Tensor
 class Segmentation:
     """Class scores of one image.
 
-    values: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.
-    normalized: whether that is all; else a softmax over the classes of every pixel is still to be taken, which changes
-        neither the prediction nor the confidence.
+    Args:
+        values: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.
+        normalized: whether that is all; else a softmax over the classes of every pixel is still to be taken, which
+            changes neither the prediction nor the confidence.
     """
 
     values: Tensor
