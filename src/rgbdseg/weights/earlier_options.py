@@ -45,7 +45,9 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
     model = values.get("model")
     if ADDED_GROUP in values or not isinstance(model, dict) or not isinstance(model.get("options"), dict):
         return values
-    return {**values, "model": {**model, "options": current_options(str(model.get("name", "")), model["options"])}}
+    options = current_options(str(model.get("name", "")), model["options"])
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {**values, "model": {**model, "options": plain}}
 
 
 def _ignored_widths(model_name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
