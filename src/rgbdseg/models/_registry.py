@@ -41,7 +41,15 @@ VARIANTS: OpenRegistry[Variant] = OpenRegistry("model", "rgbdseg.models", "VARIA
 
 
 def register_model(name: str, variant: Variant) -> None:
-    """Add a model from outside this package; raises UsageError for a name that is taken."""
+    """Add a model from outside this package.
+
+    Args:
+        name: by which `create_model` knows it.
+        variant: the class, with options.
+
+    Raises:
+        UsageError: for a name that is taken.
+    """
     VARIANTS.register(name, variant)
 
 
@@ -71,6 +79,9 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> Segmentation
         name: one of `list_models`, or ``module:NAME``, see `get_variant`.
         num_classes: number of classes of the logits.
         **options: keyword options of the family's class; they take the place of those of the variant.
+
+    Returns:
+        SegmentationModel: in training mode, on the CPU or the device of PyTorch's context.
 
     Raises:
         UsageError: for an unknown name (with a suggestion), option or option value.
