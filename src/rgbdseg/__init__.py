@@ -5,8 +5,9 @@ The public names below are imported on first use, so that ``import rgbdseg`` and
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rgbdseg.public_names import on_first_use
 
 __version__ = "0.1.0"
 
@@ -73,10 +74,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'rgbdseg' has no attribute '{name}'")
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

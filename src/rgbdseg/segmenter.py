@@ -49,6 +49,9 @@ class Segmenter:
             `rgbdseg.training_size`.  None: every image as it is.
         label_values: numbers of the classes in label files; None writes class indices.
         dataset: whose numbers they are.
+
+    Raises:
+        UsageError: for a device that is not there, and an unknown precision.
     """
 
     def __init__(

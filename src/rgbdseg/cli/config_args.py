@@ -18,6 +18,7 @@ from rgbdseg.cli.common import say
 from rgbdseg.config.train import ModelConfig, TrainConfig, plain_values
 from rgbdseg.errors import UsageError
 from rgbdseg.reading import read_yaml
+from rgbdseg.weights.earlier_options import current_config
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -97,11 +98,11 @@ def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML config; raises UsageError when it is not one."""
+    """Read a YAML config, one of version 0.1 in today's words; raises UsageError when it is not one."""
     values = read_yaml(path, lambda reason: UsageError(f"config {reason}"))
     if not isinstance(values, dict):
         raise UsageError(f"config {path} is not a mapping of options; print one with rgbdseg recipes NAME")
-    return values
+    return current_config(values)
 
 
 def _flatten(values: dict[str, Any], known: set[str], prefix: str = "") -> list[tuple[str, Any]]:

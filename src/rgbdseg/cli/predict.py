@@ -20,9 +20,12 @@ from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
 
 if TYPE_CHECKING:
-    from rgbdseg.engine.bulk import BulkResult, FrameSource
+    import torch
+
+    from rgbdseg.engine.bulk import BulkOptions, BulkResult, FrameSource
     from rgbdseg.engine.predict import Inputs
     from rgbdseg.segmenter import Segmenter
+    from rgbdseg.weights.checkpoint import ModelBundle
 
 EPILOG = """
 Every other option is a field of the groups evaluation and hardware of a configuration, as for rgbdseg train:
@@ -35,11 +38,9 @@ def run(arguments: list[str]) -> int:
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
     _check_places(options)
-    from rgbdseg.engine.bulk import BulkOptions, predict_in_bulk
+    from rgbdseg.engine.bulk import predict_in_bulk
     from rgbdseg.engine.bulk_processes import shared
     from rgbdseg.engine.run_lock import locked
-    from rgbdseg.geometry.hha import parse_hha_parameters
-    from rgbdseg.segmenter import Segmenter
     from rgbdseg.weights.checkpoint import load_bundle
     from rgbdseg.weights.source import resolve_source
 
@@ -49,31 +50,11 @@ def run(arguments: list[str]) -> int:
     bundle = load_bundle(resolve_source(options.checkpoint))
     usual = for_other_images(stored_protocol(bundle.facts.config))
     parts = parse_parts("predict", PredictOptions(usual), options, rest)
-    protocol, hardware = parts.evaluation, parts.hardware
-    spec = bundle.facts.input_spec
     if options.source is None:
-        _check_given(spec, options)
-    with shared(hardware) as share:
-        device = share.device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator)
-        segmenter = Segmenter.from_bundle(
-            bundle,
-            protocol=protocol,
-            device=device,
-            precision=hardware.precision,
-            fit_size=not _chosen_view(options, rest),
-        )
-        if options.hha is not None:
-            segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)
-        if hardware.compile:
-            segmenter.model.compile()
-        bulk = BulkOptions(
-            outputs=outputs,
-            classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
-            on_error=options.on_error,
-            workers=max(1, options.workers),
-            force=options.force,
-            record=not inputs.single,
-        )
+        _check_given(bundle.facts.input_spec, options)
+    with shared(parts.hardware) as share:
+        segmenter = _segmenter(bundle, parts, options, share.device, fit_size=not _chosen_view(options, rest))
+        bulk = _bulk_options(options, outputs, inputs.single)
         for name in bulk.classes or ():
             segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
         _survey(inputs, segmenter, options)
@@ -87,7 +68,47 @@ def run(arguments: list[str]) -> int:
             result = predict_in_bulk(segmenter, source, options.out, bulk, share=share, progress=move)
     if not share.is_main:
         return 0
-    return _say_result(result, options, outputs, protocol, inputs)
+    return _say_result(result, options, outputs, parts.evaluation, inputs)
+
+
+def _segmenter(
+    bundle: ModelBundle,
+    parts: PredictOptions,
+    options: argparse.Namespace,
+    device: torch.device | None,
+    *,
+    fit_size: bool,
+) -> Segmenter:
+    """Return the model on ``device``, or where the options want it."""
+    from rgbdseg.geometry.hha import parse_hha_parameters
+    from rgbdseg.segmenter import Segmenter
+
+    hardware = parts.hardware
+    segmenter = Segmenter.from_bundle(
+        bundle,
+        protocol=parts.evaluation,
+        device=device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator),
+        precision=hardware.precision,
+        fit_size=fit_size,
+    )
+    if options.hha is not None:
+        segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)
+    if hardware.compile:
+        segmenter.model.compile()
+    return segmenter
+
+
+def _bulk_options(options: argparse.Namespace, outputs: tuple[str, ...], single: bool) -> BulkOptions:
+    from rgbdseg.engine.bulk import BulkOptions
+
+    return BulkOptions(
+        outputs=outputs,
+        classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
+        on_error=options.on_error,
+        workers=max(1, options.workers),
+        force=options.force,
+        record=not single,
+    )
 
 
 def _check_places(options: argparse.Namespace) -> None:

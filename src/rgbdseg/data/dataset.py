@@ -29,15 +29,11 @@ from rgbdseg.files import last_written_s
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import IGNORE_INDEX, LabelSet
-from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.sample import BUILT_IN_RASTERS, RASTERS, RGBDSample
 from rgbdseg.transforms.derive import with_hha
 
 EVERYTHING = frozenset({"rgb", "depth_m", "hha", "label"})
 """What a dataset loads unless told otherwise: all that every labeled tree has."""
-
-
-_OWN_RULES = frozenset({"rgb", "depth_m", "raw_depth_m", "hha", "label", "noise"})
-"""Rasters whose files are found by rules of their own, or that have none."""
 
 
 def rasters_needed(spec: InputSpec, *, label: bool, depth: bool = False) -> frozenset[str]:
@@ -236,7 +232,7 @@ class RGBDDataset(Dataset[RGBDSample]):
         if "raw_depth_m" in self.needs or (compute_hha and self.description.raw_depth is not None):
             _require_unit(tree, "raw_depth_m")
             found["raw_depth_m"] = tree.require_file("raw_depth_m", frame)
-        for name in sorted(self.needs.difference(found, _OWN_RULES)):
+        for name in sorted(self.needs.difference(found, BUILT_IN_RASTERS)):
             found[name] = tree.require_file(name, frame)
         return _Files(frame, found)
 

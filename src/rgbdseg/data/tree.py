@@ -209,9 +209,14 @@ def open_tree(root: str | Path) -> PreparedTree:
 def index_folder(root: Path, folder: str, suffixes: Sequence[str], *, links: bool = True) -> FolderIndex:
     """List the files of one folder, subfolders included, by id; hidden files and other suffixes are left out.
 
-    A folder "*/NAME" is NAME in each subfolder of ``root``; the ids then begin with the subfolder.
-    links: whether links may lead out of ``root``.
-    Raises DataError for a link that leads out, or back to a folder that holds it.
+    Args:
+        root: of the tree.
+        folder: relative to it; "*/NAME" is NAME in each subfolder of ``root``, with which the ids then begin.
+        suffixes: of the files; where one frame has several files, the first suffix listed wins.
+        links: whether links may lead out of ``root``.
+
+    Raises:
+        DataError: for a link that leads out, or back to a folder that holds it.
     """
     files: dict[str, str] = {}
     several: dict[str, list[str]] = {}

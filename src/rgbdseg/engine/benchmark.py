@@ -125,20 +125,22 @@ def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
     return (*computing, config.evaluation.window_batch or window_batch(on))
 
 
-def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
-    """Do ``iterations`` batches (``evaluate``: images) of the work that ``config`` describes, after a short warm-up.
-
-    Raises the library's errors for data or a config that cannot be used.
-    """
-    return measure_in_turns(work, {"": config}, iterations, blocks=1)[""]
-
-
 def measure_in_turns(
     work: Work, configs: Mapping[str, TrainConfig], iterations: int, blocks: int = BLOCKS
 ) -> dict[str, Measurement]:
-    """Do at least ``iterations`` batches (``evaluate``: images) of each config, in blocks that alternate.
+    """Do at least ``iterations`` batches (``evaluate``: images) of each config, after a short warm-up of each.
 
-    Raises the library's errors for data or a config that cannot be used.
+    Args:
+        work: what is done.
+        configs: the ways to do it, by name.
+        iterations: timed ones of each.
+        blocks: of each, which alternate.
+
+    Returns:
+        dict: what was seen of each, by name.
+
+    Raises:
+        RGBDSegError: for data or a config that cannot be used.
     """
     per_block = math.ceil(iterations / blocks)
     sides = {name: _Side(work, config, per_block, blocks) for name, config in configs.items()}

@@ -44,6 +44,13 @@ class EvaluationResult:
     """The scores of one checkpoint with everything needed to repeat them.
 
     Args:
+        checkpoint: path of its file.
+        model: its name.
+        epoch: completed by the checkpoint, None when it does not say.
+        iteration: optimizer steps of the checkpoint, None when it does not say.
+        dataset: its name.
+        split: of the dataset.
+        protocol: how images were looked at and counted.
         scores: undefined throughout, and of 0 images, for a split without labels.
         sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
         conditions: the scores of the images of each condition alone, such as fog, by name, where the dataset states
@@ -100,8 +107,11 @@ class EvaluationResult:
 class _Counts:
     """Pixels counted by one process, apart for each sensor and each condition.
 
-    sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
-    conditions: id of a frame -> its conditions; frames that are not in it have none.
+    Args:
+        sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
+        conditions: id of a frame -> its conditions; frames that are not in it have none.
+        label_set: of the labels.
+        device: where pixels are counted.
     """
 
     sensors: Mapping[str, str | None]
@@ -160,6 +170,30 @@ class _AllScores:
         )
 
 
+class _PredictionFiles:
+    """Writes predictions where they are asked for: for people, and as the benchmark's server takes them."""
+
+    def __init__(self, dataset: RGBDDataset, folder: Path | None, submission: SubmissionFolder | None) -> None:
+        self.folder, self.submission = folder, submission
+        description = dataset.description
+        self.label_files = LabelFiles.of_classes(dataset.label_set, description.label_values, description.name)
+
+    def start(self) -> None:
+        """Say once what the numbers in label files mean."""
+        if self.folder is not None:
+            self.label_files.write_key(self.folder, replace=True)
+
+    def write(self, sample_id: str, prediction: Tensor) -> None:
+        """Write one frame; prediction is uint8 (H, W) on any device."""
+        if self.folder is None and self.submission is None:
+            return
+        prediction = prediction.cpu()
+        if self.folder is not None:
+            save_prediction(prediction, sample_id, self.folder, self.label_files)
+        if self.submission is not None:
+            self.submission.write(sample_id, prediction)
+
+
 @contextlib.contextmanager
 def _progress(console: Console | None, total: int, main: bool) -> Iterator[Callable[[], None]]:
     """Show a bar over the images of this device, on terminals; yield what moves it."""
@@ -215,11 +249,9 @@ def evaluate(
         # The dataset's label set, since checkpoints of older versions know no categories.
         conditions = conditions_of_tree(dataset.root) if labeled else {}
         counts = _Counts(sensors, conditions, dataset.label_set, fabric.device)
-        label_files = LabelFiles.of_classes(
-            dataset.label_set, dataset.description.label_values, dataset.description.name
-        )
-        if save is not None and fabric.is_global_zero:
-            label_files.write_key(save, replace=True)
+        files = _PredictionFiles(dataset, save, submission)
+        if fabric.is_global_zero:
+            files.start()
         loader = _samples(dataset, workers, fabric)
         with _progress(console, len(loader), fabric.is_global_zero) as advance:
             for sample in loader:
@@ -233,12 +265,7 @@ def evaluate(
                 ).prediction
                 if sample.label is not None:
                     counts.update(sample, prediction, protocol)
-                if save is not None or submission is not None:
-                    prediction = prediction.cpu()
-                if save is not None:
-                    save_prediction(prediction, sample.sample_id, save, label_files)
-                if submission is not None:
-                    submission.write(sample.sample_id, prediction)
+                files.write(sample.sample_id, prediction)
                 advance()
         fabric.barrier()  # nothing is summed without labels, and every file must be there
         scores = counts.scores(protocol.absent_iou)

@@ -160,7 +160,8 @@ def _prepare_folder(
 def explained_failures(run: RunFolder | None = None) -> Iterator[None]:
     """Turn what training trips over, and a user can mend, into RGBDSegError with the remedy.
 
-    run: whose last checkpoint is offered, where there is one.
+    Args:
+        run: whose last checkpoint is offered, where there is one.
     """
     try:
         yield

@@ -42,7 +42,15 @@ VARIANTS: OpenRegistry[Variant] = OpenRegistry("model", "rgbdseg.models", "VARIA
 
 
 def register_model(name: str, variant: Variant) -> None:
-    """Add a model from outside this package; raises UsageError for a name that is taken."""
+    """Add a model from outside this package.
+
+    Args:
+        name: by which `create_model` knows it.
+        variant: the class, with options.
+
+    Raises:
+        UsageError: for a name that is taken.
+    """
     VARIANTS.register(name, variant)
 
 
@@ -73,6 +81,9 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> Segmentation
         num_classes: number of classes of the logits.
         **options: keyword options of the family's class; they take the place of those of the variant.  Another decoder
             or encoder than the variant's comes without the variant's ``decoder_options`` or ``encoder_options``.
+
+    Returns:
+        SegmentationModel: in training mode, on the CPU or the device of PyTorch's context.
 
     Raises:
         UsageError: for an unknown name (with a suggestion), option or option value.

@@ -52,21 +52,33 @@ _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 class RecordingOptions:
     """How to read a recording.
 
-    rgb_folder, depth_folder, label_folder: inside the recording; None looks for the usual names.
-    pairing: by "name", by "time", or "auto": by time where association files lie in the recording, else by name.
-    associations: a file of lines "time path time path" instead.  max_difference_s: between an image and its depth map.
-    meters_per_unit: of the depth files; None takes what the intrinsics file states.
-    missing: stored depth that means "no reading", one value or several; "usual": 0, and 65535 in files of 16 bits.
-    largest_m: depth beyond is no reading; None believes all of it.
-    hha: the parameters that HHA of the tree is computed with.
-    camera: the intrinsics; or intrinsics: a file, see `read_intrinsics`.  rectified: take P of a ROS camera_info.
-    label_set: classes, None for a recording without labels.  first_label, void_labels: stored values.
-    label_table: the colors, or other numbers, of the classes in the label maps; label_set is by default
-    its own.
-    resample_depth: enlarge depth that is coarser than its image and shows the same view, see `resample_depth`.
-    every: keep every n-th frame only.
-    test_share, seed: a random split with this share of the frames for testing; 0 makes no split.
-    lists: split name -> file of frame names, one per line, instead of a random split.
+    Args:
+        rgb_folder: inside the recording; None looks for the usual names.
+        depth_folder: as ``rgb_folder``.
+        label_folder: as ``rgb_folder``, where there are classes.
+        pairing: by "name", by "time", or "auto": by time where association files lie in the recording, else by name.
+        associations: a file of lines "time path time path" instead.
+        max_difference_s: between an image and its depth map.
+        meters_per_unit: of the depth files; None takes what the intrinsics file states.
+        missing: stored depth that means "no reading", one value or several; "usual": 0, and 65535 in files of 16 bits.
+        largest_m: depth beyond is no reading; None believes all of it.
+        hha: the parameters that HHA of the tree is computed with.
+        camera: the intrinsics.
+        intrinsics: a file with them instead, see `read_intrinsics`.
+        rectified: take P of a ROS camera_info.
+        label_set: classes, None for a recording without labels.
+        first_label: stored value of the first class.
+        void_labels: stored values of what is not labeled.
+        label_table: the colors, or other numbers, of the classes in the label maps; ``label_set`` is by default its
+            own.
+        resample_depth: enlarge depth that is coarser than its image and shows the same view, see `resample_depth`.
+        every: keep every n-th frame only.
+        test_share: of the frames in a random split, for testing; 0 makes no split.
+        seed: of the random split.
+        lists: split name -> file of frame names, one per line, instead of a random split.
+
+    Raises:
+        UsageError: for values that mean nothing, or contradict each other.
     """
 
     rgb_folder: str | None = None

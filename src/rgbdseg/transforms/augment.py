@@ -31,11 +31,17 @@ BLUR_DEVIATION = 0.8
 class Moves:
     """What was drawn for one sample; applied in this order.
 
-    rotation_degrees: counter-clockwise, or None.  flip: mirror left and right.  scaled: (height, width) after scaling.
-    top, left, height, width: the window cut from the scaled sample.
-    color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
-    hsv: factors of hue and saturation and the shifts of value and saturation, see `change_hsv`; None as above.
-    blur: blur RGB, last of all.
+    Args:
+        rotation_degrees: counter-clockwise, or None.
+        flip: mirror left and right.
+        scaled: (height, width) after scaling.
+        top: of the window that is cut from the scaled sample.
+        left: of the window.
+        height: of the window.
+        width: of the window.
+        color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
+        hsv: factors of hue and saturation and the shifts of value and saturation, see `change_hsv`; None as above.
+        blur: blur RGB, last of all.
     """
 
     rotation_degrees: float | None
@@ -89,9 +95,11 @@ def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.
 
 
 def draw_class_pixel(label: Tensor, generator: torch.Generator) -> tuple[int, int] | None:
-    """Draw one of the classes of ``label``, uint8 (1, H, W), and one of its pixels, each with equal probability.
+    """Return (row, column) of a pixel of a class, both drawn with equal probability; None when no pixel is labeled.
 
-    Returns its (row, column), or None when no pixel is labeled.
+    Args:
+        label: uint8 (1, H, W).
+        generator: of both random numbers.
     """
     values = label.flatten()
     present = torch.bincount(values, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].nonzero()

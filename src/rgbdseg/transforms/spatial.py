@@ -72,8 +72,15 @@ def linear_taps(
     """Return the two source positions and the second one's weight for each of ``target`` positions along one axis.
 
     Half-pixel centers, no antialiasing; both positions are the border itself outside the outermost centers.
-    scale: positions are 1 / scale apart; None for source / target.
-    low, high: int64 (target,).  fraction: float32 (target,) in [0, 1).
+
+    Args:
+        source: pixels along the axis.
+        target: pixels of the result.
+        device: of what is returned.
+        scale: positions are 1 / scale apart; None for source / target.
+
+    Returns:
+        tuple: both positions, int64 (target,), and the weight, float32 (target,) in [0, 1).
     """
     step = source / target if scale is None else 1 / scale
     # float64 on the CPU, so that every device takes the same positions.

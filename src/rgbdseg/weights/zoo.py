@@ -107,17 +107,10 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
 def _convert(entry: ZooEntry, published: Path, converted: Path) -> None:
     # Imported here: the table of the zoo is listed without torch.
     from rgbdseg.datasets import get_label_set  # noqa: PLC0415
-    from rgbdseg.geometry.hha import INDOOR  # noqa: PLC0415
-    from rgbdseg.models._registry import create_model  # noqa: PLC0415
-    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle  # noqa: PLC0415
-    from rgbdseg.weights.published import load_published  # noqa: PLC0415
+    from rgbdseg.weights.published import convert_published  # noqa: PLC0415
 
     label_set = get_label_set(entry.label_set)
-    model = create_model(entry.model, len(label_set), **entry.options)
-    load_published(model, published)
-    hha = INDOOR.to_dict() if "hha" in model.input_spec.rasters else None
-    facts = ModelFacts(entry.model, dict(entry.options), model.input_spec, label_set, entry.dataset, hha)
-    save_bundle(facts, model.state_dict(), converted)
+    convert_published(published, converted, entry.model, label_set, options=entry.options, dataset=entry.dataset)
 
 
 def _fetch_url(url: str) -> Path:

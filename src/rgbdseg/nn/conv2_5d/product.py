@@ -124,7 +124,10 @@ def _masked_product_backward(
 class _GradientSums(NamedTuple):
     """What the tiles' gradients are added to; what is not needed is empty.
 
-    x, weights: of the operator's inputs; workers have different channels.  masks: of each worker, zero at first.
+    Args:
+        x: of the operator's input; workers have different channels.
+        weights: of its weights, likewise.
+        masks: of each worker, zero at first.
     """
 
     x: Tensor
