@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rgbdseg.cli.common import Parser, print_table, progress_bar, say
 from rgbdseg.errors import UsageError
+from rgbdseg.files import is_replaceable
 
 if TYPE_CHECKING:
     from rgbdseg.models._card import MethodCard
     from rgbdseg.models._measure import ModelCost
+
+
+_TITLES = {"markdown": "# Models and methods", "latency": "# Latencies"}
+"""First lines of the pages, by option."""
 
 
 class _Measured(NamedTuple):
@@ -66,6 +71,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         file = getattr(options, option)
         if file is not None and file.is_dir():
             raise UsageError(f"--{option} {file} is a folder; expected a file")
+        if file is not None and not is_replaceable(file, f"{_TITLES[option]}\n".encode()):
+            raise UsageError(f"--{option} {file} exists and is no page of an earlier call; choose another name")
     return options
 
 
@@ -147,7 +154,7 @@ def _timing_notes(repeats: int) -> str:
 def _latency_page(measured: Sequence[_Measured], size: tuple[int, int], repeats: int) -> list[str]:
     rows = [(one.name, _seconds(one.cost)) for one in measured]
     return [
-        "# Latencies",
+        _TITLES["latency"],
         "",
         "Written by `rgbdseg models --latency FILE`; do not edit.",
         "",
@@ -171,7 +178,7 @@ def _methods_page(measured: Sequence[_Measured], classes: int, size: tuple[int, 
     ]
     columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "published mIoU")
     return [
-        "# Models and methods",
+        _TITLES["markdown"],
         "",
         "Written by `rgbdseg models --markdown FILE`; do not edit.",
         "",

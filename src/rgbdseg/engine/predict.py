@@ -13,10 +13,11 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.data.depth_size import resample_depth
 from rgbdseg.data.depth_survey import unit_of_file
-from rgbdseg.data.description import ALL, DESCRIPTION_FILE
+from rgbdseg.data.description import ALL
 from rgbdseg.data.frame_names import pair_files
+from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.images import image_size, read_depth_values, read_further, read_rgb_beside, sizes_of
-from rgbdseg.data.tree import PreparedTree, open_tree
+from rgbdseg.data.tree import PreparedTree, is_tree, open_tree
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
@@ -223,10 +224,17 @@ class TreeInputs:
         self.notes: Sequence[str] = ()
 
     def source(self, segmenter: Segmenter, outputs: Sequence[str]) -> TreeFrames:
-        """Return the split as a source with the rasters that the model looks at; raises DataError where one lacks."""
+        """Return the split as a source with the rasters that the model looks at.
+
+        Raises:
+            DataError: where one lacks, and for HHA images of other programs that do not fit the depth beside them.
+        """
         needs = rasters_needed(segmenter.input_spec, label=False, depth="cloud" in outputs)
         parameters = segmenter.hha if "hha" in needs and not self.tree.index("hha").files else None
-        return TreeFrames(RGBDDataset(self.tree, self.split, needs=needs, hha_parameters=parameters), segmenter.device)
+        dataset = RGBDDataset(self.tree, self.split, needs=needs, hha_parameters=parameters)
+        if "hha" in needs:
+            require_fitting_hha(self.tree, dataset.ids)
+        return TreeFrames(dataset, segmenter.device)
 
 
 class RecordingInputs:
@@ -256,8 +264,6 @@ def open_inputs(path: Path, options: OpenOptions, *, split: str = ALL, format: s
         DataError: when it is neither, or cannot be read.
         UsageError: for unknown splits and formats.
     """
-    if format is None and (path / DESCRIPTION_FILE).is_file():
-        return TreeInputs(open_tree(path), split)
-    if format is None and path.is_dir() and recording_format(path) is None:
+    if format is None and (is_tree(path) or (path.is_dir() and recording_format(path) is None)):
         return TreeInputs(open_tree(path), split)
     return RecordingInputs(open_recording(path, options, format=format))
