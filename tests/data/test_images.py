@@ -242,7 +242,21 @@ def test_indices_into_a_palette_are_no_depth(tmp_path: Path) -> None:
         read_depth_values(tmp_path / "colors.png")
 
 
-def test_colors_that_cannot_be_converted_are_named(tmp_path: Path) -> None:
-    Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")
-    with pytest.raises(DataError, match=r"lab\.tif has the mode LAB, which cannot be turned into RGB"):
-        read_rgb(tmp_path / "lab.tif")
+def test_lossy_depth_is_refused_with_the_reason(tmp_path: Path) -> None:
+    for name in ("d.jpg", "jpeg.png"):
+        Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / name, format="JPEG")
+        with pytest.raises(
+            DataError, match=f"{name} is a JPEG file, which changes the values everywhere, so the depth"
+        ):
+            read_depth_values(tmp_path / name)
+
+
+def test_colors_that_cannot_be_converted_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.png", ramp()[:, :, 0])
+
+    def convert(image: Image.Image, mode: str) -> Image.Image:
+        raise ValueError(f"conversion from {image.mode} to {mode} not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(DataError, match=r"x\.png has the mode L, which cannot be turned into RGB"):
+        read_rgb(path)

@@ -126,3 +126,6 @@ def test_files_that_cannot_be_read_are_left_to_the_one_who_reads_all(folder: Pat
     survey = survey_frames(frames(folder), camera=make_camera(SIZE), hha=INDOOR)
     assert survey.depth is not None
     assert survey.depth.files == 2
+    for index in range(3):
+        (folder / "depth" / f"{index}.png").write_bytes(b"")
+    assert survey_frames(frames(folder)).notes == ()  # nothing is said of a unit

@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 
     quiet_lightning()
-    paths = find_checkpoints(options.checkpoint or BUILT_IN, options.epochs)
+    paths = find_checkpoints(BUILT_IN if options.checkpoint is None else options.checkpoint, options.epochs)
     if options.save_submission and len(paths) > 1:
         raise UsageError(f"--save-submission takes one checkpoint; --epochs {options.epochs} gives {len(paths)}")
     out = Path(options.out) if options.out else _usual_folder(options.checkpoint)

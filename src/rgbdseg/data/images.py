@@ -180,6 +180,7 @@ def read_depth_values(path: str | Path) -> npt.NDArray[Any]:
     if suffix in (".tif", ".tiff") and (values := read_tiff_of_64_bits(path)) is not None:
         return values
     with _opened(path) as image:
+        refuse_lossy(path, image, "depth")
         _require_one_channel(path, image, "a depth map", "is it a colored rendering of depth?")
         if image.mode == "P":
             return _resolved_gray(path, image)

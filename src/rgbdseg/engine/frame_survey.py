@@ -80,7 +80,8 @@ def survey_frames(
     if not depth_paths:
         return FrameSurvey(None, tuple(notes))
     depth = survey_depth(depth_paths, unit, missing=missing, largest_m=largest_m)
-    notes.append(depth.line())
+    if depth.files:  # else whoever reads all of them says why they cannot be read
+        notes.append(depth.line())
     low, high = (limit * factor for limit, factor in zip(median_range_m(label_set), _BEYOND_TRAINING, strict=True))
     if depth.median_m is not None and label_set is not None and not low <= depth.median_m <= high:
         notes.append(

@@ -11,7 +11,7 @@ import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-from rgbdseg.data.depth_size import resample_depth
+from rgbdseg.data.depth_size import resample_depth, same_view
 from rgbdseg.data.depth_survey import unit_of_file
 from rgbdseg.data.description import ALL
 from rgbdseg.data.frame_names import pair_files
@@ -102,6 +102,8 @@ class FileFrames:
             known = unit_of_file(depth, str(paths.depth), self.unit)
         further = {raster: read_further(path, raster, RASTERS.get(raster)) for raster, path in paths.further.items()}
         rgb = read_rgb_beside(paths.rgb, sizes_of({"depth": depth, **further}))
+        if depth is not None:
+            _check_coarser(depth.shape, (rgb.shape[-2], rgb.shape[-1]), paths.depth)
         try:
             return make_sample(
                 rgb, depth, self.camera, depth_unit=known, images=further, name=paths.name, device=self.device
@@ -124,6 +126,16 @@ class FileFrames:
             "camera": None if self.camera is None else list(self.camera.as_tuple()),
             **({"depth": "resampled"} if self.resample else {}),
         }
+
+
+def _check_coarser(depth: tuple[int, ...], image: tuple[int, int], path: Path | None) -> None:
+    """Raise DataError, with the way out, for depth that is coarser than its image and shows the same view."""
+    height, width = depth
+    if height < image[0] and same_view((height, width), image):
+        raise DataError(
+            f"{path} is {height}x{width}, its image {image[0]}x{image[1]} (height x width); have it resampled "
+            "(resample_depth) if it is aligned but coarser, else align depth to color when recording"
+        )
 
 
 class TreeFrames:
