@@ -80,6 +80,29 @@ def test_a_folder_says_what_its_numbers_mean(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "classes.json").read_text())["classes"][1]["value"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("classes.json", '{"names": []}'), ("classes.json", "x"), ("legend.png", "")]
+)
+def test_a_key_replaces_nothing_of_somebody_else(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    for replace in (False, True):
+        with pytest.raises(UsageError, match=f"{name} is something else than the {name} of labels"):
+            LabelFiles.of_classes(ABC, None).write_key(tmp_path, replace=replace)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_frame_is_not_saved_among_files_of_somebody_else(tmp_path: Path) -> None:
+    frame = Segmenter(create_model("deeplabv3plus_resnet18", 3), ABC, device="cpu")(make_scene(0, SIZE).rgb)
+    (tmp_path / "color").mkdir()
+    (tmp_path / "color" / "0.png").write_text("of a dataset")
+    with pytest.raises(UsageError, match=r"holds files in color/, such as 0\.png, that no prediction has written"):
+        frame.save(tmp_path, "0")
+    assert (tmp_path / "color" / "0.png").read_text() == "of a dataset"
+    for _ in range(2):
+        frame.save(tmp_path / "own", "0")
+
+
 def test_a_frame_is_saved_in_the_numbers_of_the_dataset(tmp_path: Path) -> None:
     scene = make_scene(0, SIZE)
     sample = make_sample(scene.rgb, scene.depth_m, make_camera(SIZE))

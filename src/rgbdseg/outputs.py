@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,21 @@ class LabelFiles:
             replace: those of other classes.
 
         Raises:
-            UsageError: when the folder holds labels of other classes.
+            UsageError: when the folder holds labels of other classes, or files of these names that are something else.
             WriteError: when a file cannot be written.
         """
+        require_own_key(folder)
         files = [Path(folder) / CLASSES_FILE, Path(folder) / LEGEND_FILE]
         text = _dump(self.to_dict())
         found = _read(files[0])
-        if found is not None and not replace and not _same_key(found, text):
+        if found is not None and not replace and _numbers_by_name(found) != _numbers_by_name(text):
             raise UsageError(
                 f"{files[0]} says that the labels in the folder have other classes or numbers; choose another folder, "
                 "or remove it with what it holds"
             )
         if found != text or not files[1].exists():
+            write_text(files[0], text)  # the first: it says whose the legend is
             save_png(files[1], self.legend())
-            write_text(files[0], text)
         return files
 
     def legend(self) -> NDArray[np.uint8]:
@@ -123,6 +125,45 @@ class LabelFiles:
         write_png(path, self.encode(labels))
 
 
+def is_labeled_folder(folder: str | Path) -> bool:
+    """Return whether a folder has a ``classes.json`` that `LabelFiles` has written, so that its labels are ours."""
+    return _numbers_by_name(_read(Path(folder) / CLASSES_FILE)) is not None
+
+
+def require_own_key(folder: str | Path) -> None:
+    """Raise UsageError where ``classes.json`` or ``legend.png`` in a folder are not those of labels."""
+    if is_labeled_folder(folder):
+        return
+    for name in (CLASSES_FILE, LEGEND_FILE):
+        if os.path.lexists(Path(folder) / name):
+            raise UsageError(
+                f"{Path(folder) / name} is something else than the {name} of labels that would be written there; "
+                "choose another folder"
+            )
+
+
+def require_no_others(folder: str | Path, kinds: Iterable[str]) -> None:
+    """Raise UsageError where predictions in a folder would lie among, or replace, files of somebody else.
+
+    Args:
+        folder: of the predictions; one that says that it holds labels is of an earlier prediction.
+        kinds: of outputs, each a folder in it.
+    """
+    if is_labeled_folder(folder):
+        return
+    require_own_key(folder)
+    for kind in kinds:
+        place = Path(folder) / kind
+        # Subfolders, too: frames of several rooms have them.
+        files = (name for _, _, names in os.walk(place) for name in names if not name.startswith("."))
+        found = next(files, None) if place.is_dir() else (kind if os.path.lexists(place) else None)
+        if found is not None:
+            raise UsageError(
+                f"{folder} holds files in {kind}/, such as {found}, that no prediction has written; choose another "
+                "folder to write to"
+            )
+
+
 def _dump(values: dict[str, Any]) -> str:
     lines = ",\n".join(f"  {json.dumps(one, ensure_ascii=False)}" for one in values["classes"])
     rest = {key: value for key, value in values.items() if key != "classes"}
@@ -137,13 +178,10 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _same_key(found: str, ours: str) -> bool:
-    """Tell whether two files name the same numbers, whatever the colors."""
+def _numbers_by_name(text: str | None) -> tuple[Any, Sequence[tuple[Any, Any]]] | None:
+    """Return which numbers a ``classes.json`` states, whatever the colors; None where it is another file."""
     try:
-        return _numbers_by_name(json.loads(found)) == _numbers_by_name(json.loads(ours))
-    except (ValueError, TypeError, KeyError):
-        return True  # half a file, or of another program: to be replaced
-
-
-def _numbers_by_name(values: dict[str, Any]) -> tuple[Any, Sequence[tuple[Any, Any]]]:
-    return values["void"], [(one["value"], one["name"]) for one in values["classes"]]
+        values = json.loads(text or "")
+        return values["void"], [(one["value"], one["name"]) for one in values["classes"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rgbdseg.labels import IGNORE_INDEX, RGB, LabelSet, LabelValues
 from rgbdseg.options import check_choice
-from rgbdseg.outputs import LabelFiles
+from rgbdseg.outputs import LabelFiles, require_no_others
 from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import Picture, colorize, labeled_point_cloud, overlay, picture, save_png, write_ply
 
@@ -111,9 +111,11 @@ class SegmentedFrame:
 
         Raises:
             DataError: when a cloud is asked for of a frame without depth or camera.
-            UsageError: for unknown outputs, and when the folder holds labels of other classes.
+            UsageError: for unknown outputs, and when the folder holds labels of other classes or files of somebody
+                else under these names.
             WriteError: when a file cannot be written; none is left half-written.
         """
+        require_no_others(folder, OUTPUTS)
         self.label_files.write_key(folder)
         stem = self.sample.sample_id if name is None else name
         if outputs is None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.cli.main import main
 from rgbdseg.engine.mapping import MapOptions, map_recording, points_in_world
 from rgbdseg.errors import DataError
 from rgbdseg.export.onnx_segmenter import OnnxSegmenter
@@ -92,6 +93,20 @@ def test_far_readings_have_no_vote_and_poses_are_required() -> None:
     assert map_recording(segmenter(), recording, MapOptions(min_votes=1)).points.votes.sum() == 24 * 32
     with pytest.raises(DataError, match="no frame has a camera pose"):
         map_recording(segmenter(), Wall([None]))
+
+
+def test_a_map_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.csv", "b.png"):
+        (tmp_path / name).write_text("mine")
+    command = ["map", str(tmp_path), "--out"]
+    for arguments, words in (
+        ([str(tmp_path / "a.ply")], "a.csv exists, where the legend of --out is written"),
+        ([str(tmp_path / "a.ply"), "--force"], "a.csv exists, where the legend of --out is written; choose another"),
+        ([str(tmp_path / "c.ply"), "--picture", str(tmp_path / "b.png")], "--picture"),
+    ):
+        assert main([*command, *arguments]) == 1
+        assert words in capsys.readouterr().err
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
 
 
 class ThreeClasses:

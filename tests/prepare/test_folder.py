@@ -188,9 +188,13 @@ def test_time_stamps_in_file_names(tmp_path: Path) -> None:
     root = write_tum(tmp_path / "tum")
     (root / "rgb.txt").unlink()
     with pytest.raises(DataError, match="has no depth map of the same name"):
-        prepare_folder(root, tmp_path / "tree", options())
-    prepared = prepare_folder(root, tmp_path / "tree", options(pairing="time", meters_per_unit=0.0002))
-    assert prepared.result.frames == COUNT
+        prepare_folder(root, tmp_path / "tree", options(pairing="name"))
+    for pairing in ("time", "auto"):
+        prepared = prepare_folder(root, tmp_path / pairing, options(pairing=pairing, meters_per_unit=0.0002))
+        assert prepared.result.frames == COUNT
+        assert [frame.sample_id for frame in open_tree(tmp_path / pairing).frames("all")] == [
+            f"{t:.6f}" for t in RGB_TIMES
+        ]
     (root / "rgb" / "late.png").write_bytes((root / "rgb" / f"{RGB_TIMES[0]:.6f}.png").read_bytes())
     with pytest.raises(DataError, match=r"rgb/late\.png is not named by a time stamp"):
         prepare_folder(root, tmp_path / "other", options(pairing="time", meters_per_unit=0.0002))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
 from rgbdseg.cli.config_args import split_config_options
@@ -30,27 +32,32 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(own)
     if options.name is not None and (not options.name or {"/", "\0"} & set(options.name)):
         raise UsageError(f"--name {options.name} is not the stem of a file's name; name its folder with --out")
+    from rgbdseg.engine.evaluate import check_results
     from rgbdseg.engine.train import is_main_process, quiet_lightning
     from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 
     quiet_lightning()
-    paths = find_checkpoints(options.checkpoint or BUILT_IN, options.epochs)
+    paths = find_checkpoints(BUILT_IN if options.checkpoint is None else options.checkpoint, options.epochs)
     if options.save_submission and len(paths) > 1:
         raise UsageError(f"--save-submission takes one checkpoint; --epochs {options.epochs} gives {len(paths)}")
     out = Path(options.out) if options.out else _usual_folder(options.checkpoint)
     results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
-        result = _evaluate(path, options, rest)
-        stem = f"{path.stem}-{result.split}-{result.protocol.slug()}" if options.name is None else options.name
-        if len(paths) > 1 and options.name is not None:
-            stem = f"{options.name}-{path.stem}"
+        name = options.name if options.name is None or len(paths) == 1 else f"{options.name}-{path.stem}"
+        save = Path(options.save) if options.save else None
+        if save is not None and len(paths) > 1:
+            save /= path.stem  # or each would replace those of the one before
+        job = _prepare(path, options, rest, name, save)
+        replaced = check_results(out, job.stem)  # before hours of computing
+        result = job.evaluate()
         results.append(result)
         if is_main_process():
             # Shown first: hours of computing must not be lost to a full disk.
             _show(result, time.monotonic() - start)
             if result.scores.images:
-                say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
+                files = ", ".join(str(file) for file in result.write(out, job.stem))
+                say(f"wrote {files}{replaced and f', in place of {replaced}'}")
     if len(results) > 1 and is_main_process():
         rows = [
             (Path(one.checkpoint).name, f"{100 * one.scores.mean_iou:.2f}", f"{100 * one.scores.pixel_accuracy:.2f}")
@@ -84,7 +91,11 @@ def _parser() -> Parser:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
     add_area_options(parser)
-    parser.add_argument("--save", metavar="DIR", help="write raw and colored predictions there")
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="write raw and colored predictions there, those of several checkpoints into a folder each",
+    )
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
     )
@@ -103,11 +114,26 @@ def _parser() -> Parser:
     return parser
 
 
-def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
+class _Job(NamedTuple):
+    """An evaluation that can begin."""
+
+    stem: str
+    """Of the result files."""
+    evaluate: Callable[[], EvaluationResult]
+
+
+def _prepare(path: Path, options: argparse.Namespace, rest: list[str], name: str | None, save: Path | None) -> _Job:
+    """Open what is needed to evaluate a checkpoint.
+
+    Args:
+        name: stem of the result files, None for the usual one.
+        save: folder of the predictions.
+    """
     from rgbdseg.data.dataset import RGBDDataset, rasters_needed
     from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
-    from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.evaluate import check_save, evaluate
+    from rgbdseg.engine.processes import is_main_process
     from rgbdseg.engine.submission import SubmissionFolder
     from rgbdseg.weights.checkpoint import load_bundle
 
@@ -134,18 +160,23 @@ def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> Evalu
     )
     if "hha" in dataset.needs:
         require_fitting_hha(tree, dataset.ids)
-    return evaluate(
+    earlier = check_save(save, dataset.ids) if save is not None else 0
+    if earlier and is_main_process():
+        say(f"note: {earlier} predictions of an earlier evaluation in {save} are replaced")
+    begin = functools.partial(
+        evaluate,
         bundle,
         dataset,
         parts.evaluation,
         hardware=parts.hardware,
         workers=parts.loader.workers,
-        save=Path(options.save) if options.save else None,
+        save=save,
         submission=SubmissionFolder(options.save_submission, dataset.label_set, dataset.ids)
         if options.save_submission
         else None,
         console=CONSOLE,
     )
+    return _Job(name or f"{path.stem}-{split}-{parts.evaluation.slug()}", begin)
 
 
 def _show(result: EvaluationResult, seconds: float) -> None:

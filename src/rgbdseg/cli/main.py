@@ -135,7 +135,7 @@ def in_options(message: str, command: str) -> str:
     message = re.sub(r"\banother out(?=$|[;,.])", "another --out", message)
     if command == "prepare":
         message = message.replace("with a table of its colors", "with a table of its colors (--label-colors FILE)")
-        message = message.replace("(resample_depth)", "(--resample-depth)")
+    message = message.replace("(resample_depth)", "(--resample-depth)")
     groups = _GROUPS.get(command, ())
 
     def worded(match: re.Match[str]) -> str:

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from rgbdseg.cli.common import Parser, markdown_table, print_table, progress_bar, say
 from rgbdseg.cli.models_plot import DATASET, Latencies, plot_accuracy, plotted_models, read_latencies
 from rgbdseg.errors import UsageError
+from rgbdseg.files import is_replaceable
 
 if TYPE_CHECKING:
     from rgbdseg.models._card import MethodCard
     from rgbdseg.models._measure import ModelCost
+
+
+_TITLES = {"markdown": "# Models and methods", "latency": "# Latencies"}
+"""First lines of the pages, by option."""
 
 
 class _Measured(NamedTuple):
@@ -84,6 +89,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         file = getattr(options, option)
         if file is not None and file.is_dir():
             raise UsageError(f"--{option} {file} is a folder; expected a file")
+        if file is not None and not is_replaceable(file, f"{_TITLES[option]}\n".encode()):
+            raise UsageError(f"--{option} {file} exists and is no page of an earlier call; choose another name")
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {options.plot} does not end in .png, .svg or .pdf")
     if options.latency_from is not None and (options.plot is None or options.latency is not None):
@@ -199,7 +206,7 @@ def _timing_notes(repeats: int) -> str:
 def _latency_page(measured: Sequence[_Measured], size: tuple[int, int], repeats: int) -> list[str]:
     rows = [(one.name, _seconds(one.cost)) for one in measured]
     return [
-        "# Latencies",
+        _TITLES["latency"],
         "",
         "Written by `rgbdseg models --latency FILE`; do not edit.",
         "",
@@ -225,7 +232,7 @@ def _methods_page(
     ]
     columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "highest published mIoU")
     return [
-        "# Models and methods",
+        _TITLES["markdown"],
         "",
         "Written by `rgbdseg models --markdown FILE`; do not edit.",
         "",

@@ -12,6 +12,7 @@ from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.run_options import EvaluateOptions, add_protocol_options, parse_parts
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
+from rgbdseg.reading import read_text
 
 if TYPE_CHECKING:
     from rgbdseg.engine.evaluate import EvaluationResult
@@ -44,6 +45,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(own)
     if options.row and options.limit is not None:
         raise UsageError(f"--row with --limit {options.limit}: a number over some frames verifies nothing")
+    if options.row and Path(options.row).exists():
+        read_text(options.row)  # before hours of computing: a file that is no text cannot have a table
     from rgbdseg.weights.zoo import get_entry
 
     entry = get_entry(options.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,21 @@ from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model
+from rgbdseg.engine.bulk_record import read_made_with
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
 from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_chosen_precision
 from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
-from rgbdseg.errors import DataError
-from rgbdseg.files import write_text
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.files import is_replaceable, write_text
 from rgbdseg.inference import segment
 from rgbdseg.labels import LabelSet
-from rgbdseg.metrics import SegmentationScores
-from rgbdseg.outputs import LabelFiles
+from rgbdseg.metrics import CLASS_COLUMNS, CONFUSION_CORNER, SegmentationScores
+from rgbdseg.outputs import LabelFiles, require_no_others
 from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDSample
+from rgbdseg.segmented_frame import OUTPUTS
 from rgbdseg.visualize import colorize, save_png
 from rgbdseg.weights.checkpoint import ModelBundle
 
@@ -92,15 +94,61 @@ class EvaluationResult:
         }
 
     def write(self, folder: Path, stem: str) -> list[Path]:
-        """Write STEM.json, STEM.csv (per class) and STEM-confusion.csv; return the paths."""
-        texts = {
-            f"{stem}.json": json.dumps(self.to_dict(), indent=1) + "\n",
-            f"{stem}.csv": self.scores.to_csv(),
-            f"{stem}-confusion.csv": self.scores.confusion_csv(),
-        }
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        return [folder / name for name in texts]
+        """Write STEM.json, STEM.csv (per class) and STEM-confusion.csv; return the paths.
+
+        Raises:
+            UsageError: when one of them is there and is something else, see `check_results`.
+            WriteError: when one cannot be written.
+        """
+        check_results(folder, stem)
+        texts = (json.dumps(self.to_dict(), indent=1) + "\n", self.scores.to_csv(), self.scores.confusion_csv())
+        files = [folder / f"{stem}{ending}" for ending in _BEGINS]
+        for file, text in zip(files, texts, strict=True):
+            write_text(file, text)
+        return files
+
+
+_BEGINS = {
+    ".json": b'{\n "checkpoint": ',
+    ".csv": ",".join(CLASS_COLUMNS).encode(),
+    "-confusion.csv": CONFUSION_CORNER.encode(),
+}
+"""How result files end, and what they begin with."""
+
+
+def check_results(folder: Path, stem: str) -> str:
+    """Return which earlier scores `EvaluationResult.write` would replace, in words; empty where there are none.
+
+    Raises:
+        UsageError: for files of these names that hold no scores: they could be those of a dataset.
+    """
+    for ending, begins in _BEGINS.items():
+        if not is_replaceable(folder / f"{stem}{ending}", begins):
+            raise UsageError(
+                f"{folder / f'{stem}{ending}'} is there already and holds no scores; choose another name, or "
+                "another out"
+            )
+    try:
+        earlier = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+        epoch = "" if earlier["epoch"] is None else f", epoch {earlier['epoch']}"
+        return f"those of {earlier['checkpoint']}{epoch}, mIoU {100 * earlier['mean_iou']:.2f}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def check_save(folder: Path, sample_ids: Iterable[str]) -> int:
+    """Return how many predictions of an earlier evaluation `evaluate` would replace in the folder ``save``.
+
+    Raises:
+        UsageError: for a folder whose files an evaluation has not written.
+    """
+    require_no_others(folder, OUTPUTS)
+    if read_made_with(folder) is not None:
+        raise UsageError(
+            f"{folder} holds labels that were made by prediction, with a record of how far it is; choose another "
+            "folder for those of an evaluation"
+        )
+    return sum((folder / "label" / f"{sample_id}.png").exists() for sample_id in sample_ids)
 
 
 @dataclasses.dataclass
@@ -232,6 +280,7 @@ def evaluate(
 
     Raises:
         DataError: when the dataset's classes are not those the model was trained on, and when all its labels are void.
+        UsageError: when ``save`` holds files that no evaluation has written.
     """
     hardware = with_chosen_precision(hardware or HardwareConfig())
     check_hardware(hardware)
@@ -240,6 +289,8 @@ def evaluate(
     sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labeled else {}
     fabric = make_fabric(hardware)
     check_share(len(dataset), fabric.world_size)
+    if save is not None:
+        check_save(save, ())  # in every process, before the first of them writes
     if submission is not None and fabric.is_global_zero:
         submission.start()  # other processes write after this one has joined them
     with working_together(fabric, hardware):

@@ -24,6 +24,9 @@ from rgbdseg.segmenter import Segmenter
 
 # H height, W width, N points
 
+LEGEND_COLUMNS = "label,red,green,blue,points,name"
+"""First line of a legend."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MapOptions:
@@ -159,7 +162,7 @@ def points_in_world(frame: RecordedFrame) -> NDArray[np.float64]:
 def write_legend(path: str | Path, made: LabeledMap, segmenter: Segmenter) -> None:
     """Write the classes of a map as lines "label, red, green, blue, points, name", the most frequent first."""
     counts = np.bincount(made.points.labels, minlength=len(segmenter.names))
-    lines = ["label,red,green,blue,points,name"]
+    lines = [LEGEND_COLUMNS]
     for index in np.argsort(-counts[: len(segmenter.names)], kind="stable"):
         if counts[index]:
             red, green, blue = segmenter.label_set.palette[index]

@@ -25,6 +25,7 @@ from rgbdseg.export.parity import BARS, ParityReport, Run, compare, graph_inputs
 from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.files import write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
+from rgbdseg.reading import read_text
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.weights.checkpoint import ModelFacts
 
@@ -176,9 +177,11 @@ def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
 
 
 def check_table_file(file: Path) -> None:
-    """Raise UsageError for a file that is not Markdown by its name."""
+    """Raise UsageError for a file that is not Markdown by its name, and DataError for one that is no text."""
     if file.suffix != ".md":
         raise UsageError(f"{file} does not end in .md, the table's format")
+    if file.exists():
+        read_text(file)
 
 
 def _markdown(rows: Sequence[FamilyExport], size: Size) -> str:

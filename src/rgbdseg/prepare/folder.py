@@ -20,18 +20,19 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.from_recording import is_container, prepare_recorded, refuse_labels
 from rgbdseg.prepare.label_tables import LabelTable, read_label_table
+from rgbdseg.prepare.pairing import find_pairs
 from rgbdseg.prepare.recording import (
     CopyContext,
     RecordingOptions,
     are_masks,
     copy_frame,
     find_labels,
-    find_pairs,
     frame_job,
     listed_split,
     random_split,
     read_class_names,
     record_of_options,
+    require_listed_files,
     stated_intrinsics,
     stated_unit,
 )
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "name", "time"),
         default="auto",
         help="images with depth maps; auto: by time where rgb.txt and depth.txt, or associations.txt or associate.txt, "
-        "are, else by name",
+        "are, else by name, or by the times that files of other names are named by",
     )
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
     parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
@@ -264,8 +265,9 @@ def prepare_folder(
     if not root.is_dir():
         what = "is a file of no known recording" if root.is_file() else what_is_there(root)
         raise DataError(f"{root} {what}; expected the folder of a recording")
-    pairs, image_count = find_pairs(root, options)
-    paired = len(pairs)
+    found = find_pairs(root, options.pairing_rules)
+    require_listed_files(root, found)
+    pairs, image_count, paired = found.pairs, found.images, len(found.pairs)
     labels = find_labels(root, options, pairs)
     labeled = pairs if labels is None else [pair for pair in pairs if pair.sample_id in labels]
     pairs = labeled[:: options.every]
