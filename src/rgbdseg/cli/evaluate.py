@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
 from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.run_options import EvaluateOptions, add_area_options, add_protocol_options, parse_parts
+from rgbdseg.config.disturbance import FAULTS, InputFaults, parse_faults
 from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(own)
     if options.name is not None and (not options.name or {"/", "\0"} & set(options.name)):
         raise UsageError(f"--name {options.name} is not the stem of a file's name; name its folder with --out")
+    faults = InputFaults(parse_faults(options.disturb), options.disturb_seed, tuple(options.without))
     from rgbdseg.engine.train import is_main_process, quiet_lightning
     from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 
@@ -41,8 +43,9 @@ def run(arguments: list[str]) -> int:
     results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
-        result = _evaluate(path, options, rest)
-        stem = f"{path.stem}-{result.split}-{result.protocol.slug()}" if options.name is None else options.name
+        result = _evaluate(path, options, rest, faults)
+        parts = [path.stem, result.split, result.protocol.slug(), *([result.faults.slug()] if result.faults else [])]
+        stem = "-".join(parts) if options.name is None else options.name
         if len(paths) > 1 and options.name is not None:
             stem = f"{options.name}-{path.stem}"
         results.append(result)
@@ -84,6 +87,7 @@ def _parser() -> Parser:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
     add_area_options(parser)
+    _add_fault_options(parser)
     parser.add_argument("--save", metavar="DIR", help="write raw and colored predictions there")
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
@@ -103,11 +107,29 @@ def _parser() -> Parser:
     return parser
 
 
-def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
-    from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-    from rgbdseg.data.hha_audit import require_fitting_hha
+def _add_fault_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is wrong with the frames (default: nothing)")
+    group.add_argument(
+        "--disturb",
+        nargs="+",
+        metavar="FAULT[=STRENGTH]",
+        default=[],
+        help=f"faults of depth sensors: {', '.join(FAULTS)}; the same for a frame in every run",
+    )
+    group.add_argument("--disturb-seed", type=int, default=0, metavar="N", help="for other draws of the faults")
+    group.add_argument(
+        "--without",
+        nargs="+",
+        metavar="STREAM",
+        default=[],
+        help="leave out streams that the model can do without; depth stands for all that a depth sensor measures",
+    )
+
+
+def _evaluate(path: Path, options: argparse.Namespace, rest: list[str], faults: InputFaults) -> EvaluationResult:
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.evaluated_data import evaluated_dataset
     from rgbdseg.engine.submission import SubmissionFolder
     from rgbdseg.weights.checkpoint import load_bundle
 
@@ -125,15 +147,15 @@ def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> Evalu
             f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
             "have the predictions written with --save-submission DIR"
         )
-    dataset = RGBDDataset(
+    dataset = evaluated_dataset(
+        bundle.facts,
         tree,
         split,
-        needs=rasters_needed(bundle.facts.input_spec, label=labeled),
-        hha_cache=parts.loader.hha_cache,
+        labeled=labeled,
         limit=limit,
+        hha_cache=parts.loader.hha_cache,
+        faults=faults,
     )
-    if "hha" in dataset.needs:
-        require_fitting_hha(tree, dataset.ids)
     return evaluate(
         bundle,
         dataset,
@@ -154,6 +176,8 @@ def _show(result: EvaluationResult, seconds: float) -> None:
         _show_tables(result)
     say(f"dataset    {result.dataset}, split {result.split}, {result.frames} images")
     say(f"protocol   {result.protocol.describe()}")
+    for line in result.faults.describe():
+        say(f"disturbed  {line}")
     if scored:
         _show_summary(result.scores)
     else:

@@ -241,7 +241,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--resample-depth", action="store_true", help="bring depth that is aligned but coarser to the size of its image"
     )
-    parser.add_argument("--classes", metavar="A,B", help="draw and write these classes only; all else becomes void")
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="draw and write these classes only; all else becomes void: the image in overlays, no points in clouds",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: by hardware.accelerator)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
     parser.add_argument(
