@@ -7,7 +7,8 @@
 Frames are at a quarter of their size, crops are 64x96.  Every run starts from the same ImageNet weights and sees, at
 one seed, the same crops in the same order; what differs is how the two streams meet.  Every eighth group of eight
 neighboring training frames is held out and scored (whole frames, one scale); test frames are never read.  Finished runs
-are kept in OUT/runs.jsonl, a line each, and are not run again.  Sized for one CPU thread and less than an hour.
+are kept in OUT/runs.jsonl, a line each, and are not run again; what was stopped in the middle goes on.  Sized for one
+CPU thread and less than an hour.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.files import atomic_path
 from rgbdseg.geometry.hha import HHAParameters, encode_hha
 from rgbdseg.metrics import SegmentationMetrics
 from rgbdseg.models._registry import create_model
@@ -36,7 +37,7 @@ from rgbdseg.weights.imagenet import load_encoder_weights
 
 CLASSES, VOID = 40, 255
 SIZE, CROP = (120, 160), (64, 96)
-BATCH, MEASURED_AT = 8, 4
+BATCH, MEASURED_AT, KEPT_EVERY = 8, 4, 25
 HHA = HHAParameters(
     normal_radius=2, gravity_radius=4, missing_fill=0, floor_percentile=1.0, singular_windows="undefined"
 )
@@ -106,7 +107,7 @@ PLAN = [
     *((way, 250, 1) for way in WAYS if way not in _PAIR),
     *((way, 800, 0) for way in _PAIR),
 ]
-"""(way, steps, seed) in the order of what matters most, since the clock may end it."""
+"""(way, steps, seed) in the order of what matters most, since time may end it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,24 +209,18 @@ def train(data: tuple[Frames, Frames], plan: tuple[str, int, int], options: argp
     model = build(way, seed, options.weights)
     optimizer = torch.optim.AdamW(parameter_groups(model, way, options.rate), weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(1000 + seed)
-    curve, losses, began = [], [], time.process_time()
-    for step in range(1, steps + 1):
+    progress = _Progress(options.out / "unfinished.pt", [name, steps, seed, options.rate])
+    curve, losses = progress.restore(model, optimizer, generator)
+    for step in range(len(losses) + 1, steps + 1):
         factor = min(1.0, step / 30) * (1 - (step - 1) / steps) ** 0.9
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * factor
-        rgb, hha, label = make_batch(frames, generator)
-        model.train()
-        output = model({"rgb": rgb, "hha": hha})
-        loss = functional.cross_entropy(output.logits, label, ignore_index=VOID)
-        (auxiliary,) = output.aux
-        loss = loss + 0.2 * functional.cross_entropy(auxiliary.value, label, ignore_index=VOID)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(train_step(model, optimizer, make_batch(frames, generator)))
         if step % max(1, steps // MEASURED_AT) == 0:
             curve.append((step, measure(model, held_out)))
             print(f"{name}, {steps} steps, seed {seed}: {step} {curve[-1][1]:.2f}", flush=True)
+        if step % KEPT_EVERY == 0:
+            progress.keep(model, optimizer, generator, curve, losses)
     return {
         "way": name,
         "steps": steps,
@@ -234,8 +229,60 @@ def train(data: tuple[Frames, Frames], plan: tuple[str, int, int], options: argp
         "miou": curve[-1][1],
         "loss": float(np.mean(losses[-max(1, steps // 10) :])),
         "shares": shares(model, held_out) if way.gate else [],
-        "cpu_s": round(time.process_time() - began, 1),
     }
+
+
+def train_step(model: SAGate, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Do one step; return its loss."""
+    rgb, hha, label = batch
+    model.train()
+    output = model({"rgb": rgb, "hha": hha})
+    loss = functional.cross_entropy(output.logits, label, ignore_index=VOID)
+    (auxiliary,) = output.aux
+    loss = loss + 0.2 * functional.cross_entropy(auxiliary.value, label, ignore_index=VOID)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+class _Progress:
+    """The state of the run that was stopped in the middle, so that it goes on as if it had not been."""
+
+    def __init__(self, file: Path, plan: list[Any]) -> None:
+        self.file, self.plan = file, plan
+
+    def restore(
+        self, model: SAGate, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> tuple[list[tuple[int, float]], list[float]]:
+        """Put the kept state, if it is of this run, in its place; return the curve and the losses so far."""
+        kept = torch.load(self.file, weights_only=True) if self.file.is_file() else {"plan": None}
+        if kept["plan"] != self.plan:
+            return [], []
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        generator.set_state(kept["generator"])
+        return [(step, miou) for step, miou in kept["curve"]], kept["losses"]
+
+    def keep(
+        self,
+        model: SAGate,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        curve: list[tuple[int, float]],
+        losses: list[float],
+    ) -> None:
+        """Write the state, in one piece."""
+        state = {
+            "plan": self.plan,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+            "curve": curve,
+            "losses": losses,
+        }
+        with atomic_path(self.file) as temporary:
+            torch.save(state, temporary)
 
 
 @torch.inference_mode()
@@ -276,9 +323,8 @@ def shares(model: SAGate, frames: Frames) -> list[tuple[float, float]]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what is planned and not done yet, until the clock ends it."""
+    """Run what is planned and not done yet, until so much of the processor was used."""
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     frames = read_frames(options.data, options.out / "frames.npz")
     index = torch.arange(len(frames.rgb))
@@ -291,7 +337,7 @@ def run(options: argparse.Namespace) -> None:
         steps = round(length * options.lengths)
         if (name, steps, seed) in done:
             continue
-        if time.monotonic() - began > 60 * options.minutes:
+        if time.process_time() > 60 * options.minutes:
             print(f"{options.minutes:g} minutes are over", flush=True)
             return
         facts = train((training, held_out), (name, steps, seed), options)
@@ -306,6 +352,8 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
 
 def plot(options: argparse.Namespace) -> None:
     """Draw the scores of every run and print them as a table."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - whoever only trains does not need it
+
     runs = read_runs(options.out / "runs.jsonl")
     longest = max(one["steps"] for one in runs)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -347,7 +395,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
     runner.add_argument("--data", required=True)
     runner.add_argument("--weights", required=True, metavar="FILE", help="ImageNet weights of tf_efficientnet_lite0")
-    runner.add_argument("--minutes", type=float, default=45, help="no run begins later")
+    runner.add_argument("--minutes", type=float, default=45, help="of the processor; no run begins later")
     runner.add_argument("--lengths", type=float, default=1.0, help="factor of the numbers of steps")
     runner.add_argument("--rate", type=float, default=4e-4, help="learning rate of the encoders")
     runner.add_argument("--threads", type=int, default=1)

@@ -145,6 +145,13 @@ def test_predict_writes_the_values_of_the_dataset(
     frame = load(checkpoint, device="cpu")(scene.rgb)
     assert np.array_equal(read_label_values(out / "label" / "a.png"), frame.labels + 1)
     assert json.loads((out / "classes.json").read_text())["classes"][0]["value"] == 1
+    share = float((frame.labels == frame.labels[0, 0]).mean())
+    assert f"{frame.names[frame.labels[0, 0]]} {share:.0%}" in printed
+    absent = next(name for index, name in enumerate(frame.names) if not (frame.labels == index).any())
+    arguments = ["--rgb", str(tmp_path / "a.png"), "--out", str(tmp_path / "none"), "--classes", absent]
+    assert main(["predict", str(checkpoint), *arguments, "--device", "cpu"]) == 0
+    assert f"found: none of {absent} in 0.5% of the pixels or more" in capsys.readouterr().out
+    assert (read_label_values(tmp_path / "none" / "label" / "a.png") == 0).all()
 
 
 def test_a_segmenter_of_unknown_origin_writes_class_indices(checkpoint: Path) -> None:

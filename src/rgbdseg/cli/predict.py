@@ -155,7 +155,8 @@ def _say_start(
         say(note)
     if not inputs.single:
         shared = f", shared by {processes} processes" if processes > 1 else ""
-        say(f"{len(source.names)} frames of {inputs.place} with {segmenter.name}{shared}")
+        frames = f"{len(source.names)} frame{'' if len(source.names) == 1 else 's'}"
+        say(f"{frames} of {inputs.place} with {segmenter.name}{shared}")
 
 
 def _say_result(
@@ -165,9 +166,10 @@ def _say_result(
     protocol: EvaluationProtocol,
     inputs: Inputs,
 ) -> int:
-    shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
-    if shown:
-        say("found: " + ", ".join(shown))
+    if result.labeled:
+        shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
+        none = f"none of {options.classes}" if options.classes else "no class"
+        say("found: " + (", ".join(shown) or f"{none} in {_SHOWN_SHARE:.1%} of the pixels or more"))
     if result.kept == result.frames:
         say(f"nothing to do: all {result.frames} frames were finished before; --force labels them anew")
         return 0
