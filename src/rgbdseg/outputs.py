@@ -42,12 +42,14 @@ class LabelFiles:
         palette: their colors.
         values: number of each class in the files; None writes class indices, 0 to len - 1, and 255 for void.
         source: whose numbers they are, in a few words; empty for class indices.
+        only: names of the classes that are written, all else is void; None for all.
     """
 
     names: tuple[str, ...]
     palette: tuple[RGB, ...]
     values: LabelValues | None = None
     source: str = ""
+    only: tuple[str, ...] | None = None
 
     @classmethod
     def of_classes(cls, label_set: LabelSet, values: LabelValues | None, source: str = "") -> LabelFiles:
@@ -66,19 +68,26 @@ class LabelFiles:
     def describe(self) -> str:
         """Say in a few words which numbers the label files hold."""
         numbers = self.numbers
-        low, high = min(numbers.classes), max(numbers.classes)
         kind = f"the values of {self.source or 'the dataset'}" if self.values is not None else "class indices"
+        if self.only is not None:
+            named = ", ".join(f"{numbers.classes[index]} {self.names[index]}" for index in self._written())
+            return f"{kind}, {named}, {numbers.void} = void or any other class"
+        low, high = min(numbers.classes), max(numbers.classes)
         return f"{kind}, {low}..{high}, {numbers.void} = void"
+
+    def _written(self) -> list[int]:
+        """Return the indices of the classes that are written."""
+        return [index for index, name in enumerate(self.names) if self.only is None or name in self.only]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``classes.json``."""
-        rows = zip(self.numbers.classes, self.names, self.palette, strict=True)
+        values = self.numbers.classes
         return {
             "label_files": f"hold {self.describe()}",
             "void": self.numbers.void,
             "classes": [
-                {"value": value, "index": index, "name": name, "color": list(color)}
-                for index, (value, name, color) in enumerate(rows)
+                {"value": values[index], "index": index, "name": self.names[index], "color": list(self.palette[index])}
+                for index in self._written()
             ],
         }
 
@@ -109,15 +118,17 @@ class LabelFiles:
 
     def legend(self) -> NDArray[np.uint8]:
         """Return a picture of the classes: color, number in the files and name."""
-        captions = [f"{value} {name}" for value, name in zip(self.numbers.classes, self.names, strict=True)]
+        written = self._written()
+        captions = [f"{self.numbers.classes[index]} {self.names[index]}" for index in written]
         font = ImageFont.load_default(_LEGEND_FONT_PX)
         width = max(100, round(max(font.getlength(caption) for caption in captions)) + _LEGEND_PATCH_PX)
-        return legend(captions, self.palette, min(_LEGEND_COLUMNS, len(captions)), width)
+        colors = [self.palette[index] for index in written]
+        return legend(captions, colors, min(_LEGEND_COLUMNS, len(captions)), width)
 
     def cloud_comments(self) -> list[str]:
         """Return lines for the header of a point cloud that name the numbers of its property ``label``."""
-        rows = zip(self.numbers.classes, self.names, strict=True)
-        named = [f"label {value} {' '.join(name.split())}" for value, name in rows]
+        values = self.numbers.classes
+        named = [f"label {values[index]} {' '.join(self.names[index].split())}" for index in self._written()]
         return [*named, f"label {self.numbers.void} void"]
 
     def write_labels(self, path: str | Path, labels: NDArray[np.uint8]) -> None:

@@ -176,7 +176,8 @@ def _say_start(
         say(note)
     if not inputs.single:
         shared = f", shared by {processes} processes" if processes > 1 else ""
-        say(f"{len(source.names)} frames of {inputs.place} with {segmenter.name}{shared}")
+        frames = f"{len(source.names)} frame{'' if len(source.names) == 1 else 's'}"
+        say(f"{frames} of {inputs.place} with {segmenter.name}{shared}")
 
 
 def _say_result(
@@ -186,9 +187,10 @@ def _say_result(
     protocol: EvaluationProtocol,
     inputs: Inputs,
 ) -> int:
-    shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
-    if shown:
-        say("found: " + ", ".join(shown))
+    if result.labeled:
+        shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
+        none = f"none of {options.classes}" if options.classes else "no class"
+        say("found: " + (", ".join(shown) or f"{none} in {_SHOWN_SHARE:.1%} of the pixels or more"))
     if result.kept == result.frames:
         say(f"nothing to do: all {result.frames} frames were finished before; --force labels them anew")
         return 0
@@ -262,7 +264,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--resample-depth", action="store_true", help="bring depth that is aligned but coarser to the size of its image"
     )
-    parser.add_argument("--classes", metavar="A,B", help="draw and write these classes only; all else becomes void")
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="draw and write these classes only; all else becomes void: the image in overlays, no points in clouds",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: by hardware.accelerator)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
     parser.add_argument(

@@ -68,9 +68,9 @@ def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
         config = dataclasses.replace(config, data=known.data)
     if not config.data:
         raise UsageError("no dataset given; add --data DATASET (see rgbdseg train --help)")
-    # Absolute, so that the stored config can be run again from anywhere.
+    # Absolute, so that the stored config can be run again from anywhere; names of the zoo and of the hub are no paths.
     model, source = config.model, config.model.start_from
-    if source is not None and not known.resume:
+    if source is not None and not known.resume and Path(source).exists():
         model = dataclasses.replace(model, start_from=str(Path(source).resolve()))
     return dataclasses.replace(config, data=str(Path(config.data).resolve()), model=model)
 

@@ -70,10 +70,9 @@ def _check_usable(entry: ZooEntry) -> None:
 
 
 def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
-    from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-    from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.evaluated_data import evaluated_dataset
     from rgbdseg.engine.train import quiet_lightning
     from rgbdseg.recipes import get_recipe
     from rgbdseg.weights.checkpoint import load_bundle
@@ -82,16 +81,13 @@ def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> 
     quiet_lightning()
     bundle = load_bundle(resolve_source(entry.name))
     parts = parse_parts("verify", EvaluateOptions(get_recipe(entry.recipe).evaluation), options, rest)
-    tree = open_tree(options.data)
-    dataset = RGBDDataset(
-        tree,
+    dataset = evaluated_dataset(
+        bundle.facts,
+        open_tree(options.data),
         parts.loader.validation_split,
-        needs=rasters_needed(bundle.facts.input_spec, label=True),
-        hha_cache=parts.loader.hha_cache,
         limit=parts.loader.validation_limit,
+        hha_cache=parts.loader.hha_cache,
     )
-    if "hha" in dataset.needs:
-        require_fitting_hha(tree, dataset.ids)
     return evaluate(
         bundle, dataset, parts.evaluation, hardware=parts.hardware, workers=parts.loader.workers, console=CONSOLE
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from rgbdseg.cli.common import Parser, markdown_table, say
+from rgbdseg.cli.common import Parser, say
 from rgbdseg.errors import UsageError
+from rgbdseg.files import write_text
 from rgbdseg.weights.zoo_table import ByHand, HubFile, Url, ZooEntry
 
 
@@ -16,12 +16,21 @@ def run(arguments: list[str]) -> int:
     parser = Parser("zoo", "List published weights; their names are accepted wherever a checkpoint is.")
     parser.add_argument("name", nargs="?", help="entry to say all about")
     parser.add_argument("--fetch", action="store_true", help="download the file of this entry and convert it now")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is known of every file there")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the whole list into this page, in place of the one it has"
+    )
     options = parser.parse_args(arguments)
     from rgbdseg.weights.zoo import fetch, get_entry, resolve, zoo_entries
+    from rgbdseg.weights.zoo_page import with_list, zoo_list
 
     if options.markdown is not None:
-        _write(options.markdown, zoo_entries().values())
+        if options.markdown.is_dir():
+            raise UsageError(f"--markdown {options.markdown} is a folder; expected a file")
+        if options.name is not None:
+            parser.error("--markdown writes the whole list; leave out the name")
+        page = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else "# Published weights\n"
+        write_text(options.markdown, with_list(page, zoo_list(zoo_entries().values())))
+        say(f"wrote {options.markdown}")
         return 0
     if options.name is None:
         if options.fetch:
@@ -56,60 +65,6 @@ def _row(entry: ZooEntry) -> list[str]:
     ]
 
 
-def _write(file: Path, entries: Iterable[ZooEntry]) -> None:
-    from rgbdseg.files import atomic_path
-
-    if file.is_dir():
-        raise UsageError(f"--markdown {file} is a folder; expected a file")
-    with atomic_path(file) as temporary:
-        temporary.write_text("\n".join([*_page(list(entries)), ""]), encoding="utf-8")
-    say(f"wrote {file}")
-
-
-def _page(entries: list[ZooEntry]) -> list[str]:
-    from rgbdseg.weights.layout_evidence import layout_evidence
-
-    known = {entry.name: layout_evidence(entry) for entry in entries}
-    exact = sum(one.exact for one in known.values())
-    columns = ("name", "dataset, classes", "authors' mIoU", "recipe", "fetched by", "layout", "known from")
-    rows = [
-        (
-            f"`{entry.name}`",
-            entry.dataset,
-            ", ".join(f"{number:g}" for _, number in entry.mean_iou) or "-",
-            f"`{entry.recipe}`" if entry.recipe else "-",
-            "program" if entry.fetched_by_program else "hand",
-            "exact" if known[entry.name].exact else "inferred",
-            "; ".join(
-                [
-                    *([f"case `{known[entry.name].case}`"] if known[entry.name].case else []),
-                    *([known[entry.name].inferred] if known[entry.name].inferred else []),
-                ]
-            ),
-        )
-        for entry in entries
-    ]
-    return [
-        "# Published weights",
-        "",
-        "Written by `rgbdseg zoo --markdown FILE`; do not edit.",
-        "",
-        f"{len(entries)} files of the methods' authors. **None of them could be opened while this library was",
-        "written**: no hash is known, and no number is confirmed until somebody scores a file with `rgbdseg verify`.",
-        "What is known of their layout comes from the published code:",
-        "",
-        f"* exact ({exact}): the published code, run in the configuration of the file, wrote the complete list of",
-        "  names and shapes, and in nearly all cases logits. Tests load this case as a user loads the file, and get",
-        "  those logits. The number of classes may differ.",
-        f"* inferred ({len(entries) - exact}): something had to be concluded, as the last column says. Loading refuses",
-        "  a file in which any entry is missing, left over or of another shape: no wrong conclusion goes unnoticed.",
-        "",
-        "`rgbdseg zoo NAME` says where a file is, its license and what it holds.",
-        "",
-        *markdown_table(columns, rows),
-    ]
-
-
 def _describe(entry: ZooEntry) -> None:
     from rgbdseg.weights.zoo import by_hand_path
 
@@ -118,7 +73,7 @@ def _describe(entry: ZooEntry) -> None:
         "name": entry.name,
         "holds": f"{entry.model}{options}" if entry.kind == "model" else f"start weights of {entry.model}",
         "dataset": entry.dataset,
-        "classes": entry.label_set or ("order not known" if entry.kind == "model" else "none"),
+        "classes": entry.label_set or "none",
         "authors": ", ".join(f"{number:g} mIoU ({protocol})" for protocol, number in entry.mean_iou) or "no number",
         "verified": entry.verified or "by nobody: the file has not been opened by the authors of this library",
         "protocol": f"that of recipe {entry.recipe}" if entry.recipe else "not known",

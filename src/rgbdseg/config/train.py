@@ -139,10 +139,10 @@ class ModelConfig:
         name: a name from `rgbdseg models`.
         options: keyword options of that model's builder.
         encoder_weights: ImageNet weights for every encoder stream: a .safetensors or .pth file, 'timm' to download
-            them from the Hugging Face hub, or null for random weights.
-        start_from: run folder or checkpoint of this library (.ckpt, .safetensors) whose weights the run starts from:
-            the whole backbone, and all else that fits; what predicts other classes starts anew.  Takes the place of
-            encoder_weights.  Needed for the first step only, not to resume.
+            them from the Hugging Face hub, a name from `rgbdseg zoo`, or null for random weights.
+        start_from: run folder, checkpoint of this library (.ckpt, .safetensors) or name from `rgbdseg zoo` whose
+            weights the run starts from: the whole backbone, and all else that fits; what predicts other classes starts
+            anew.  Takes the place of encoder_weights.  Needed for the first step only, not to resume.
     """
 
     name: str = "sagate_resnet101"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
 from rgbdseg.data.images import (
@@ -74,6 +75,9 @@ class RGBDDataset(Dataset[RGBDSample]):
         DataError: for anything the tree lacks.
         UsageError: for unknown names.
     """
+
+    faults: InputFaults = InputFaults()
+    """What is wrong with the frames on purpose: nothing."""
 
     def __init__(
         self,

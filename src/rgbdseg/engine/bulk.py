@@ -164,7 +164,10 @@ def predict_in_bulk(
         ) from error
     parts = share.gather(work.summary())
     result = _merged(parts, len(source.names), len(source.names) - len(todo))
-    result = dataclasses.replace(result, label_files=segmenter.label_files)
+    label_files = segmenter.label_files
+    if options.classes is not None:
+        label_files = dataclasses.replace(label_files, only=options.classes)
+    result = dataclasses.replace(result, label_files=label_files)
     if record is not None and options.record:
         dataclasses.replace(record, finished=True, skipped=result.skipped).write()
     return result

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.config.protocol import AbsentIoU, EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.conditions import conditions_of_tree
@@ -59,6 +60,7 @@ class EvaluationResult:
             them; an image can have several.
         frames: number of images that were segmented.
         submission: where the files for the benchmark's server are.
+        faults: what was wrong with the images.
     """
 
     checkpoint: str
@@ -73,6 +75,7 @@ class EvaluationResult:
     conditions: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
     frames: int = 0
     submission: SubmissionFolder | None = None
+    faults: InputFaults = InputFaults()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -85,6 +88,7 @@ class EvaluationResult:
             "split": self.split,
             "protocol": self.protocol.to_dict(),
             "protocol_text": self.protocol.describe(),
+            **({"inputs": self.faults.to_dict()} if self.faults else {}),
             **self.scores.to_dict(),
             **{
                 part: {name: scores.to_dict() for name, scores in groups.items()}
@@ -345,6 +349,7 @@ def _result(
         sensors=scores.sensors,
         conditions=scores.conditions,
         frames=len(dataset),
+        faults=dataset.faults,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ def push(
         if stored.facts.config:
             text = yaml.safe_dump(stored.facts.config, sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
-        api = hub.HfApi(endpoint=endpoint)
+        api = hub.HfApi(endpoint=endpoint or os.environ.get("HF_ENDPOINT"))
         api.create_repo(repository, exist_ok=True, private=private)
         info = api.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"rgbdseg: {stored.facts.model_name}"
@@ -70,6 +71,7 @@ def pull(repository: str, endpoint: str | None = None) -> Path:
     repository = repository.removeprefix(HUB_PREFIX)
     _check_repository(repository)
     hub: Any = importlib.import_module("huggingface_hub")
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT")
     with explained_download(repository):
         return Path(hub.hf_hub_download(repository, WEIGHTS_FILE, endpoint=endpoint))
 

@@ -104,6 +104,22 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
     return converted
 
 
+def resolve_encoder(name: str, endpoint: str | None = None) -> Path:
+    """Return the file of a zoo name that holds weights an encoder starts from, as it was published.
+
+    Raises:
+        UsageError: for a name that the zoo does not have.
+        CheckpointError: as `fetch`, and for a whole model.
+    """
+    entry = get_entry(name)
+    if entry.kind != "encoder":
+        raise CheckpointError(
+            f"'{name}' holds a whole model, not the weights that an encoder starts from; train with model.start_from "
+            "set to it"
+        )
+    return fetch(entry, endpoint)
+
+
 def _convert(entry: ZooEntry, published: Path, converted: Path) -> None:
     # Imported here: the table of the zoo is listed without torch.
     from rgbdseg.datasets import get_label_set  # noqa: PLC0415
