@@ -201,8 +201,13 @@ class Segmenter:
             ]
         return self._frame(rgb, depth, camera, depth_unit=depth_unit, images=images, name=name or "frame")
 
-    def segment(self, sample: RGBDSample) -> SegmentedFrame:
+    def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
         """Label a frame that is given as a sample; HHA is computed where the model needs it and the frame has none.
+
+        Args:
+            sample: the frame.
+            with_confidence: whether the confidence is asked for; it takes about as long as the labels do.  Else it is
+                not a number.
 
         Raises:
             DataError: where the frame lacks what the model needs.
@@ -210,8 +215,9 @@ class Segmenter:
         with torch.inference_mode():
             result, seen = self._score(sample)
             sample = seen if seen.size == sample.size else sample
-            confidence = result.confidence
-        return self.labeled_frame(sample, result.prediction.cpu().numpy(), confidence.cpu().numpy())
+            labels = result.prediction.cpu().numpy()
+            confidence = result.confidence.cpu().numpy() if with_confidence else no_confidence(sample.size)
+        return self.labeled_frame(sample, labels, confidence)
 
     def labeled_frame(
         self, sample: RGBDSample, labels: NDArray[np.uint8], confidence: NDArray[np.float32]
@@ -300,6 +306,11 @@ class Segmenter:
 
     def _is_optional(self, raster: str) -> bool:
         return all(stream.optional for stream in self.input_spec.streams if stream.raster == raster)
+
+
+def no_confidence(size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return what stands in place of a confidence (H, W) that nobody has asked for: not a number, of no memory."""
+    return np.broadcast_to(np.float32(np.nan), size)
 
 
 def training_size(facts: ModelFacts) -> tuple[int, int] | None:

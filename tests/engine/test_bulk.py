@@ -150,7 +150,7 @@ def test_what_a_killed_process_left_is_no_prediction(tmp_path: Path) -> None:
         "class Killed(Pictures):\n"
         "    def changed_s(self, index): return 0.0\n"
         "made = segmenter()\nbefore, seen = made.segment, []\n"
-        "def segment(sample):\n"
+        "def segment(sample, **options):\n"
         "    seen.append(1)\n"
         "    if len(seen) == 6: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return before(sample)\n"

@@ -119,7 +119,8 @@ class ThreeClasses:
         model = ModelFacts("channels", {}, self.plan.spec, ABC, "mine")
         return {"format": GRAPH_FORMAT, "model": model.to_dict(), "plan": self.plan.to_dict()}
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str] | None) -> dict[str, np.ndarray]:
+        assert outputs == ["labels"]  # confidence has no part in a map unless it is asked for
         assert set(inputs) == {one.name for one in self.plan.inputs}
         labels = inputs["rgb"].argmax(-1).astype(np.uint8)
         return {"labels": labels, "confidence": np.ones(labels.shape, np.float32)}

@@ -207,7 +207,7 @@ class _Work:
             for done, (index, reading) in enumerate(frames, 1):
                 name = self.source.names[index]
                 try:
-                    frame = self.segmenter.segment(reading.result())
+                    frame = self.segmenter.segment(reading.result(), with_confidence=False)  # no file has it
                 except DataError as error:
                     if self.options.on_error == "stop":
                         self.stopped_at = f"'{name}'"

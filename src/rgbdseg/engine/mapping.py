@@ -108,7 +108,8 @@ def map_recording(
                 if sample is None:
                     without_pose += 1
                 else:
-                    _vote(votes, frame, segmenter.segment(sample), options)
+                    seen = segmenter.segment(sample, with_confidence=options.min_confidence > 0)
+                    _vote(votes, frame, seen, options)
                     assert frame.camera_to_world is not None
                     up -= frame.camera_to_world[:3, 1]
                     frames += 1
@@ -143,7 +144,9 @@ def _vote(votes: VoxelVotes, frame: RecordedFrame, seen: SegmentedFrame, options
     assert frame.depth_m is not None
     assert frame.camera_to_world is not None
     near = (frame.depth_m > 0) & (frame.depth_m <= options.max_depth_m)
-    chosen = near & steady_readings(frame.depth_m) & (seen.confidence >= options.min_confidence)
+    chosen = near & steady_readings(frame.depth_m)
+    if options.min_confidence > 0:
+        chosen &= seen.confidence >= options.min_confidence
     xyz_world_m = points_in_world(frame)[chosen]
     votes.add(xyz_world_m, seen.labels[chosen], frame.rgb[chosen])
 
