@@ -33,7 +33,8 @@ from rgbdseg.export.table import BEGIN, END, FamilyExport, _speeds, write_table
 from rgbdseg.input_spec import InputSpec, hha_stream, metric_depth_stream, rgb_stream
 from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.export.networks import ABC, Mixing
 from tests.synthetic import write_tree
 

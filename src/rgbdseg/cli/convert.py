@@ -28,7 +28,8 @@ def run(arguments: list[str]) -> int:
     label_set = read_class_names(options.label_set)
     from rgbdseg.geometry.hha import INDOOR
     from rgbdseg.models._registry import create_model
-    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
+    from rgbdseg.weights.checkpoint import save_bundle
+    from rgbdseg.weights.facts import ModelFacts
     from rgbdseg.weights.published import load_published
 
     model_options = {name: _value(name, text) for name, text in options.option}

@@ -23,7 +23,7 @@ from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
-from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_choices
 from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
@@ -199,7 +199,7 @@ def evaluate(
     Raises:
         DataError: when the dataset's classes are not those the model was trained on, and when all its labels are void.
     """
-    hardware = with_chosen_precision(hardware or HardwareConfig())
+    hardware = with_choices(hardware or HardwareConfig())
     check_hardware(hardware)
     _check_classes(bundle, dataset)
     labeled = "label" in dataset.needs

@@ -26,7 +26,7 @@ from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.files import write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 BEGIN, END = "<!-- table: rgbdseg export --table -->", "<!-- end of the table -->"
 THREADS = (1, 2)

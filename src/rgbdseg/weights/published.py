@@ -13,8 +13,8 @@ from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.files import atomic_path
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
-from rgbdseg.weights.checkpoint import STATE_PREFIX
 from rgbdseg.weights.compare import Comparison, compare_weights
+from rgbdseg.weights.facts import STATE_PREFIX
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
 
 

@@ -19,6 +19,9 @@ from rgbdseg.errors import CheckpointError, UsageError, unknown_name
 from rgbdseg.files import WriteError, write_text
 from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
 
+HUB_PREFIX = "hf:"
+"""``hf:OWNER/NAME`` is accepted wherever a checkpoint is."""
+
 _BLOCK = 1 << 20
 _NOTHING_LEFT = 416  # HTTP: the range asked for lies beyond the file
 
@@ -102,7 +105,8 @@ def _convert(entry: ZooEntry, published: Path, converted: Path) -> None:
     from rgbdseg.datasets import get_label_set  # noqa: PLC0415
     from rgbdseg.geometry.hha import INDOOR  # noqa: PLC0415
     from rgbdseg.models._registry import create_model  # noqa: PLC0415
-    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle  # noqa: PLC0415
+    from rgbdseg.weights.checkpoint import save_bundle  # noqa: PLC0415
+    from rgbdseg.weights.facts import ModelFacts  # noqa: PLC0415
     from rgbdseg.weights.published import load_published  # noqa: PLC0415
 
     label_set = get_label_set(entry.label_set)

@@ -1,7 +1,7 @@
-"""Threads that run whole tiles side by side.
+"""Threads that each do a part of the work by themselves: whole tiles, whole frames.
 
-PyTorch's own threads share one operation at a time.  The operations on a tile are too small for that: copies and sums
-would stay on one core, and every product waits for the slowest thread.
+PyTorch's own threads share one operation at a time.  Small operations are not worth that: they stay on one core, or
+every one of them waits for the slowest thread.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _new_pool(count: int, threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(share)
         ready.wait()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix="conv2_5d", initializer=start)
+    pool = ThreadPoolExecutor(count, thread_name_prefix="rgbdseg", initializer=start)
     for _ in range(count):
         pool.submit(int)  # threads start with their first task
     ready.wait()
