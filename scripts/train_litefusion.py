@@ -41,7 +41,8 @@ from rgbdseg.models.litefusion import LiteFusion
 from rgbdseg.nn.blocks import DropPath
 from rgbdseg.rooms import render_frame
 from rgbdseg.transforms.disturb import disturb_depth
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 
 # B batch, N frames, V variants of the geometry, H height, W width
 

@@ -43,7 +43,8 @@ from rgbdseg.input_spec import InputSpec, hha_stream, rgb_stream
 from rgbdseg.prepare.intrinsics import read_intrinsics
 from rgbdseg.prepare.pairing import read_associations, read_stamps
 from rgbdseg.prepare.recording import read_class_names
-from rgbdseg.weights.checkpoint import FACTS_KEY, ModelFacts, load_bundle, read_stored_model, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, read_stored_model, save_bundle
+from rgbdseg.weights.facts import FACTS_KEY, ModelFacts
 from rgbdseg.weights.files import read_state_dict
 from tests.hostile import as_json, npy, npy_with_header, spoil_bytes, spoil_values
 from tests.synthetic import write_tree

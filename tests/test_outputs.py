@@ -26,7 +26,8 @@ from rgbdseg.outputs import LabelFiles
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.visualize import colorize
-from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
+from rgbdseg.weights.checkpoint import save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.synthetic import make_camera, make_scene, write_tree
 
 SIZE = (24, 32)

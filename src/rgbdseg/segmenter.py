@@ -27,7 +27,8 @@ from rgbdseg.sample import RGBDSample
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.training_size import enlarged_scores, seen_size, shrunk
 from rgbdseg.transforms.derive import with_hha
-from rgbdseg.weights.checkpoint import ModelBundle, ModelFacts
+from rgbdseg.weights.checkpoint import ModelBundle
+from rgbdseg.weights.facts import ModelFacts
 
 # H height, W width, N points
 

@@ -18,7 +18,7 @@ from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.recordings._base import RecordedFrame, Recording
 from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 from tests.specs import PLAIN_RGB, RGB_DEPTH, RGB_HHA
 from tests.test_segmenter import ABC, segmenter
 

@@ -35,7 +35,8 @@ from rgbdseg.input_spec import InputSpec, hha_stream, metric_depth_stream, rgb_s
 from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.outputs import LabelFiles
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.export.networks import ABC, Mixing
 from tests.synthetic import write_tree
 

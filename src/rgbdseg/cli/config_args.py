@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jsonargparse import ArgumentParser
 from yaml import YAMLError
 
 from rgbdseg.cli.common import say
@@ -22,6 +21,7 @@ from rgbdseg.weights.earlier_options import current_config
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -33,6 +33,8 @@ def config_parser(command: str, defaults: Any) -> ArgumentParser:
         command: for messages.
         defaults: a frozen dataclass of the configuration, or plain values of a `TrainConfig`.
     """
+    from jsonargparse import ArgumentParser  # it takes a while, and often nothing of the configuration is given
+
     parser = ArgumentParser(prog=f"rgbdseg {command}", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(TrainConfig if isinstance(defaults, dict) else type(defaults))
     values = defaults if isinstance(defaults, dict) else plain_values(defaults)

@@ -128,7 +128,10 @@ def read_hha(path: str | Path, channels: Sequence[str] = HHA_CHANNELS) -> Tensor
                 f"{path} has {_channel_text(image)}; expected an 8-bit HHA image with the channels "
                 "disparity, height and angle"
             )
-        return _channels_first(_pixels(path, image)[..., [channels.index(name) for name in HHA_CHANNELS]])
+        pixels = _pixels(path, image)
+        if tuple(channels) != HHA_CHANNELS:
+            pixels = pixels[..., [channels.index(name) for name in HHA_CHANNELS]]
+        return _channels_first(pixels)
 
 
 def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:

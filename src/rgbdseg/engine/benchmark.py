@@ -24,7 +24,7 @@ from rgbdseg.config.train import TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model, window_batch
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import device_type, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import device_type, make_fabric, with_choices
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
@@ -114,7 +114,7 @@ def same_work(work: Work, config: TrainConfig) -> bool:
 
 
 def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
-    hardware = with_chosen_precision(config.hardware)
+    hardware = with_choices(config.hardware)
     computing = (hardware.precision, hardware.compile)
     loading = (config.loader.workers, config.augmentation.on_device)
     if work == "loader":
@@ -166,7 +166,7 @@ class _Side:
             iterations_per_epoch=total,
             validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
         )
-        config = dataclasses.replace(config, schedule=schedule, hardware=with_chosen_precision(config.hardware))
+        config = dataclasses.replace(config, schedule=schedule, hardware=with_choices(config.hardware))
         fabric = make_fabric(config.hardware)
         self.device = fabric.device
         self.per_block, self.ahead = per_block, ahead

@@ -25,7 +25,7 @@ from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model
 from rgbdseg.engine.bulk_record import read_made_with
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
-from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_choices
 from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
@@ -286,7 +286,7 @@ def evaluate(
         DataError: when the dataset's classes are not those the model was trained on, and when all its labels are void.
         UsageError: when ``save`` holds files that no evaluation has written.
     """
-    hardware = with_chosen_precision(hardware or HardwareConfig())
+    hardware = with_choices(hardware or HardwareConfig())
     check_hardware(hardware)
     _check_classes(bundle, dataset)
     labeled = "label" in dataset.needs

@@ -10,7 +10,7 @@ from rgbdseg.errors import UsageError
 from rgbdseg.export.onnx_graph import OnnxRunner
 from rgbdseg.files import atomic_path, is_replaceable, write_text
 from rgbdseg.outputs import LabelFiles
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 GRAPH, FACTS, PROGRAM = "model.onnx", "labels.json", "run.py"
 _FACTS_BEGIN = b'{\n  "model": '

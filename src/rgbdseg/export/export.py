@@ -48,7 +48,7 @@ from rgbdseg.labels import LabelSet
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.transforms.spatial import crop
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 Format = Literal["onnx", "torch-export", "openvino"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}

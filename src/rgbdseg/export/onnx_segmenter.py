@@ -18,7 +18,7 @@ from rgbdseg.inference import Segmentation
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.segmenter import Segmenter, no_confidence
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 
 class OnnxSegmenter(Segmenter):

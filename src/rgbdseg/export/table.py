@@ -27,7 +27,7 @@ from rgbdseg.files import write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
 from rgbdseg.reading import read_text
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 BEGIN, END = "<!-- table: rgbdseg export --table -->", "<!-- end of the table -->"
 THREADS = (1, 2)

@@ -6,15 +6,14 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.transforms._torchvision import tvf
 from rgbdseg.transforms.hsv import change_hsv
 from rgbdseg.transforms.spatial import (
-    flip_horizontal,
     resize_and_crop,
     resize_raster,
     rotate,
@@ -114,9 +113,7 @@ def apply_moves(sample: RGBDSample, moves: Moves) -> RGBDSample:
     """Rotate, mirror, scale, crop and, where asked for, change colors."""
     if moves.rotation_degrees is not None:
         sample = rotate(sample, moves.rotation_degrees)
-    if moves.flip:
-        sample = flip_horizontal(sample)
-    sample = resize_and_crop(sample, moves.scaled, moves.top, moves.left, (moves.height, moves.width))
+    sample = resize_and_crop(sample, moves.scaled, moves.top, moves.left, (moves.height, moves.width), flip=moves.flip)
     return sample.replace(rgb=change_colors(sample.rgb, moves)) if moves.changes_colors else sample
 
 
@@ -141,9 +138,7 @@ def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled:
         )
     if rotation is not None:
         label = rotate_raster(label, "label", rotation, rotation_center(sample))
-    if flip:
-        label = label.flip(-1)
-    return resize_raster(label, scaled, RASTERS["label"].interpolation)
+    return resize_raster(label, scaled, RASTERS["label"].interpolation, flip=flip)
 
 
 def _draw_corner(

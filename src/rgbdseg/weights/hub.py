@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 
 from rgbdseg.errors import UsageError
-from rgbdseg.weights.checkpoint import ModelFacts, read_stored_model, save_bundle
-from rgbdseg.weights.zoo import explained_download
+from rgbdseg.weights.checkpoint import read_stored_model, save_bundle
+from rgbdseg.weights.facts import ModelFacts
+from rgbdseg.weights.zoo import HUB_PREFIX, explained_download
 
 WEIGHTS_FILE = "model.safetensors"
-HUB_PREFIX = "hf:"
-"""``hf:OWNER/NAME`` is accepted wherever a checkpoint is."""
 
 
 def push(

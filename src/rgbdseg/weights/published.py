@@ -16,8 +16,9 @@ from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
 from rgbdseg.models._registry import create_model
-from rgbdseg.weights.checkpoint import STATE_PREFIX, ModelFacts, save_bundle
+from rgbdseg.weights.checkpoint import save_bundle
 from rgbdseg.weights.compare import Comparison, compare_weights
+from rgbdseg.weights.facts import STATE_PREFIX, ModelFacts
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
 
 

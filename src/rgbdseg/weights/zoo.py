@@ -19,6 +19,9 @@ from rgbdseg.errors import CheckpointError, UsageError, unknown_name
 from rgbdseg.files import WriteError, write_text
 from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
 
+HUB_PREFIX = "hf:"
+"""``hf:OWNER/NAME`` is accepted wherever a checkpoint is."""
+
 _BLOCK = 1 << 20
 _NOTHING_LEFT = 416  # HTTP: the range asked for lies beyond the file
 

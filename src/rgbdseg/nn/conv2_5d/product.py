@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
 from rgbdseg.nn.conv2_5d.tiles import Tiles, Window, sum_dtype
-from rgbdseg.nn.conv2_5d.workers import run_workers, worker_count
+from rgbdseg.worker_threads import run_workers, worker_count
 
 # B batch, C input channels, O output channels, K depth kernels, k side of the window, T = k*k window positions,
 # H W input size, h w output size; of a tile: N images, D = channels * T, Q = rows * w

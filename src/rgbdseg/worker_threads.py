@@ -1,7 +1,7 @@
-"""Threads that run whole tiles side by side.
+"""Threads that each do a part of the work by themselves: whole tiles, whole frames.
 
-PyTorch's own threads share one operation at a time.  The operations on a tile are too small for that: copies and sums
-would stay on one core, and every product waits for the slowest thread.
+PyTorch's own threads share one operation at a time.  Small operations are not worth that: they stay on one core, or
+every one of them waits for the slowest thread.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def _pool(count: int, threads: int) -> ThreadPoolExecutor:
     key = (count, threads, os.getpid())
     with _making_a_pool:
         if key not in _pools:
-            _pools[key] = torch_thread_pool(count, max(1, threads // count), "conv2_5d")
+            _pools[key] = torch_thread_pool(count, max(1, threads // count), "operators")
         return _pools[key]
