@@ -21,7 +21,8 @@ from rgbdseg.export.hha import encode_hha_in_graph, smallest_eigenvector
 from rgbdseg.export.open_sizes import convolve_same, pool_adaptively, traceable_open_sizes
 from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
-from rgbdseg.export.stages import WholeGraph, meters, views_per_frame
+from rgbdseg.export.stages import WholeGraph, meters
+from rgbdseg.export.views import views_per_frame
 from rgbdseg.geometry.hha import INDOOR, OUTDOOR, HHAParameters, encode_hha
 from rgbdseg.geometry.neighbors import nearest_neighbors
 from rgbdseg.input_spec import InputSpec, Stream, hha_stream, metric_depth_stream, rgb_stream

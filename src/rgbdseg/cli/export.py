@@ -188,7 +188,7 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
 
 def _report(exported: Exported, options: argparse.Namespace) -> None:
     say(f"{options.precision} against PyTorch: {exported.report.describe()}")
-    from rgbdseg.export.stages import views_per_frame
+    from rgbdseg.export.views import views_per_frame
 
     views = views_per_frame(exported.plan)
     if views != 1:

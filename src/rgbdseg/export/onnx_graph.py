@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import CheckpointError, RGBDSegError, UsageError
+from rgbdseg.export.answer import AnswerStage
 from rgbdseg.export.open_sizes import traceable_open_sizes
 from rgbdseg.export.plan import GraphPlan, Size
-from rgbdseg.export.stages import AnswerStage, HHAStage, InputStage, NetworkStage, TappedStage, parts_of
+from rgbdseg.export.stages import HHAStage, InputStage, NetworkStage, TappedStage, parts_of
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.models._base import SegmentationModel
 

@@ -6,7 +6,6 @@ fewer bits, and what passes from one to the next can be compared.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.depth import DepthUnit
+from rgbdseg.export.answer import AnswerStage
 from rgbdseg.export.hha import encode_hha_in_graph
-from rgbdseg.export.plan import GraphPlan, Size
+from rgbdseg.export.plan import GraphPlan
+from rgbdseg.export.views import bordered, factor, network_size, window_placements
 from rgbdseg.geometry.hha import HHAParameters
-from rgbdseg.inference import window_positions
 from rgbdseg.input_spec import Stream
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.sample import RASTERS
 from rgbdseg.transforms.pack import normalize
-from rgbdseg.transforms.placement import Placement
-from rgbdseg.transforms.spatial import linear_taps, resize_raster
+from rgbdseg.transforms.spatial import resize_raster
 
 # N frames, V views of all frames (window by window, all frames of each; mirror images after all others), C classes
 
@@ -170,48 +169,6 @@ class TappedStage(nn.Module):
         return (logits, *(found[name] for name in self.parts))
 
 
-class AnswerStage(nn.Module):
-    """From logits (V, C, h, w), and rgb for its size, to labels, confidence, log scores and shares."""
-
-    output_names = ("labels", "confidence", "log_scores", "scores")
-
-    def __init__(self, plan: GraphPlan) -> None:
-        super().__init__()
-        self.plan = plan
-
-    def forward(self, logits: Tensor, rgb: Tensor) -> tuple[Tensor, ...]:
-        """Return uint8 (N, H, W), float32 (N, H, W), and twice float32 (N, C, H, W)."""
-        log_scores = self._log_scores(logits, (rgb.shape[1], rgb.shape[2]))
-        scores = log_scores.softmax(1)
-        return log_scores.argmax(1).to(torch.uint8), scores.amax(1), log_scores, scores
-
-    def _log_scores(self, logits: Tensor, size: Size) -> Tensor:
-        protocol = self.plan.protocol
-        small = network_size(self.plan)
-        placements = [] if small is None else window_placements(self.plan)
-        count = max(1, len(placements))
-        views = _apart(logits, 2) if protocol.flip else [logits]
-        if protocol.flip:
-            views[1] = views[1].flip(-1)
-        combined = _combined(views, protocol.combination)
-        if small is None:
-            return _cut_border(combined, size)
-        border = bordered(self.plan)
-        windows = [place.uncover(one) for place, one in zip(placements, _apart(combined, count), strict=True)]
-        if count > 1:
-            total = _add_windows(windows, placements, border.input_size)
-            if protocol.combination == "softmax":
-                total = total - _times_seen(placements, border.input_size).log()
-        else:
-            total = windows[0]
-        total = border.uncover(total)
-        if small == self.plan.size:
-            return total
-        if protocol.combination == "sagate":
-            return _resize_log(_resize_log(total, size[0], 2), size[1], 3)
-        return functional.interpolate(total.exp(), size, mode="bilinear", align_corners=False).log()
-
-
 class WholeGraph(nn.Module):
     """All stages in one module: from the inputs of the graph to its outputs."""
 
@@ -231,51 +188,6 @@ class WholeGraph(nn.Module):
             zip(self.answer.output_names, self.answer(self.network(*self.inputs(*given, *hha)), given[0]), strict=True)
         )
         return (*(answer[name] for name in self.plan.outputs), answer["log_scores"])
-
-
-def network_size(plan: GraphPlan) -> Size | None:
-    """Return the size of the frame after scaling; None where sizes are open."""
-    if plan.size is None:
-        return None
-    return plan.protocol.scaled_size(plan.size, plan.protocol.scales[0])
-
-
-def factor(plan: GraphPlan) -> float | None:
-    """Return the factor that pictures are resized by; None where they are resized to a size."""
-    return plan.protocol.scales[0] if plan.protocol.resize_by == "factor" else None
-
-
-def bordered(plan: GraphPlan) -> Placement:
-    """Return the black border of the frame before normalization; it has a width in one case of the released protocols.
-
-    That is an image that is larger than the window on one side only, see `rgbdseg.inference`.
-    """
-    size = network_size(plan)
-    assert size is not None, "asked for with sizes that are known"
-    window = _window(plan, size)
-    fits = size[0] <= window[0] and size[1] <= window[1]
-    return Placement.centered(size, size if fits or plan.protocol.combination == "softmax" else window)
-
-
-def window_placements(plan: GraphPlan) -> list[Placement]:
-    """Return where each window of a frame, with its border, lies; one for a frame that is looked at whole."""
-    size = bordered(plan).input_size
-    window = _window(plan, size)
-    extent = (min(window[0], size[0]), min(window[1], size[1]))
-    positions = window_positions(size, window, plan.protocol.stride_rate)
-    return [Placement.centered(extent, window, *position) for position in positions]
-
-
-def views_per_frame(plan: GraphPlan) -> int:
-    """Return how often the network looks at each frame."""
-    windows = 1 if plan.size is None else len(window_placements(plan))
-    return windows * (2 if plan.protocol.flip else 1)
-
-
-def _window(plan: GraphPlan, size: Size) -> Size:
-    if plan.protocol.mode == "whole" or plan.protocol.crop_size is None:
-        return plan.spec.padded_size(size)
-    return plan.protocol.crop_size
 
 
 def parts_of(model: SegmentationModel, call: Callable[[], object], depth: int = 3) -> list[str]:
@@ -321,66 +233,6 @@ def _pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
         return image
     rows, columns = (-image.shape[-2]) % divisor, (-image.shape[-1]) % divisor
     return functional.pad(image, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-
-
-def _cut_border(output: Tensor, size: Size) -> Tensor:
-    """Return the middle of an output (N, C, h, w) that `_pad_to_multiple` made room around."""
-    top, left = (output.shape[-2] - size[0]) // 2, (output.shape[-1] - size[1]) // 2
-    # Not slices, which would tie the size of the one to that of the other.
-    rows = torch.arange(size[0], device=output.device) + top
-    columns = torch.arange(size[1], device=output.device) + left
-    return output.index_select(2, rows).index_select(3, columns)
-
-
-def _apart(views: Tensor, count: int) -> list[Tensor]:
-    """Return the views (V, ..) as ``count`` tensors of equal length; chunks would not know their own length."""
-    return list(views.unflatten(0, (count, -1)).unbind(0)) if count > 1 else [views]
-
-
-def _combined(views: Sequence[Tensor], combination: str) -> Tensor:
-    """Turn logits of views, and of their mirror images, into log scores, as `rgbdseg.inference` does."""
-    if combination == "sagate":
-        return views[0] if len(views) == 1 else views[0] + views[1]
-    if combination == "malleable":
-        return (views[0] if len(views) == 1 else (views[0] + views[1]) / 2).log_softmax(1)
-    if len(views) == 1:
-        return views[0].log_softmax(1)
-    return ((views[0].softmax(1) + views[1].softmax(1)) / 2).log()
-
-
-def _add_windows(windows: Sequence[Tensor], placements: Sequence[Placement], size: Size) -> Tensor:
-    """Add up exp of the windows where they lie, as logarithms; every pixel is covered."""
-    spread = []
-    for window, place in zip(windows, placements, strict=True):
-        bottom, right = size[0] - place.top - place.size[0], size[1] - place.left - place.size[1]
-        spread.append(functional.pad(window, (place.left, right, place.top, bottom), value=-math.inf))
-    return _log_sum(spread)
-
-
-def _log_sum(logarithms: Sequence[Tensor]) -> Tensor:
-    """Return log(exp(a) + exp(b) + ..), of which one at least is finite everywhere.
-
-    Written out, since runtimes may do it without taking off the largest first.
-    """
-    largest = functools.reduce(torch.maximum, logarithms)
-    return largest + functools.reduce(torch.add, [(one - largest).exp() for one in logarithms]).log()
-
-
-def _times_seen(placements: Sequence[Placement], size: Size) -> Tensor:
-    seen = torch.zeros(size)
-    for place in placements:
-        place.take(seen).add_(1)
-    return seen
-
-
-def _resize_log(log_scores: Tensor, length: int, dim: int) -> Tensor:
-    if log_scores.shape[dim] == length:
-        return log_scores
-    low, high, fraction = linear_taps(int(log_scores.shape[dim]), length, log_scores.device)
-    weight = fraction[:, None] if dim == 2 else fraction
-    return _log_sum(
-        [log_scores.index_select(dim, low) + (1 - weight).log(), log_scores.index_select(dim, high) + weight.log()]
-    )
 
 
 def _keep(found: dict[str, Tensor], name: str) -> Callable[..., None]:
