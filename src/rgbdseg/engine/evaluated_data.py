@@ -10,7 +10,7 @@ from rgbdseg.data.disturbed import DisturbedDataset
 from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.tree import PreparedTree
 from rgbdseg.geometry.hha import HHAParameters
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 
 def evaluated_dataset(
