@@ -95,7 +95,10 @@ def test_networks_see_what_the_prepared_dataset_has(name: str, trees: dict[str, 
         assert len(config.loss.class_weights) == len(label_set)
 
 
-ONE_OF_EACH = {(name.split("-")[0], dataset_of(name), tuple(expected_rasters(name))): name for name in reversed(NAMES)}
+# The subsets of DELIVER's modalities are the same code as all of them; RGB alone is not.
+ONE_OF_EACH = {
+    (name.split("-")[0], dataset_of(name), len(expected_rasters(name)) == 1): name for name in reversed(NAMES)
+}
 
 
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH.values()))
