@@ -1,6 +1,10 @@
 """RGB-D semantic segmentation in PyTorch: prepare, train, evaluate and predict with published methods.
 
-The public names below are imported on first use, so that ``import rgbdseg`` and ``rgbdseg --help`` stay fast.
+To label frames: `load` gives a `Segmenter`, which makes a `SegmentedFrame` of each.  To build networks: `create_model`
+and `list_models`, `create_encoder` and `list_encoders`, `load_published`; `InputSpec` says what a network is fed.  To
+add to them: `register_model`, `register_raster`.
+
+The names are imported on first use, so that ``import rgbdseg`` and ``rgbdseg --help`` stay fast.
 """
 
 from __future__ import annotations
