@@ -126,6 +126,7 @@ def test_bad_values_name_the_key(call: Callable[..., Result], tree: Path, tmp_pa
 
 def test_values_that_evaluate_and_check_refuse(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
     expect_error(call("evaluate", run_folder, "--workers", "-2"), "--workers is -2; expected 0 or more")
+    expect_error(call("check", tree, "--workers", "-2"), "--workers: -2; expected a whole number, 0 or more")
     expect_error(call("evaluate", run_folder, "--devices", "0"), "devices is 0")
     few = call("evaluate", run_folder, "--accelerator", "cpu", "--devices", "3", "--limit", "1")
     expect_error(few, "1 images cannot be shared among 3 devices")

@@ -120,6 +120,13 @@ def test_orientation_and_size_are_told(folder: Path) -> None:
     assert notes[1] == "0.png is turned upright as its EXIF orientation says; so are its labels"
 
 
+def test_files_of_two_kinds_are_not_of_one_unit(folder: Path) -> None:
+    Image.fromarray(np.full(SIZE, 200, np.uint8)).save(folder / "depth" / "1.png")
+    for unit in (None, DepthUnit(0.001)):
+        with pytest.raises(DataError, match=r"1\.png stores depth in 8 bits and .*0\.png as uint16; expected files of"):
+            survey_frames(frames(folder), unit=unit)
+
+
 def test_files_that_cannot_be_read_are_left_to_the_one_who_reads_all(folder: Path) -> None:
     (folder / "rgb" / "0.png").write_bytes(b"")
     (folder / "depth" / "1.png").write_bytes(b"")

@@ -95,6 +95,14 @@ def test_far_readings_have_no_vote_and_poses_are_required() -> None:
         map_recording(segmenter(), Wall([None]))
 
 
+def test_a_frame_that_cannot_be_used_is_named_where_there_is_no_other() -> None:
+    recording = Wall([None] * 5 + [rigid(FORWARD, np.zeros(3))])
+    recording.names, recording.times_s = ["5"], [0.5]
+    recording.read = lambda index: Wall.read(recording, 5)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="wall: no frame can be used; 5: frame 5 is damaged"):
+        map_recording(segmenter(), recording)
+
+
 def test_a_map_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.csv", "b.png"):
         (tmp_path / name).write_text("mine")

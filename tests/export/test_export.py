@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,22 @@ def test_a_program_of_pytorch(tmp_path: Path) -> None:
     assert room.depth_m is not None
     labels = program.module()(room.rgb.permute(1, 2, 0)[None], room.depth_m)[0]
     assert np.array_equal(labels[0].numpy(), segmenter.segment(room).labels)
+
+
+def test_a_full_disk_is_an_error_for_a_program_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    export_module.write_program(program, tmp_path / "a.pt2", '{"a": 1}')
+    kept = {"rgbdseg.json": ""}
+    assert torch.export.load(tmp_path / "a.pt2", extra_files=kept).module()(torch.zeros(1, 2)).shape == (1, 2)
+    assert kept["rgbdseg.json"] == '{"a": 1}'
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        yield Path("/dev/full")
+
+    monkeypatch.setattr(export_module, "atomic_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_module.write_program(program, tmp_path / "b.pt2", "{}")
 
 
 def test_openvino_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,6 +346,7 @@ def test_another_recording_does_not_continue_a_tree(recording: Path, tmp_path: P
         ({"intrinsics": Path("a.json")}, "camera and intrinsics are both given"),
         ({"test_share": 1.0}, r"test share 1\.0, .*: expected 1 or more, 0 to below 1"),
         ({"every": 0}, "every 0"),
+        ({"max_difference_s": float("nan")}, "maximal difference nan s"),
         ({"lists": {"train": Path("a")}, "test_share": 0.5}, "lists and a test share are both given"),
         ({"label_folder": "labels"}, "label folder labels without class names"),
         ({"label_set": NYU40, "void_labels": (0,)}, r"void label \[0\], first label 0: the 40 classes take .* 0\.\.39"),

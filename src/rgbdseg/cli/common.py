@@ -48,7 +48,13 @@ def default_workers() -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers, for commands that treat many frames side by side."""
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0 works in this one")
+    parser.add_argument("--workers", type=_workers, default=default_workers(), help="processes; 0 works in this one")
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}; expected a whole number, 0 or more")
+    return int(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:

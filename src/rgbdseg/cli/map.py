@@ -48,6 +48,8 @@ def run(arguments: list[str]) -> int:
         written.append(options.picture)
     left_out = f", {made.without_pose} without a pose left out" if made.without_pose else ""
     say(f"{len(points)} points of {made.voxel_m:g} m from {made.frames} frames{left_out}")
+    if not len(points):
+        say("WARNING the map is empty: lower --min-votes or --min-confidence, or raise --max-depth or --voxel")
     if made.voxel_m > options.voxel:
         say(f"cubes were made larger, {made.voxel_m:g} m, to stay within memory")
     say(f"wrote {', '.join(written)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.camera_check import require_plausible_camera
 from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
@@ -156,7 +157,11 @@ class RGBDDataset(Dataset[RGBDSample]):
             rasters["hha"] = kept
         rgb = read_rgb_beside(self.root / files.paths["rgb"], sizes_of(rasters))
         self._check_sizes(files, rgb, rasters)
-        sample = RGBDSample(rgb, camera=self.camera(index), sample_id=files.frame.sample_id).replace(**rasters)
+        camera = self.camera(index)
+        if "depth_m" in rasters:  # else it is of no use
+            name = f"{self.root}: frame '{files.frame.sample_id}'"
+            require_plausible_camera(camera, (rgb.shape[-2], rgb.shape[-1]), name)
+        sample = RGBDSample(rgb, camera=camera, sample_id=files.frame.sample_id).replace(**rasters)
         return self._compute_hha(sample) if compute_hha else sample
 
     def changed_s(self, index: int) -> float:

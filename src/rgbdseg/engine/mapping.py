@@ -118,10 +118,11 @@ def map_recording(
             if progress is not None:
                 progress(done, len(recording))
     if not frames:
-        first = f"; {damaged[0][0]}: {damaged[0][1]}" if damaged else ""
+        if damaged:
+            raise DataError(f"{recording.path}: no frame can be used; {damaged[0][0]}: {damaged[0][1]}")
         raise DataError(
-            f"{recording.path}: no frame has a camera pose{first}; expected a trajectory in the recording, or one "
-            "given as trajectory"
+            f"{recording.path}: no frame has a camera pose; expected a trajectory in the recording, or one given as "
+            "trajectory"
         )
     up_world = up / np.linalg.norm(up) if np.linalg.norm(up) > 0 else np.array([0.0, 0.0, 1.0])
     points = votes.points(options.min_votes)

@@ -142,6 +142,8 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
         progress=progress,
     )
     notes = [prepared.depth.line(), *(f"note: {note}" for note in prepared.notes)]
+    if prepared.depth.median_m is None:
+        notes.append("WARNING none of the depth maps that were looked at has a reading; is --missing right?")
     if prepared.camera_oddity is not None:
         notes.append(f"note: camera {prepared.camera_oddity}")
     if prepared.without_depth:

@@ -97,7 +97,7 @@ class RecordingOptions:
             raise UsageError(f"depth unit {self.meters_per_unit}: expected meters per unit, e.g. {COMMON_UNITS}")
         if self.largest_m is not None and not 0 < self.largest_m < float("inf"):
             raise UsageError(f"largest depth {self.largest_m}: expected a positive number of meters")
-        if self.every < 1 or not 0 <= self.test_share < 1 or self.max_difference_s < 0 or self.seed < 0:
+        if self.every < 1 or not 0 <= self.test_share < 1 or not self.max_difference_s >= 0 or self.seed < 0:
             raise UsageError(
                 f"every {self.every}, test share {self.test_share}, maximal difference {self.max_difference_s} s, "
                 f"seed {self.seed}: expected 1 or more, 0 to below 1, and 0 or more"

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.files import atomic_path
 from rgbdseg.geometry.hha import INDOOR
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
 from rgbdseg.models._registry import create_model
-from rgbdseg.weights.checkpoint import save_bundle
+from rgbdseg.weights.checkpoint import save_bundle, save_torch
 from rgbdseg.weights.compare import Comparison, compare_weights
 from rgbdseg.weights.facts import STATE_PREFIX, ModelFacts
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
@@ -137,8 +136,7 @@ def save_published(model: SegmentationModel, path: str | Path, key: str = "") ->
         save_safetensors_file(state, target, {})
     elif target.suffix == ".pth":
         plain = {name: tensor.detach().cpu() for name, tensor in state.items()}
-        with atomic_path(target) as temporary:
-            torch.save({key: plain} if key else plain, temporary)
+        save_torch({key: plain} if key else plain, target)
     else:
         raise UsageError(f"{target} with key='{key}': expected a .pth file, or .safetensors without a key")
     return len(state)
