@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from rgbdseg.cli.zoo_page import BEGIN, with_list, zoo_list
 from rgbdseg.encoders import create_encoder
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.models._registry import create_model, get_variant
+from rgbdseg.input_spec import InputSpec
+from rgbdseg.models._registry import VARIANTS, create_model, get_variant
 from rgbdseg.recipes import get_recipe
 from rgbdseg.weights import zoo
 from rgbdseg.weights.checkpoint import load_bundle
 from rgbdseg.weights.imagenet import load_encoder_weights
+from rgbdseg.weights.layout_evidence import layout_evidence
 from rgbdseg.weights.published import to_published
-from rgbdseg.weights.zoo_page import BEGIN, with_list, zoo_list
 from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
+from tests.shared_data import shared_path
 from tests.weights.hub_server import HubServer, hub_server
 from tests.weights.test_files import Surprise
 
@@ -90,14 +94,72 @@ def test_numbers_are_those_of_the_cards() -> None:
         assert {number for _, number in one.mean_iou} <= published, one.name
 
 
+def sees(model: str, options: Mapping[str, object]) -> InputSpec:
+    """What a network with these options is fed: that of the small one of its family, which is built in no time."""
+    family = get_variant(model).model
+    return _small_spec(family, tuple(options.items()))
+
+
+def _small_spec(family: object, options: tuple[tuple[str, object], ...]) -> InputSpec:
+    key = (family, str(options))
+    if key not in _SPECS:
+        small = next(v for v in (VARIANTS[name] for name in VARIANTS) if v.model is family and v.small)
+        with torch.device("meta"):
+            _SPECS[key] = small.model(5, **{**small.options, **small.tiny, **dict(options)}).input_spec
+    return _SPECS[key]
+
+
+_SPECS: dict[tuple[object, str], InputSpec] = {}
+
+
 def test_recipes_of_entries_exist_and_train_what_the_entry_holds() -> None:
     for entry in ENTRIES:
         if entry.recipe:
             config = get_recipe(entry.recipe)
             assert config.model.name == entry.model, entry.name
-            assert entry.recipe == f"{entry.model.replace('_', '-')}-{entry.name.split('-')[1]}", entry.name
-    # Every network that was trained on NYU Depth V2 has one.
-    assert [e.name for e in ENTRIES if "-nyuv2" in e.name and not e.recipe] == []
+            dataset = entry.name.partition("-")[2]  # those that differ in what they started from share one
+            assert f"{entry.model.replace('_', '-')}-{dataset}".startswith(entry.recipe), entry.name
+            assert sees(entry.model, entry.options) == sees(entry.model, config.model.options), entry.name
+    # Every network that was trained on one of these has one.
+    benchmarks = ("-nyuv2", "-sunrgbd", "-mfnet", "-deliver")
+    assert [e.name for e in ENTRIES if any(b in e.name for b in benchmarks) and not e.recipe] == []
+
+
+CASES = {layout_evidence(e).case: e for e in ENTRIES if e.kind == "model" and layout_evidence(e).exact}
+
+
+@pytest.mark.parametrize("name", [e.name for e in CASES.values()])
+def test_layouts_that_are_called_exact_are_those_of_a_golden_case(name: str) -> None:
+    """Name by name and shape by shape, with the options that the entry builds the network with."""
+    entry = zoo.get_entry(name)
+    case = json.loads(shared_path(f"golden/{layout_evidence(entry).case}.json").read_text())
+    classes = int(case["classes"]) - bool(entry.options.get("unlabeled_channel"))
+    with torch.device("meta"):
+        model = create_model(entry.model, classes, **entry.options)
+    layout = model.layout
+    assert layout is not None
+    listed = {layout.spelling(t["name"]): t["shape"] for t in case["tensors"] if not layout.is_unused(t["name"])}
+    written = to_published(model)
+    ours = {layout.key(key): value for key, value in model.state_dict().items()}
+    shapes = {key: list(layout.write(key, value).shape) for key, value in ours.items()}
+    assert shapes == listed
+    assert written.keys() == ours.keys()
+
+
+def test_evidence_names_what_tests_load() -> None:
+    for entry in ENTRIES:
+        evidence = layout_evidence(entry)
+        assert evidence.case or evidence.inferred, entry.name
+        assert not evidence.case or shared_path(f"golden/{evidence.case}.json").is_file(), entry.name
+
+
+def test_classes_in_an_unknown_order_are_asked_for(cache: Path, tmp_path: Path) -> None:
+    entry = zoo.get_entry("cmx_mit_b4-eventscape")
+    place = zoo.by_hand_path(entry)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match=r"order of the classes .* is not known .*--option modality event"):
+        zoo.resolve(entry.name)
 
 
 def test_unknown_names_get_a_suggestion() -> None:
@@ -281,11 +343,12 @@ def test_the_page_has_the_list_and_keeps_what_surrounds_it() -> None:
         assert f"| `{one.name}` |" in text
     first = with_list("# Zoo\n\nbefore\n", zoo_list(ENTRIES[:1])) + "\nafter\n"
     second = with_list(first, zoo_list(ENTRIES[:2]))
+    assert "* exact (2): " in second
     assert second.startswith("# Zoo\n\nbefore\n")
     assert second.endswith("\nafter\n")
     assert ENTRIES[1].name in second
     assert second.count(BEGIN) == 1
-    assert f"[{'mit-b3.pth.tar'}](https://github.com/JiaDingCN" in second
+    assert "[mit-b3.pth.tar](https://github.com/JiaDingCN" in second
 
 
 def test_encoder_weights_are_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     CONSOLE.print(table)
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table for a Markdown page."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
 def say(text: str) -> None:
     """Print a line as it is: no markup, no wrapping."""
     CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)

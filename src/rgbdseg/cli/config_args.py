@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jsonargparse import ArgumentParser
 from yaml import YAMLError
 
-from rgbdseg.config.train import TrainConfig, plain_values
+from rgbdseg.cli.common import say
+from rgbdseg.config.train import ModelConfig, TrainConfig, plain_values
 from rgbdseg.errors import UsageError
 from rgbdseg.reading import read_yaml
 
@@ -54,6 +55,30 @@ def parse_config(parser: ArgumentParser, arguments: Sequence[str], kind: type[Co
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, YAMLError) as error:
         raise UsageError(f"the configuration is not understood: {' '.join(str(error).split())}") from None
     return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})
+
+
+def parse_train_config(command: str, defaults: TrainConfig | dict[str, Any], arguments: Sequence[str]) -> TrainConfig:
+    """Parse the options of a run over a recipe or stored values.
+
+    Where they name another model, options that belong to the one of the defaults are left out, which is said: all of
+    them for a model of another family, else those that the new variant has a value of its own for.
+    """
+    config = parse_config(config_parser(command, defaults), arguments, TrainConfig)
+    values = defaults if isinstance(defaults, dict) else plain_values(defaults)
+    model = {**plain_values(ModelConfig()), **values.get("model", {})}
+    if config.model.name == model["name"] or not model["options"]:
+        return config
+    from rgbdseg.models._registry import get_variant
+
+    before, now = get_variant(model["name"]), get_variant(config.model.name)
+    foreign = model["options"] if before.model is not now.model else now.options
+    kept = {option: value for option, value in model["options"].items() if option not in foreign}
+    parser = config_parser(command, {**values, "model": {**model, "options": kept}})
+    config = parse_config(parser, arguments, TrainConfig)
+    left_out = [option for option in model["options"] if option not in config.model.options]
+    if left_out:
+        say(f"model      {config.model.name} instead of {model['name']}, without its options {', '.join(left_out)}")
+    return config
 
 
 def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

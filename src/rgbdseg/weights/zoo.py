@@ -82,7 +82,8 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
 
     Raises:
         UsageError: for a name that the zoo does not have.
-        CheckpointError: as `fetch`; for weights of an encoder alone; for a file that does not fit the model.
+        CheckpointError: as `fetch`; for weights of an encoder alone; for classes in an unknown order; for a file that
+            does not fit the model.
     """
     entry = get_entry(name)
     if entry.kind == "encoder":
@@ -91,6 +92,12 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
             "model.encoder_weights set to it"
         )
     published = fetch(entry, endpoint)
+    if not entry.label_set:
+        options = "".join(f" --option {name} {value}" for name, value in entry.options.items())
+        raise CheckpointError(
+            f"the order of the classes of '{name}' is not known here; write their names into a file, one per line, and "
+            f"run: rgbdseg convert {entry.model} {published} OUT.safetensors --label-set FILE{options}"
+        )
     converted = cache_folder() / "converted" / f"{name}-{_recorded_hash(published)[:12]}.safetensors"
     if not converted.is_file():
         _convert(entry, published, converted)
