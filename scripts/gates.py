@@ -215,6 +215,7 @@ def train(data: tuple[Frames, Frames], plan: tuple[str, int, int], options: argp
         factor = min(1.0, step / 30) * (1 - (step - 1) / steps) ** 0.9
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * factor
+        torch.manual_seed(1_000_000 * seed + step)  # of dropout, alike for all ways
         losses.append(train_step(model, optimizer, make_batch(frames, generator)))
         if step % max(1, steps // MEASURED_AT) == 0:
             curve.append((step, measure(model, held_out)))

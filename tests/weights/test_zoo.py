@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rgbdseg.cli.zoo_page import BEGIN, with_list, zoo_list
 from rgbdseg.encoders import create_encoder
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.input_spec import InputSpec
@@ -21,7 +22,6 @@ from rgbdseg.weights.checkpoint import load_bundle
 from rgbdseg.weights.imagenet import load_encoder_weights
 from rgbdseg.weights.layout_evidence import layout_evidence
 from rgbdseg.weights.published import to_published
-from rgbdseg.weights.zoo_page import BEGIN, with_list, zoo_list
 from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
 from tests.shared_data import shared_path
 from tests.weights.hub_server import HubServer, hub_server
@@ -343,11 +343,12 @@ def test_the_page_has_the_list_and_keeps_what_surrounds_it() -> None:
         assert f"| `{one.name}` |" in text
     first = with_list("# Zoo\n\nbefore\n", zoo_list(ENTRIES[:1])) + "\nafter\n"
     second = with_list(first, zoo_list(ENTRIES[:2]))
+    assert "* exact (2): " in second
     assert second.startswith("# Zoo\n\nbefore\n")
     assert second.endswith("\nafter\n")
     assert ENTRIES[1].name in second
     assert second.count(BEGIN) == 1
-    assert f"[{'mit-b3.pth.tar'}](https://github.com/JiaDingCN" in second
+    assert "[mit-b3.pth.tar](https://github.com/JiaDingCN" in second
 
 
 def test_encoder_weights_are_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
