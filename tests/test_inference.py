@@ -22,8 +22,10 @@ from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.device import place_model
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.inference import Segmentation, segment, window_positions
+from rgbdseg.inference.coarse import CoarseScores
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
+from rgbdseg.nn.resize import resize_logits
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_noise
 from rgbdseg.transforms.spatial import resize_raster
@@ -130,6 +132,64 @@ def test_prediction_and_confidence_are_those_of_argmax_and_softmax(size: tuple[i
     torch.testing.assert_close(result.confidence, values.softmax(0).amax(0), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(result.log_scores, values.log_softmax(0))
     assert result.log_scores is result.log_scores  # computed once
+
+
+class Coarse(SegmentationModel):
+    """Scores of squares of 4 pixels; ``shifts`` them after they were enlarged."""
+
+    def __init__(self, shifts: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(9, dataclasses.replace(PLAIN_RGB, size_divisor=4))
+        self.convolution = nn.Conv2d(3, 9, 4, 4, dtype=dtype)
+        nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
+        self.shifts = shifts
+
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        rgb = images["rgb"]
+        logits = resize_logits(self.convolution(rgb.to(self.convolution.weight.dtype)), (rgb.shape[-2], rgb.shape[-1]))
+        return SegmentationOutput(logits.roll(1, dims=-1) if self.shifts else logits)
+
+
+@pytest.mark.parametrize("size", [(20, 32), (21, 30)])  # the latter gets a border
+@pytest.mark.parametrize("shifts", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_classes_that_are_decided_before_all_scores_are_enlarged_are_the_same(
+    size: tuple[int, int], shifts: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = Coarse(shifts, dtype).eval()
+    protocol = EvaluationProtocol()
+    plain = segment(model.forward, RGBDSample(image(*size)), model.input_spec, protocol)
+    result = segment(model, RGBDSample(image(*size)), model.input_spec, protocol)
+    assert isinstance(result.given, CoarseScores) is not shifts
+    assert isinstance(plain.given, Tensor)
+    assert torch.equal(result.prediction, plain.prediction)
+    assert result.prediction.unique().numel() > 2
+    torch.testing.assert_close(result.confidence, plain.confidence.to(result.confidence.dtype))
+    torch.testing.assert_close(result.log_scores, plain.log_scores, rtol=0, atol=0)
+
+
+def test_confidence_of_logits_beyond_exponentials() -> None:
+    """Between cells of 960 and of -960 both classes are near 0, far below the bound of the sum of exponentials."""
+    model = Coarse().eval()
+    with torch.no_grad():
+        model.convolution.weight.zero_()
+        model.convolution.weight[0], model.convolution.weight[1] = 40.0, -40.0
+        assert model.convolution.bias is not None
+        model.convolution.bias[0], model.convolution.bias[1] = -960.0, 960.0
+    rgb = image(20, 32)
+    rgb[:] = torch.tensor([0, 255], dtype=torch.uint8).repeat(4).repeat_interleave(4)
+    result = segment(model, RGBDSample(rgb), model.input_spec, EvaluationProtocol())
+    torch.testing.assert_close(result.confidence, result.values.softmax(0).amax(0), rtol=1e-5, atol=1e-7)
+    assert result.confidence.isfinite().all()
+    assert isinstance(result.given, CoarseScores)
+    assert result.given.logits.logits[:, :2].abs().min() > 900  # or the test would not reach what it is about
+
+
+def test_a_window_that_an_image_does_not_fit_into_is_not_decided_before() -> None:
+    model = Coarse().eval()
+    protocol = EvaluationProtocol("sliding", (16, 16))
+    assert isinstance(segment(model, RGBDSample(image(20, 32)), model.input_spec, protocol).given, Tensor)
+    assert isinstance(segment(model, RGBDSample(image(16, 12)), model.input_spec, protocol).given, CoarseScores)
 
 
 @pytest.mark.parametrize("margin", [0, 3])

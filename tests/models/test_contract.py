@@ -19,6 +19,7 @@ from rgbdseg.encoders import StagedEncoder
 from rgbdseg.errors import UsageError
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._registry import get_variant
+from rgbdseg.nn.resize import postponed_resize
 from rgbdseg.options import check_options, option_types
 from rgbdseg.weights.published import load_published, to_published
 
@@ -142,6 +143,24 @@ def test_logits_have_the_size_of_the_input(small: Case, height: int, width: int)
     output = model(images, camera)
     assert output.logits.shape == (1, CLASSES, *model.input_spec.padded_size((height, width)))
     assert output.logits.isfinite().all()
+
+
+def test_scores_are_enlarged_last_or_not_at_all(small: Case) -> None:
+    """Or classes that are decided before would be those of another map."""
+    model = small.model().eval()
+    images, camera = inputs(model, 61, 96, batch=1)
+    with torch.no_grad():
+        expected = model(images, camera).logits
+        with postponed_resize() as asked:
+            logits = model(images, camera).logits
+    if not model.ends_enlarging:
+        assert asked
+        assert asked[-1].placeholder is not logits
+    elif asked:
+        assert [one.placeholder is logits for one in asked] == [True]
+        assert torch.equal(asked[0].all_maps(), expected)
+    else:
+        assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from rgbdseg.config.protocol import Combination, EvaluationProtocol
 from rgbdseg.device import window_batch
 from rgbdseg.errors import UsageError
+from rgbdseg.inference.coarse import decides_coarsely, score_coarsely
 from rgbdseg.inference.inputs import score_inputs
 from rgbdseg.inference.scores import add_resized, combine
 from rgbdseg.inference.segmentation import Segmentation
@@ -62,6 +63,8 @@ def segment(
         postponed=_is_one_view(source, protocol),
     )
     with torch.no_grad():
+        if setup.postponed and decides_coarsely(model, setup, source, target):
+            return Segmentation(score_coarsely(setup, source), normalized=False)
         scores = _score_all_scales(setup, source) if protocol.resize == "picture" else score_inputs(setup, source)
     if protocol.margin:
         scores = functional.pad(scores, (protocol.margin,) * 4, mode="replicate")

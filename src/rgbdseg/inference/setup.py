@@ -37,7 +37,12 @@ class Setup:
     postponed: bool
 
 
+def model_output(setup: Setup, images: Mapping[str, Tensor], camera: Tensor | None) -> Tensor:
+    """Return logits (V, C, h, w) as the model makes them of images in the order in memory that it computes in."""
+    ordered = {name: image.contiguous(memory_format=setup.memory_format) for name, image in images.items()}
+    return setup.model(ordered, camera).logits
+
+
 def logits_of(setup: Setup, images: Mapping[str, Tensor], camera: Tensor | None) -> Tensor:
     """Return float32 logits (V, C, h, w), each class a map of its own in memory: quickest for all that follows."""
-    ordered = {name: image.contiguous(memory_format=setup.memory_format) for name, image in images.items()}
-    return setup.model(ordered, camera).logits.float().contiguous()
+    return model_output(setup, images, camera).float().contiguous()

@@ -13,7 +13,7 @@ import torch
 
 from rgbdseg.errors import DataError
 from rgbdseg.frame_inputs import make_sample
-from rgbdseg.inference.segmentation import largest_class
+from rgbdseg.inference.largest import largest_class
 from rgbdseg.live.sources import LiveSource
 from rgbdseg.live.steadying import Steadying
 from rgbdseg.recordings._base import RecordedFrame

@@ -80,6 +80,8 @@ class SegmentationModel(nn.Module):
     """Names in the checkpoints of the published code, where there is any."""
     auxiliary_tasks: tuple[Task, ...] = ()
     """Tasks of the auxiliary outputs beyond segmentation: training loads and computes what these are compared with."""
+    ends_enlarging: bool = True
+    """Whether `nn.resize.resize_logits` is the last thing a model does in evaluation, or nothing it does at all."""
     no_decay_names: tuple[str, ...] = ()
     """Last name components of parameters that get no weight decay beyond biases and normalization."""
 

@@ -152,6 +152,7 @@ class DPLNet(SegmentationModel):
     """
 
     card = _CARD
+    ends_enlarging = False
     backbone_prefixes = ("encoder.", "stages.", "prompts")
 
     def __init__(

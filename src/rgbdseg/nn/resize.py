@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -14,6 +18,50 @@ from rgbdseg.nn.blocks import at_least_float32
 
 Resize = Literal["bicubic", "bilinear", "bilinear_aligned"]
 """Half-pixel centers, or with the centers of the corner pixels on each other."""
+
+
+@dataclasses.dataclass(eq=False)
+class PostponedResize:
+    """What `resize_logits` was asked for and has not done.
+
+    Args:
+        logits: class scores (B, C, h, w), float32 or float64, each class a map of its own in memory.
+        size: (height, width) to enlarge them to.
+        align_corners: see `resize_bilinear`.
+        placeholder: what was returned instead, (B, C, height, width) without any content.
+    """
+
+    logits: Tensor
+    size: tuple[int, int]
+    align_corners: bool
+    placeholder: Tensor
+
+    def class_map(self, number: int) -> Tensor:
+        """Return the enlarged scores of one class (B, height, width), to the last bit as if all were enlarged."""
+        return resize_bilinear(self.logits[:, number : number + 1], self.size, self.align_corners)[:, 0]
+
+    def all_maps(self) -> Tensor:
+        """Return the enlarged scores of all classes (B, C, height, width)."""
+        return resize_bilinear(self.logits, self.size, self.align_corners)
+
+
+_postponed: contextvars.ContextVar[list[PostponedResize] | None] = contextvars.ContextVar("postponed", default=None)
+
+
+@contextlib.contextmanager
+def postponed_resize() -> Iterator[list[PostponedResize]]:
+    """Within this context `resize_logits` enlarges nothing and notes what it was asked for in the list.
+
+    Who wants the class of every pixel and nothing else enlarges one class after the other: 40 maps of 480x640 leave a
+    processor's cache on the way there and back, one does not.  Only for models whose last operation it is: the
+    placeholder that they return has no content, and is the same object as in the list.
+    """
+    asked: list[PostponedResize] = []
+    token = _postponed.set(asked)
+    try:
+        yield asked
+    finally:
+        _postponed.reset(token)
 
 
 def resize_bilinear(x_BCHW: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -35,7 +83,15 @@ def resize_logits(logits_BCHW: Tensor, size: tuple[int, int], align_corners: boo
     takes less memory.  The same holds for the order in memory: what looks at the classes of every pixel, such as a
     softmax, is several times slower on a CPU where they are not maps of their own.
     """
-    return resize_bilinear(at_least_float32(logits_BCHW).contiguous(), size, align_corners)
+    logits_BCHW = at_least_float32(logits_BCHW).contiguous()
+    asked = _postponed.get()
+    if asked is None:
+        return resize_bilinear(logits_BCHW, size, align_corners)
+    # Memory that nobody touches costs nothing.
+    asked.append(
+        PostponedResize(logits_BCHW, size, align_corners, logits_BCHW.new_empty(*logits_BCHW.shape[:2], *size))
+    )
+    return asked[-1].placeholder
 
 
 def resize_by_rule(x_BCHW: Tensor, size: tuple[int, int], rule: Resize) -> Tensor:

@@ -1,0 +1,98 @@
+"""One look at an image on a CPU: classes are decided before the scores of all of them are enlarged."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from rgbdseg.inference.largest import share_of_largest
+from rgbdseg.inference.setup import Model, Setup, logits_of, model_output
+from rgbdseg.models._base import SegmentationModel
+from rgbdseg.nn.resize import PostponedResize, postponed_resize
+from rgbdseg.sample import RGBDSample
+from rgbdseg.transforms.pack import pack_placed
+from rgbdseg.transforms.placement import Placement
+
+# C classes, H height, W width
+
+_SMALLEST_TOTAL = 1e-30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CoarseScores:
+    """Logits of one image that are still to be enlarged, class by class.
+
+    Args:
+        logits: of a batch of one.
+        inside: rows and columns of the enlarged map that show the image.
+    """
+
+    logits: PostponedResize
+    inside: tuple[slice, slice]
+
+    def class_map(self, number: int) -> Tensor:
+        """Return the logits of one class, float32 (H, W)."""
+        return self.logits.class_map(number)[0, *self.inside]
+
+    def all_maps(self) -> Tensor:
+        """Return the logits of all classes, float32 (C, H, W)."""
+        return self.logits.all_maps()[0, :, *self.inside].float()
+
+    def largest_class(self) -> tuple[Tensor, Tensor]:
+        """Return the same as `largest_class` of all maps."""
+        largest, index, _ = self._in_one_pass(None)
+        return largest, index
+
+    def with_share(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `largest_class` and the softmax of the largest, float32 (H, W), for little more."""
+        # The mean of the highest logits is never below the highest mean, so that no exponential is above 1.
+        bound = dataclasses.replace(self.logits, logits=self.logits.logits.amax(1, keepdim=True)).class_map(0)
+        largest, index, total = self._in_one_pass(bound[0, *self.inside])
+        share = (largest - bound[0, *self.inside]).exp_().div_(total)
+        if not bool((total > _SMALLEST_TOTAL).all()):  # logits of opposite sign, far beyond what networks return
+            share = share_of_largest(self.all_maps(), largest)
+        return largest, index, share
+
+    def _in_one_pass(self, bound: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the largest logit, its class and the sum of exp(logits - bound), where that is given."""
+        largest = self.class_map(0).clone(memory_format=torch.contiguous_format)
+        index = torch.zeros_like(largest, dtype=torch.uint8)
+        total = torch.zeros_like(largest) if bound is None else (largest - bound).exp_()
+        for number in range(1, self.logits.logits.shape[1]):
+            scores = self.class_map(number)
+            # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
+            torch.maximum(index, (scores > largest).view(torch.uint8).mul_(number), out=index)
+            torch.maximum(largest, scores, out=largest)
+            if bound is not None:
+                total.add_((scores - bound).exp_())
+        return largest, index, total
+
+
+def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: torch.device) -> bool:
+    """Return whether the classes can be decided before all scores are enlarged, which is faster on a CPU."""
+    protocol = setup.protocol
+    fits = protocol.crop_size is None or all(s <= w for s, w in zip(sample.size, protocol.crop_size, strict=True))
+    one_look = (protocol.mode == "whole" or fits) and not protocol.flip and not protocol.margin
+    if device.type != "cpu" or not one_look or not isinstance(model, SegmentationModel):
+        return False
+    # What was compiled has decided already how its scores are made.
+    return model.ends_enlarging and model._compiled_call_impl is None
+
+
+def score_coarsely(setup: Setup, sample: RGBDSample) -> CoarseScores | Tensor:
+    """Return logits that are still to be enlarged; all of them (C, H, W) where a model does not end so."""
+    protocol = setup.protocol
+    window = protocol.crop_size
+    if protocol.mode == "whole" or window is None:
+        window = setup.spec.padded_size(sample.size)
+    placement = Placement.centered(sample.size, window)
+    batch = pack_placed([(sample, placement)], setup.spec).to(sample.rgb.device)
+    with postponed_resize() as asked:
+        logits = model_output(setup, batch.images, batch.camera)
+    if len(asked) == 1 and asked[0].placeholder is logits:
+        return CoarseScores(asked[0], placement.inside)
+    if asked:  # a model of somebody else's that does not say so
+        logits = logits_of(setup, batch.images, batch.camera)
+    return placement.uncover(logits[0].float())
