@@ -53,5 +53,14 @@ def test_prediction_imports_neither_the_compiler_nor_what_trains(tmp_path: Path)
     loaded = modules_of_command("predict", "--rgb", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"))
     assert "torch" in loaded
     assert (tmp_path / "out" / "label" / "a.png").is_file()
-    unwanted = {"jsonargparse", "lightning", "scipy", "torch._dynamo", "torch._inductor", "matplotlib", "pandas", "torchmetrics"}
+    unwanted = {
+        "jsonargparse",
+        "lightning",
+        "scipy",
+        "torch._dynamo",
+        "torch._inductor",
+        "matplotlib",
+        "pandas",
+        "torchmetrics",
+    }
     assert loaded.isdisjoint(unwanted)
