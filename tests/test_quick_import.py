@@ -54,7 +54,6 @@ def test_prediction_imports_neither_the_compiler_nor_what_trains(tmp_path: Path)
     assert "torch" in loaded
     assert (tmp_path / "out" / "label" / "a.png").is_file()
     unwanted = {
-        "jsonargparse",
         "lightning",
         "scipy",
         "torch._dynamo",

@@ -106,6 +106,7 @@ def test_a_small_gain_is_no_reason_to_round(monkeypatch: pytest.MonkeyPatch, tre
         ((1.0, 0.99, 0.96, 0.97), ("32-true", False)),
         ((1.0, 0.5, 0.6, 0.7), ("32-true", True)),
         ((1.0, 0.9, 0.4, 0.7), ("bf16-mixed", False)),
+        ((3.0, 2.6, 2.6, 2.5), ("32-true", True)),
     ):
         monkeypatch.setattr(probe, "pass_seconds", lambda *_, seconds=seconds: list(seconds))
         hardware, _ = probe.probed(config, model, fabric)
