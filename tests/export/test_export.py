@@ -26,7 +26,7 @@ from rgbdseg.export import export as export_module
 from rgbdseg.export.bundle import write_bundle
 from rgbdseg.export.export import Exported, Frames, export_model, trtexec_line
 from rgbdseg.export.frames import dataset_frames, room_frames
-from rgbdseg.export.onnx_graph import ExportError, GraphStages, OnnxRunner
+from rgbdseg.export.onnx_graph import ExportError, GraphStages, OnnxRunner, with_outputs
 from rgbdseg.export.onnx_segmenter import OnnxSegmenter
 from rgbdseg.export.openvino import OpenVINORunner, write_openvino
 from rgbdseg.export.parity import BARS, ParityBar, ParityReport, graph_inputs, plain_frame
@@ -328,18 +328,42 @@ def test_openvino_runs_the_same_graph(tmp_path: Path) -> None:
         OpenVINORunner(b"no graph")
 
 
+def test_what_openvino_cannot_read_is_said_briefly() -> None:
+    pytest.importorskip("openvino")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "ab"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Unheard", ["a"], ["b"])], "g", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    with pytest.raises(ExportError, match=r"OpenVINO cannot read the graph: it cannot convert Unheard$"):
+        OpenVINORunner(model.SerializeToString())
+
+
+def test_a_graph_with_fewer_outputs(tmp_path: Path) -> None:
+    exported(DEPTH, tmp_path / "graph.onnx")
+    graph = (tmp_path / "graph.onnx").read_bytes()
+    room = room_frames(SIZE, 1, DEPTH)[0][0]
+    plan = GraphPlan(DEPTH, size=SIZE)
+    inputs = graph_inputs([plain_frame(room, plan)], plan)
+    whole, plain = OnnxRunner(graph)(inputs), OnnxRunner(with_outputs(graph, ("confidence", "labels")))(inputs)
+    assert list(plain) == ["confidence", "labels"]
+    assert np.array_equal(plain["labels"], whole["scores"].argmax(1))
+    np.testing.assert_allclose(plain["confidence"], whole["scores"].max(1), rtol=1e-6)
+
+
 def test_the_table(tmp_path: Path) -> None:
     report = ParityReport(2, 0.99987, 0.02, 2.0, None, BARS["fp32"])
     speeds = {("ONNX Runtime", 1): 2.0, ("ONNX Runtime", 2): 1.5, ("OpenVINO", 1): 3.25}
     rows = [
         FamilyExport("works", "", {"ONNX Runtime": report}, {"OpenVINO": "no a|b"}, speeds),
         FamilyExport("fails", "for | that"),
+        FamilyExport("tells", "a long story " * 20),
     ]
     (tmp_path / "page.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_table(tmp_path / "page.md", rows, SIZE)
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert "| works | yes | 99.987 % | no: no a/b | 1.0e-02 | 2.00 | 1.50 | 3.25 |  |" in lines
     assert any(line.startswith("| fails | no: for / that |") for line in lines)
+    told = next(line for line in lines if line.startswith("| tells"))
+    assert len(told.split("|")[2].strip()) == len("no: ") + 80
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "old" not in lines
     table = [line for line in lines if line.startswith("|")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,13 +50,19 @@ class OpenVINORunner:
                 self.model = openvino.convert_model(file)
                 self.compiled = openvino.Core().compile_model(self.model, "CPU", settings)
             except Exception as error:  # its own exceptions have no common class
-                raise ExportError(f"OpenVINO cannot read the graph: {' '.join(str(error).split())[:300]}") from error
+                raise ExportError(f"OpenVINO cannot read the graph: {_reason(str(error))}") from error
         self.output_names = tuple(one.get_any_name() for one in self.compiled.outputs)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return arrays by name."""
         found = self.compiled(dict(inputs))
         return {name: found[name] for name in self.output_names}
+
+
+def _reason(message: str) -> str:
+    """Return what a long message of OpenVINO comes down to: the operators that it does not know, or its beginning."""
+    unknown = dict.fromkeys(re.findall(r"-- (\w+)-\d+ with a message", message))
+    return f"it cannot convert {', '.join(unknown)}" if unknown else " ".join(message.split())[:300]
 
 
 def write_openvino(model: bytes, metadata: Mapping[str, Any], out: Path) -> None:

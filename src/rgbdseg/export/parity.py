@@ -193,8 +193,9 @@ def compare(
     for frame in frames:
         sample = plain_frame(frame, plan)
         outputs = run(graph_inputs([sample], plan))
-        log_scores = segmenter.score(sample).log_scores.cpu().numpy()
-        labels = (log_scores.argmax(0).astype(np.uint8), outputs["labels"][0])
+        wanted = segmenter.score(sample)
+        log_scores = wanted.log_scores.cpu().numpy()
+        labels = (wanted.prediction.cpu().numpy(), outputs["labels"][0])
         seen.add(labels, log_scores, outputs["log_scores"][0])
         if scored and sample.label is not None:
             labeled += 1
