@@ -24,8 +24,8 @@ TINY = {
     "training_step": "--model sagate_resnet18 --crop 32 --batch 2 --rounds 1 --threads 1 --ways float32",
     "cityscapes_inference": "--model sagate_resnet18 --size 32 64 --window 32 --threads 1",
 }
-OF_THEIR_OWN = {"gpu_report", "prepare_nyuv2"}
-"""They start processes for all they do, which takes a while."""
+OF_THEIR_OWN = {"gpu_report", "prepare_nyuv2", "bulk"}
+"""They start processes for all they do, or label many frames, which takes a while."""
 SHARED = {"turns", "peak"}
 
 

@@ -89,6 +89,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         file = getattr(options, option)
         if file is not None and file.is_dir():
             raise UsageError(f"--{option} {file} is a folder; expected a file")
+        if option == "plot":
+            continue  # a picture has no first line; its name must say that it is one
         if file is not None and not is_replaceable(file, f"{_TITLES[option]}\n".encode()):
             raise UsageError(f"--{option} {file} exists and is no page of an earlier call; choose another name")
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
