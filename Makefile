@@ -11,7 +11,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[log,data,export,recordings,serve]" --group dev
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[log,data,export,recordings,plot,serve]" --group dev
 	@touch $@
 
 demo: $(STAMP)

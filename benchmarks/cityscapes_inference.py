@@ -1,6 +1,6 @@
 """Memory and time of evaluating full-size street images on the CPU: random weights, random frames.
 
-    python benchmarks/cityscapes_inference.py [--frames 1] [--threads 2] [--scales 0.75 1 1.25] [--flip]
+    python benchmarks/cityscapes_inference.py [--frames 1] [--threads 2] [--scales 0.75 1 1.25] [--flip] [--window 800]
 
 Frames of 1024x2048 go through the protocol of the recipe `sagate-cityscapes` (windows of 800 pixels, one at a time)
 and into the metrics, as `rgbdseg evaluate` does it for each image.  Prints the time of each image and the peak of the
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
+    parser.add_argument("--window", type=int, default=config.evaluation.crop_size[0])
     parser.add_argument("--scales", type=float, nargs="+", default=(1.0,))
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--window-batch", type=int, default=config.evaluation.window_batch)
@@ -55,7 +56,11 @@ def main() -> None:
     libraries = peak_gib()
     model = create_model(options.model, len(CITYSCAPES19)).eval()
     protocol = dataclasses.replace(
-        config.evaluation, scales=tuple(options.scales), flip=options.flip, window_batch=options.window_batch
+        config.evaluation,
+        crop_size=(options.window, options.window),
+        scales=tuple(options.scales),
+        flip=options.flip,
+        window_batch=options.window_batch,
     )
     metrics = SegmentationMetrics(len(CITYSCAPES19), CITYSCAPES19.classes, CITYSCAPES19.categories)
     size = (options.size[0], options.size[1])

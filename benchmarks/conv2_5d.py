@@ -7,8 +7,8 @@ Forward and backward, to every input and parameter, of the four layers that ResN
 does what the published operator does: it unfolds the input and keeps one masked copy per depth kernel.  The floor is
 what no formulation of the same products can avoid: three plain convolutions of the same size.  On a GPU the table has
 the Triton kernels ("fused") beside the portable tiles ("lean").
-Times are medians of rounds in which all take turns; on one CPU thread they are CPU time, which other processes on
-the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
+Times are medians of rounds in which all take turns; on one CPU thread they are processor time, which other processes
+on the machine disturb less than the wall clock.  Memory is the growth of the process's peak over what it held
 before, each in a process of its own (on a GPU: of the allocator's peak, in this process), gradients included.
 
 What was tried on the CPU (AMD Zen 4, float32, batch 1), and what it gave:
@@ -37,23 +37,19 @@ What was tried on the CPU (AMD Zen 4, float32, batch 1), and what it gave:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from peak import in_new_process, peak_growth_mib
 from rgbdseg.datasets import nyuv2
 from rgbdseg.nn.conv2_5d.operator import DepthConv2d, MalleableConv2_5d
 from rgbdseg.nn.conv2_5d.product import FUSED_VARIABLE
+from turns import machine, medians, seconds_in_turns
 
 
 def unfold_windows(depth: Tensor, side: int, stride: int, padding: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,8 +156,6 @@ def make_steps(layer: Layer, size: int, batch: int, device: str) -> dict[str, St
             conv.zero_grad(set_to_none=True)
             x.grad = None
             forward().backward(grad_y)
-            if device != "cpu":
-                torch.cuda.synchronize()
 
         return run
 
@@ -181,47 +175,18 @@ def with_fused_kernels(step: Step) -> Step:
     return run
 
 
-def median_seconds(steps: dict[str, Step], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Time the steps in turns."""
-    durations: dict[str, list[float]] = {name: [] for name in steps}
-    for round_index in range(repeats + 1):
-        for name, step in steps.items():
-            start = clock()
-            step()
-            if round_index:  # the first round warms up
-                durations[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in durations.items()}
-
-
-def status_kilobytes(field: str) -> int:
-    """Return VmRSS or VmHWM (its peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
 def measure_memory(layer: Layer, size: int, batch: int, formulation: str, device: str) -> float:
     """Return the peak growth of one step in MiB."""
     nn.Conv2d(2, 2, 3, device=device)(torch.ones(1, 2, 8, 8, device=device)).sum().backward()  # loads the libraries
     make_steps(layer, 32, 1, device)[formulation]()
-    step = make_steps(layer, size, batch, device)[formulation]
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # or the step could use what the small one left
-    Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present
-    before_kilobytes = status_kilobytes("VmRSS")
-    step()
-    return (status_kilobytes("VmHWM") - before_kilobytes) / 1024
+    return peak_growth_mib(make_steps(layer, size, batch, device)[formulation], device)
 
 
 def memory_in_new_process(layer: Layer, batch: int, formulation: str, options: argparse.Namespace) -> float:
     if options.device != "cpu":  # where the allocator keeps count, whatever ran before
         return measure_memory(layer, options.size, batch, formulation, options.device)
     shared = ["--device", options.device, "--size", str(options.size), "--threads", str(options.threads)]
-    command = [sys.executable, __file__, *shared, "--memory-of", layer.name, formulation, str(batch)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return in_new_process(__file__, *shared, "--memory-of", layer.name, formulation, batch)
 
 
 def main() -> None:
@@ -250,12 +215,8 @@ def compare(options: argparse.Namespace) -> None:
     names = FORMULATIONS if options.device == "cpu" else GPU_FORMULATIONS
     ours = names[: names.index("unfold")]
     measured = (*ours, "unfold")
-    one_cpu_thread = options.device == "cpu" and options.threads == 1
-    clock = time.process_time if one_cpu_thread else time.perf_counter
-    print(
-        f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), image side {options.size}, "
-        f"{'TF32' if options.tf32 else 'float32'} products"
-    )
+    print(machine(options.device, options.threads))
+    print(f"image side {options.size}, {'TF32' if options.tf32 else 'float32'} products")
     heads = [f"{n} ms" for n in names] + [f"{n}/floor" for n in ours] + [f"unfold/{n}" for n in ours]
     heads += [] if options.no_memory else [f"{n} MiB" for n in measured]
     for batch in options.batches:
@@ -263,8 +224,9 @@ def compare(options: argparse.Namespace) -> None:
         total = dict.fromkeys(names, 0.0)
         for layer in LAYERS:
             steps = make_steps(layer, options.size, batch, options.device)
-            seconds = median_seconds({name: steps[name] for name in names}, options.repeats, clock)
-            del steps
+            ways = {name: steps[name] for name in names}
+            seconds = medians(seconds_in_turns(ways, options.repeats, options.device, options.threads))
+            del steps, ways
             total = {name: total[name] + seconds[name] for name in names}
             memory = [] if options.no_memory else [memory_in_new_process(layer, batch, n, options) for n in measured]
             print(f"{layer.name:8}" + row(seconds, ours) + "".join(f"{value:13.1f}" for value in memory), flush=True)

@@ -111,8 +111,8 @@ def parts(data: str | None) -> list[Part]:
         Part(
             "hha",
             "HHA",
-            script("hha", *cuda, "--batches", "1", "8", "32", "--repeats", "8"),
-            script("hha", "--size", "60", "80", "--batches", "1", "4", "--repeats", "2"),
+            script("hha", *cuda, "--batches", "1", "8", "32", "--rounds", "4"),
+            script("hha", "--size", "60", "80", "--batches", "1", "4", "--rounds", "1", "--threads", "1"),
             60,
             "at least 100 times the plain formulation; batches no slower per frame than single frames",
         ),

@@ -1,19 +1,19 @@
 """Speed and agreement of `rgbdseg.geometry.hha.encode_hha` beside a plain NumPy/SciPy formulation of the encoding.
 
-    python benchmarks/hha.py [--depth FILE.npy] [--size 480 640] [--repeats 20] [--batches 1 4] [--device cpu]
+    python benchmarks/hha.py [--depth FILE.npy] [--size 480 640] [--rounds 5] [--batches 1 4] [--threads 1 2]
+                             [--device cpu]
 
 The plain formulation does what the published Python encoder does: nine product images for each of the two window
 radii, each summed by `scipy.signal.convolve2d` with a full (2R+1) x (2R+1) kernel, and one `math.acos` for every
-pixel.  Both are timed in the same run, the fastest of several calls each, by the clock and by processor time (which a
-busy machine disturbs less); the ratios are per frame.  With --device cuda the table also has the GPU, without the way
-of the frames to it and back.
+pixel.  Both take turns in one run, at each number of threads; the plain one uses one thread always.  With --device cuda
+ours is timed without the way of the frames to the GPU and back.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import INDOOR, encode_hha
+from turns import machine, seconds_in_turns, table
 
 Array = NDArray[np.float64]
 
@@ -134,58 +135,37 @@ def with_holes(depth_m: Array) -> Array:
     return raw
 
 
-def fastest_ms(call: Callable[[], object], repeats: int) -> NDArray[np.float64]:
-    """Return clock and processor time of the fastest of ``repeats`` calls after one to warm up, in milliseconds."""
-    call()
-    durations = []
-    for _ in range(repeats):
-        start = np.array([time.perf_counter(), time.process_time()])
-        call()
-        durations.append(np.array([time.perf_counter(), time.process_time()]) - start)
-    return 1000 * np.min(durations, axis=0)
-
-
 def compare(name: str, depth_m: Array, raw_depth_m: Array, camera: Array, options: argparse.Namespace) -> None:
     """Print agreement and timings of one depth map."""
     depth, raw = (torch.from_numpy(a).float()[None, None] for a in (depth_m, raw_depth_m))
     cameras = torch.from_numpy(camera)[None]
     ours = encode_hha(depth, cameras, raw, INDOOR)[0].numpy().astype(int)
     print(f"\n{name}: {(raw_depth_m == 0).mean():.1%} missing")
-    plain = np.full(2, np.nan)
+    ways: dict[str, Callable[[], object]] = {}
     try:
         difference = np.abs(ours - plain_hha(depth_m, camera, raw_depth_m))
-        plain = fastest_ms(lambda: plain_hha(depth_m, camera, raw_depth_m), 2)
-        print(
-            f"  agreement: {(difference == 0).mean():.3%} equal, {(difference <= 1).mean():.3%} within one gray level"
-        )
+        ways["plain"] = lambda: plain_hha(depth_m, camera, raw_depth_m)
+        print(f"{(difference == 0).mean():.3%} equal, {(difference <= 1).mean():.3%} within one gray level")
     except ImportError:
-        print("  SciPy is not installed: no plain formulation to compare with")
-    print(f"  {'per frame':24}{'clock ms':>10}{'ratio':>8}{'CPU ms':>10}{'ratio':>8}")
-    print(f"  {'plain, 1 thread':24}{plain[0]:10.2f}{1:8}{plain[1]:10.2f}{1:8}", flush=True)
-    ways = [("cpu", threads) for threads in (1, 2)] + ([("cuda", 1)] if options.device == "cuda" else [])
-    for device, threads in ways:
+        print("SciPy is not installed: no plain formulation to compare with")
+    frames = dict.fromkeys(ways, 1)
+    for batch in options.batches:
+        many, many_raw = (values.repeat(batch, 1, 1, 1).to(options.device) for values in (depth, raw))
+        row = f"rgbdseg, batch {batch}"
+        ways[row] = functools.partial(encode_hha, many, cameras, many_raw, INDOOR)
+        frames[row] = batch
+    for threads in options.threads if options.device == "cpu" else (1,):
         torch.set_num_threads(threads)
-        what = "GPU" if device == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
-        for batch in options.batches:
-            many, many_raw = (values.repeat(batch, 1, 1, 1).to(device) for values in (depth, raw))
-
-            def call(many: torch.Tensor = many, many_raw: torch.Tensor = many_raw) -> object:
-                hha = encode_hha(many, cameras, many_raw, INDOOR)
-                if hha.is_cuda:
-                    torch.cuda.synchronize()
-                return hha
-
-            clock, processor = fastest_ms(call, max(5, options.repeats // batch)) / batch
-            ratios = plain / (clock, processor)
-            row = f"rgbdseg, {what}, batch {batch}"
-            print(f"  {row:24}{clock:10.2f}{ratios[0]:8.1f}{processor:10.2f}{ratios[1]:8.1f}", flush=True)
+        print(machine(options.device, threads))
+        print(table(seconds_in_turns(ways, options.rounds, options.device, threads), frames), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time HHA against a plain NumPy/SciPy formulation.")
     parser.add_argument("--depth", type=Path, help="NumPy file, (H, W) meters with 0 = missing; default: a made room")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of the made room")
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls; the fastest counts")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), help="a table for each number")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 4))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
@@ -195,7 +175,7 @@ def main() -> None:
         fx = FOCAL_LENGTH_PER_WIDTH * depth_m.shape[1]
         camera = np.array([fx, fx, (depth_m.shape[1] - 1) / 2, (depth_m.shape[0] - 1) / 2])
     np.seterr(divide="ignore", invalid="ignore")
-    print(f"torch {torch.__version__}, {depth_m.shape[0]}x{depth_m.shape[1]} pixels, {arguments.device}")
+    print(f"{depth_m.shape[0]}x{depth_m.shape[1]} pixels; times are per frame")
     compare("as it is", depth_m, depth_m, camera, arguments)
     compare("with holes", depth_m, with_holes(depth_m), camera, arguments)
 

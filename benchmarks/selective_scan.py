@@ -5,9 +5,9 @@
 
 The scans of `sigma_tiny` for one image: of the encoder's four stages, and of the cross and concat block at the finest
 one.  The plain recurrence is a loop over tokens, each with a handful of operations on all channels and states.
-Both take turns; the table has the least and the median time.  On one CPU thread it is CPU time, which other processes
-disturb less than the wall clock.  Memory is the growth of the process's peak over what it held before, each in a
-process of its own (on a GPU: of the allocator's peak, in this process).
+Both take turns; the table has the least and the median time.  On one CPU thread it is processor time, which other
+processes disturb less than the wall clock.  Memory is the growth of the process's peak over what it held before, each
+in a process of its own (on a GPU: of the allocator's peak, in this process).
 With --backward gradients of all inputs are computed, too; autograd keeps every state of the recurrence, so choose a
 small size.
 """
@@ -15,20 +15,16 @@ small size.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from peak import in_new_process, peak_growth_mib
 from rgbdseg.nn.selective_scan import selective_scan
+from turns import least, machine, medians, seconds_in_turns
 
 
 class Scan(NamedTuple):
@@ -96,59 +92,40 @@ def run(formulation: Formulation, inputs: Inputs, backward: bool) -> Tensor:
         y = formulation(inputs)
         if backward:
             torch.autograd.grad(y, inputs, torch.ones_like(y))
-    if y.is_cuda:
-        torch.cuda.synchronize()
     return y.detach()
-
-
-def status_kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def measure_memory(scan: Scan, name: str, options: argparse.Namespace) -> float:
     """Return the peak growth of one run in MiB."""
     run(FORMULATIONS[name], make_inputs(scan, (64, 64), options.device, options.backward), options.backward)
     inputs = make_inputs(scan, tuple(options.size), options.device, options.backward)
-    if options.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(FORMULATIONS[name], inputs, options.backward)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present
-    before_kilobytes = status_kilobytes("VmRSS")
-    run(FORMULATIONS[name], inputs, options.backward)
-    return (status_kilobytes("VmHWM") - before_kilobytes) / 1024
+    return peak_growth_mib(lambda: run(FORMULATIONS[name], inputs, options.backward), options.device)
 
 
 def memory_in_new_process(scan: Scan, name: str, options: argparse.Namespace) -> float:
     if options.device != "cpu":  # where the allocator keeps count, whatever ran before
         return measure_memory(scan, name, options)
-    size = [str(side) for side in options.size]
-    command = [sys.executable, __file__, "--device", options.device, "--size", *size, "--threads", str(options.threads)]
-    command += ["--backward"] if options.backward else []
-    command += ["--memory-of", scan.name, name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    backward = ("--backward",) if options.backward else ()
+    shared = ("--device", options.device, "--size", *options.size, "--threads", options.threads, *backward)
+    return in_new_process(__file__, *shared, "--memory-of", scan.name, name)
 
 
 def compare(scan: Scan, options: argparse.Namespace) -> str:
-    one_cpu_thread = options.device == "cpu" and options.threads == 1
-    clock = time.process_time if one_cpu_thread else time.perf_counter
     inputs = make_inputs(scan, tuple(options.size), options.device, options.backward)
-    for formulation in FORMULATIONS.values():  # to warm up
-        run(formulation, tuple(t[:, :, :64] if t.ndim == 4 else t for t in inputs), options.backward)
-    seconds: dict[str, list[float]] = {name: [] for name in FORMULATIONS}
     results: dict[str, Tensor] = {}
-    for _ in range(options.repeats):
-        for name, formulation in FORMULATIONS.items():
-            start = clock()
-            results[name] = run(formulation, inputs, options.backward)
-            seconds[name].append(clock() - start)
+
+    def way(name: str) -> Callable[[], None]:
+        def once() -> None:
+            results[name] = run(FORMULATIONS[name], inputs, options.backward)
+
+        return once
+
+    ways = {name: way(name) for name in FORMULATIONS}
+    durations = seconds_in_turns(ways, options.repeats, options.device, options.threads)
     torch.testing.assert_close(results["blocks"], results["recurrence"], rtol=1e-3, atol=1e-3)
-    least, median = ({n: f(values) for n, values in seconds.items()} for f in (min, statistics.median))
-    cells = [f"{1000 * t[name]:13.1f}" for name in FORMULATIONS for t in (least, median)]
-    cells += [f"{t['recurrence'] / t['blocks']:13.2f}" for t in (least, median)]
+    times = (least(durations), medians(durations))
+    cells = [f"{1000 * t[name]:13.1f}" for name in FORMULATIONS for t in times]
+    cells += [f"{t['recurrence'] / t['blocks']:13.2f}" for t in times]
     if not options.no_memory:
         cells += [f"{memory_in_new_process(scan, name, options):13.1f}" for name in FORMULATIONS]
     return f"{scan.name:8}{inputs[0].shape[2]:8}" + "".join(cells)
@@ -170,7 +147,8 @@ def main() -> None:
         print(measure_memory(next(scan for scan in SCANS if scan.name == name), formulation, options))
         return
     passes = "forward and backward" if options.backward else "forward"
-    print(f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), {passes}, image {options.size}")
+    print(machine(options.device, options.threads))
+    print(f"{passes}, image {options.size[0]}x{options.size[1]}")
     heads = [f"{name} {word}" for name in ("blocks", "recurr.") for word in ("min", "med.")]
     heads += ["ratio min", "ratio med."] + ([] if options.no_memory else ["blocks MiB", "recurr. MiB"])
     print(f"{'ms':8}{'tokens':>8}" + "".join(f"{head:>13}" for head in heads))

@@ -16,12 +16,13 @@ from collections.abc import Callable
 
 import torch
 
+from peak import peak_growth_mib
 from rgbdseg.config.train import HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rgbdseg.engine.hardware import make_fabric
 from rgbdseg.engine.step import make_state, training_step
 from rgbdseg.models._registry import create_model
 from rgbdseg.sample import RGBDBatch
-from turns import machine, seconds_in_turns, table, wait
+from turns import machine, seconds_in_turns, table
 
 CLASSES = 40
 WAYS: dict[str, dict[str, object]] = {
@@ -63,12 +64,7 @@ def peak_mib(step: Callable[[], None], device: str) -> float | None:
     step()  # picks algorithms, with scratch memory of their own
     if device == "cpu":
         return None
-    wait(device)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    wait(device)
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return peak_growth_mib(step, device)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 
 Clock = Callable[[], float]
 Way = Callable[[], object]
+Durations = dict[str, list[float]]
 
 
 def clock_for(device: str, threads: int) -> tuple[Clock, str]:
@@ -20,13 +21,13 @@ def clock_for(device: str, threads: int) -> tuple[Clock, str]:
     return time.perf_counter, "wall clock"
 
 
-def seconds_in_turns(ways: Mapping[str, Way], rounds: int, device: str, threads: int) -> dict[str, list[float]]:
+def seconds_in_turns(ways: Mapping[str, Way], rounds: int, device: str, threads: int) -> Durations:
     """Return the durations of every way; each round runs all of them, every other one in reverse order.
 
     The first round is not counted.
     """
     clock, _ = clock_for(device, threads)
-    durations: dict[str, list[float]] = {name: [] for name in ways}
+    durations: Durations = {name: [] for name in ways}
     for index in range(rounds + 1):
         order = list(ways.items())
         for name, way in order if index % 2 else reversed(order):
@@ -45,23 +46,38 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def table(durations: Mapping[str, list[float]], per: int = 1, unit: str = "ms", baseline: str = "") -> str:
+def table(
+    durations: Mapping[str, list[float]], per: int | Mapping[str, int] = 1, unit: str = "ms", baseline: str = ""
+) -> str:
     """Return a line per way: minimum, median and spread in milliseconds, and the baseline's times over its own.
 
-    per: divides the times, for several images at once.  baseline: the first by default.
+    per: divides the times, for several images at once; one number for all ways, or one for each.  baseline: the first
+    by default.
     """
     baseline = baseline or next(iter(durations))
+    count = {name: per if isinstance(per, int) else per[name] for name in durations}
     width = max(map(len, durations)) + 2
     lines = [f"{'':{width}}{f'min {unit}':>12}{f'median {unit}':>12}{'spread':>9}{'ratio min':>11}{'ratio median':>14}"]
     for name, values in durations.items():
         low, middle = min(values), statistics.median(values)
         spread = (max(values) - low) / middle
+        scale = count[name] / count[baseline]
         ratios = min(durations[baseline]) / low, statistics.median(durations[baseline]) / middle
         lines.append(
-            f"{name:{width}}{1000 * low / per:12.2f}{1000 * middle / per:12.2f}{100 * spread:8.0f}%"
-            f"{ratios[0]:11.2f}{ratios[1]:14.2f}"
+            f"{name:{width}}{1000 * low / count[name]:12.2f}{1000 * middle / count[name]:12.2f}{100 * spread:8.0f}%"
+            f"{scale * ratios[0]:11.2f}{scale * ratios[1]:14.2f}"
         )
     return "\n".join(lines)
+
+
+def least(durations: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the shortest time of each way in seconds."""
+    return {name: min(values) for name, values in durations.items()}
+
+
+def medians(durations: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the median time of each way in seconds."""
+    return {name: statistics.median(values) for name, values in durations.items()}
 
 
 def machine(device: str, threads: int) -> str:

@@ -81,6 +81,7 @@ def read_run(folder: Path) -> Run:
     config = run.stored_config()
     files = sorted((folder / "evaluation").glob("*.json"))
     evaluations = [json.loads(file.read_text()) for file in files]
+    evaluations = [one for one in evaluations if "inputs" not in one]  # scored with faults on purpose
     if not evaluations:
         raise UsageError(f"{folder} has no evaluation/*.json; run rgbdseg evaluate {folder} first")
     # Trials on a few images of a split, and other splits, are no results of the run.

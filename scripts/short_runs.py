@@ -51,7 +51,7 @@ class ShortRun:
 _ADAMW = ("--optimizer.learning_rate", "5e-4")
 _DROP_PATH = ("--model.options.drop_path_rate", "0.1")
 # Masks are given up within the few steps; at the steps of the recipe that part would never run.
-_EOMT = ("--model.options.decoder_options", "{}", "--model.options.mask_annealing", "[[4, 8], [10, 14], [16, 20]]")
+_EOMT = ("--model.options.mask_annealing", "[[4, 8], [10, 14], [16, 20]]")
 RUNS = (
     ShortRun("CMX", "cmx-mit-b2-nyuv2", "cmx_mit_b0", _ADAMW),
     ShortRun("CMNeXt", "cmnext-mit-b4-nyuv2", "cmnext_mit_b0", (*_ADAMW, *_DROP_PATH)),

@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rgbdseg.config.disturbance import DepthDisturbance
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.datasets import get_label_set
 from rgbdseg.datasets.rooms import ROOMS
@@ -39,8 +40,9 @@ from rgbdseg.models._registry import create_model
 from rgbdseg.models.litefusion import LiteFusion
 from rgbdseg.nn.blocks import DropPath
 from rgbdseg.rooms import render_frame
-from rgbdseg.transforms.disturb import DepthDisturbance, disturb_depth
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.transforms.disturb import disturb_depth
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 
 # B batch, N frames, V variants of the geometry, H height, W width
 

@@ -6,7 +6,7 @@ Every function writes known content and returns it, so that a test can compare v
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +281,84 @@ def write_sun_split(path: Path, train: Sequence[str], test: Sequence[str]) -> No
             cell[0, place] = SERVER + folder + ("/" if place % 2 else "")
         cells[name] = cell
     scipy.io.savemat(path, cells)
+
+
+MFNET_NAMES = ("00001D", "00002N", "00003D", "00004N", "00005D")
+MFNET_LISTS = {
+    "train": ("00001D", "00002N", "00001D_flip", "00002N_flip"),
+    "val": ("00003D",),
+    "test": ("00005D", "00004N"),
+    "test_day": ("00005D",),
+    "test_night": ("00004N",),
+}
+
+
+def mfnet_picture(index: int) -> np.ndarray:
+    """Red, green, blue and thermal of one frame (480, 640, 4)."""
+    random = np.random.default_rng(index)
+    return enlarged(random.integers(0, 256, (30, 40, 4), dtype=np.uint8))
+
+
+def mfnet_classes(index: int) -> np.ndarray:
+    random = np.random.default_rng(100 + index)
+    return enlarged(random.integers(0, 9, (30, 40), dtype=np.uint8))
+
+
+def write_mfnet(root: Path) -> Path:
+    """The unpacked archive, as its authors publish it, with a few frames; the mirrored ones are made by a script."""
+    for folder in ("images", "labels", "anno_json", "visual"):
+        (root / folder).mkdir(parents=True)
+    for index, name in enumerate(MFNET_NAMES):
+        Image.fromarray(mfnet_picture(index)).save(root / "images" / f"{name}.png", compress_level=1)
+        Image.fromarray(mfnet_classes(index)).save(root / "labels" / f"{name}.png", compress_level=1)
+    for name, listed in MFNET_LISTS.items():
+        (root / f"{name}.txt").write_text("".join(f"{line}\n" for line in listed))
+    (root / "black_list.txt").write_text("")
+    (root / "make_flip.py").write_text("")
+    return root
+
+
+DELIVER_SIZE, DELIVER_COARSE = (52, 52), (26, 26)  # officially 1042 and, for the coarse event camera, 512
+DELIVER_FRAMES = {
+    "cloud/train/MAP_1_point102/110350": ("cloud",),
+    "rain/train/MAP_2_point15_lidarjitter/000050": ("lidarjitter", "rain"),
+    "night/val/MAP_3_point9/000050": ("night",),
+    "sun/val/MAP_3_point9_motionblur/000050": ("motionblur", "sun"),
+    "fog/test/MAP_7_point4_eventlowres/006250": ("eventlowres", "fog"),
+}
+_DELIVER_WORDS: Mapping[str, str] = {
+    "img": "rgb", "hha": "depth", "event": "event", "lidar": "lidar", "semantic": "semantic",
+}  # fmt: skip
+
+
+def deliver_content(index: int, low_events: bool) -> dict[str, np.ndarray]:
+    """The five official files of a frame: pictures with and without alpha, classes in the red channel."""
+    random = np.random.default_rng(index)
+
+    def picture(channels: int, size: tuple[int, int] = DELIVER_SIZE) -> np.ndarray:
+        return enlarged(random.integers(0, 256, (size[0] // 2, size[1] // 2, channels), dtype=np.uint8), 2)
+
+    semantic = picture(4)
+    semantic[..., 0] = enlarged(random.integers(0, 26, (26, 26), dtype=np.uint8), 2)
+    semantic[0, :, 0] = 255
+    return {
+        "img": picture(4),  # with alpha
+        "hha": picture(3),
+        "event": picture(3, DELIVER_COARSE if low_events else DELIVER_SIZE),
+        "lidar": picture(1)[..., 0],
+        "semantic": semantic,
+    }
+
+
+def deliver_file(root: Path, folder: str, key: str) -> Path:
+    return root / folder / f"{key}_{_DELIVER_WORDS[folder]}_front.png"
+
+
+def write_deliver(root: Path) -> Path:
+    """The unpacked official folder with a few frames."""
+    for index, key in enumerate(DELIVER_FRAMES):
+        for folder, pixels in deliver_content(index, "eventlowres" in key).items():
+            path = deliver_file(root, folder, key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return root

@@ -11,7 +11,7 @@ from rgbdseg.datasets import (
     DATASETS,
     CountedArea,
     DatasetFacts,
-    class_prior,
+    class_shares,
     facts_of_classes,
     get_label_set,
     label_sets,
@@ -58,9 +58,9 @@ def test_a_benchmark_of_another_package_is_known_everywhere(monkeypatch: pytest.
     assert get_label_set("pair") is mine
     assert facts_of_classes(mine) is facts
     assert median_range_m(mine) == (5.0, 6.0)
-    prior = class_prior(mine)
-    assert prior is not None
-    assert prior.tolist() == [[0.1, 0.2], [0.3, 0.4]]
+    shares = class_shares(mine)
+    assert shares is not None
+    assert shares.tolist() == [[0.1, 0.2], [0.3, 0.4]]
     rows, columns = EvaluationProtocol(area="mine-inner").counted((10, 20), "a")
     assert (rows, columns) == (slice(1, 9), slice(2, 18))
     with pytest.raises(UsageError, match="a dataset named 'nyuv2' exists already"):
@@ -70,7 +70,7 @@ def test_a_benchmark_of_another_package_is_known_everywhere(monkeypatch: pytest.
 def test_what_is_not_known_has_no_facts() -> None:
     other = LabelSet("other", ("x",), generic_palette(1))
     assert facts_of_classes(other) is None
-    assert class_prior(other) is None
+    assert class_shares(other) is None
     assert median_range_m(other) == median_range_m(None) == (0.1, 100.0)
     with pytest.raises(UsageError, match="unknown label set 'nyu4'; did you mean 'nyu40'"):
         get_label_set("nyu4")

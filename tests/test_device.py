@@ -6,7 +6,7 @@ import torch
 from rgbdseg import device
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.device import chosen_precision, place_model
-from rgbdseg.engine.hardware import device_type, with_chosen_precision
+from rgbdseg.engine.hardware import device_type, with_choices
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_auto_is_bfloat16_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(device, "_processor_flags", lambda: frozenset(flags))
     assert chosen_precision("auto", CPU) == expected
-    assert with_chosen_precision(HardwareConfig(accelerator="cpu", precision="auto")).precision == expected
+    assert with_choices(HardwareConfig(accelerator="cpu", precision="auto")).precision == expected
     assert chosen_precision("32-true", CPU) == "32-true"
 
 

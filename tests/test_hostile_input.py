@@ -43,7 +43,8 @@ from rgbdseg.input_spec import InputSpec, hha_stream, rgb_stream
 from rgbdseg.prepare.intrinsics import read_intrinsics
 from rgbdseg.prepare.pairing import read_associations, read_stamps
 from rgbdseg.prepare.recording import read_class_names
-from rgbdseg.weights.checkpoint import FACTS_KEY, ModelFacts, load_bundle, read_stored_model, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, read_stored_model, save_bundle
+from rgbdseg.weights.facts import FACTS_KEY, ModelFacts
 from rgbdseg.weights.files import read_state_dict
 from tests.hostile import as_json, npy, npy_with_header, spoil_bytes, spoil_values
 from tests.synthetic import write_tree
@@ -106,9 +107,9 @@ AZURE = {
         ]
     }
 }
-GREY = np.arange(192, dtype=np.uint8).reshape(SIZE) % 5
+GRAY = np.arange(192, dtype=np.uint8).reshape(SIZE) % 5
 DEPTH = (np.arange(192, dtype=np.uint16).reshape(SIZE) + 900).astype(np.uint16)
-COLORS = np.stack([GREY * 40] * 3, axis=-1)
+COLORS = np.stack([GRAY * 40] * 3, axis=-1)
 
 
 def tree_description() -> dict[str, Any]:
@@ -203,7 +204,7 @@ KINDS: dict[str, Kind] = {
     "color jpeg": Kind("a.jpg", picture(COLORS, "JPEG"), read_rgb, 150),
     "color webp": Kind("a.webp", picture(COLORS, "WEBP"), read_rgb, 80),
     "HHA image": Kind("a.png", picture(COLORS, "PNG"), read_hha, 80),
-    "labels": Kind("a.png", picture(GREY, "PNG"), read_label_values, 120),
+    "labels": Kind("a.png", picture(GRAY, "PNG"), read_label_values, 120),
     "depth png": Kind("a.png", picture(DEPTH, "PNG"), lambda p: read_depth(p, MILLIMETERS), 120),
     "depth tiff": Kind("a.tif", picture(DEPTH.astype(np.float32), "TIFF"), lambda p: read_depth(p, MILLIMETERS), 200),
     "depth npy": Kind("a.npy", npy(DEPTH), read_depth_and_size, 150),

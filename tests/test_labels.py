@@ -31,7 +31,7 @@ def test_order_of_classes(name: str, count: int, known: dict[str, int]) -> None:
 def test_colors_are_distinct_and_not_black(name: str) -> None:
     palette = get_label_set(name).palette
     assert len(set(palette)) == len(palette)
-    # The colour of void, and by its authors' choice of MFNet's class "unlabelled".
+    # The color of void, and by its authors' choice of MFNet's class "unlabelled".
     assert (0, 0, 0) not in palette[name == "mfnet9" :]
 
 

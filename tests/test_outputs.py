@@ -26,7 +26,8 @@ from rgbdseg.outputs import LabelFiles
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.visualize import colorize
-from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
+from rgbdseg.weights.checkpoint import save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.synthetic import make_camera, make_scene, write_tree
 
 SIZE = (24, 32)
@@ -80,6 +81,29 @@ def test_a_folder_says_what_its_numbers_mean(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "classes.json").read_text())["classes"][1]["value"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("classes.json", '{"names": []}'), ("classes.json", "x"), ("legend.png", "")]
+)
+def test_a_key_replaces_nothing_of_somebody_else(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    for replace in (False, True):
+        with pytest.raises(UsageError, match=f"{name} is something else than the {name} of labels"):
+            LabelFiles.of_classes(ABC, None).write_key(tmp_path, replace=replace)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_frame_is_not_saved_among_files_of_somebody_else(tmp_path: Path) -> None:
+    frame = Segmenter(create_model("deeplabv3plus_resnet18", 3), ABC, device="cpu")(make_scene(0, SIZE).rgb)
+    (tmp_path / "color").mkdir()
+    (tmp_path / "color" / "0.png").write_text("of a dataset")
+    with pytest.raises(UsageError, match=r"holds files in color/, such as 0\.png, that no prediction has written"):
+        frame.save(tmp_path, "0")
+    assert (tmp_path / "color" / "0.png").read_text() == "of a dataset"
+    for _ in range(2):
+        frame.save(tmp_path / "own", "0")
+
+
 def test_a_frame_is_saved_in_the_numbers_of_the_dataset(tmp_path: Path) -> None:
     scene = make_scene(0, SIZE)
     sample = make_sample(scene.rgb, scene.depth_m, make_camera(SIZE))
@@ -90,16 +114,24 @@ def test_a_frame_is_saved_in_the_numbers_of_the_dataset(tmp_path: Path) -> None:
     frame.restricted_to(["a", "c"]).save(tmp_path, "x")
     expected = np.select([labels == 0, labels == 2], [5, 300], 0)
     assert np.array_equal(read_label_values(tmp_path / "label" / "x.png"), expected)
-    assert (tmp_path / "classes.json").exists()
-    assert (tmp_path / "legend.png").exists()
+    key = json.loads((tmp_path / "classes.json").read_text())
+    assert [(one["value"], one["index"], one["name"]) for one in key["classes"]] == [(5, 0, "a"), (300, 2, "c")]
+    assert key["label_files"] == "hold the values of mine, 5 a, 300 c, 0 = void or any other class"
+    legend = np.asarray(Image.open(tmp_path / "legend.png")).reshape(-1, 3)
+    assert [any((legend == color).all(1)) for color in ABC.palette] == [True, False, True]
+    over = np.asarray(Image.open(tmp_path / "overlay" / "x.png"))
+    assert np.array_equal(over[expected == 0], scene.rgb[expected == 0])
+    assert np.array_equal(over[expected > 0], frame.overlay()[expected > 0])
+    colored = np.asarray(Image.open(tmp_path / "color" / "x.png"))
+    assert not colored[expected == 0].any()
     header, _, body = (tmp_path / "cloud" / "x.ply").read_bytes().partition(b"end_header\n")
     lines = header.decode().splitlines()
     assert [line for line in lines if line.startswith("comment")] == [
-        "comment label 5 a", "comment label 6 b", "comment label 300 c", "comment label 0 void",
+        "comment label 5 a", "comment label 300 c", "comment label 0 void",
     ]  # fmt: skip
     assert lines[-1] == "property ushort label"
     vertices = np.frombuffer(body, dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3), ("label", "<u2")])
-    assert np.array_equal(vertices["label"], expected[scene.depth_m > 0])
+    assert np.array_equal(vertices["label"], expected[(scene.depth_m > 0) & (expected > 0)])
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +169,13 @@ def test_predict_writes_the_values_of_the_dataset(
     frame = load(checkpoint, device="cpu")(scene.rgb)
     assert np.array_equal(read_label_values(out / "label" / "a.png"), frame.labels + 1)
     assert json.loads((out / "classes.json").read_text())["classes"][0]["value"] == 1
+    share = float((frame.labels == frame.labels[0, 0]).mean())
+    assert f"{frame.names[frame.labels[0, 0]]} {share:.0%}" in printed
+    absent = next(name for index, name in enumerate(frame.names) if not (frame.labels == index).any())
+    arguments = ["--rgb", str(tmp_path / "a.png"), "--out", str(tmp_path / "none"), "--classes", absent]
+    assert main(["predict", str(checkpoint), *arguments, "--device", "cpu"]) == 0
+    assert f"found: none of {absent} in 0.5% of the pixels or more" in capsys.readouterr().out
+    assert (read_label_values(tmp_path / "none" / "label" / "a.png") == 0).all()
 
 
 def test_a_segmenter_of_unknown_origin_writes_class_indices(checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import training_size
 from rgbdseg.training_size import seen_size, shrunk, size_note
 from rgbdseg.transforms.spatial import resize, resize_raster
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 from tests.specs import PLAIN_RGB, RGB_HHA
 from tests.synthetic import make_camera
 from tests.test_segmenter import ABC, segmenter

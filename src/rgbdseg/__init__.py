@@ -1,12 +1,17 @@
 """RGB-D semantic segmentation in PyTorch: prepare, train, evaluate and predict with published methods.
 
-The public names below are imported on first use, so that ``import rgbdseg`` and ``rgbdseg --help`` stay fast.
+To label frames: `load` gives a `Segmenter`, which makes a `SegmentedFrame` of each.  To build networks: `create_model`
+and `list_models`, `create_encoder` and `list_encoders`, `load_published`; `InputSpec` says what a network is fed.  To
+add to them: `register_model`, `register_raster`.
+
+The names are imported on first use, so that ``import rgbdseg`` and ``rgbdseg --help`` stay fast.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rgbdseg.public_names import on_first_use
 
 __version__ = "0.1.0"
 
@@ -73,10 +78,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'rgbdseg' has no attribute '{name}'")
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,15 @@ class PinholeCamera:
 
     Pixel centers lie at integers counted from 0, +x points right, +y down and +z forward, so depth is z-depth.
     Published principal points that count from 1 (NYU Depth V2, MATLAB) must be reduced by 1: see `from_one_based`.
+
+    Args:
+        fx: focal length along x, in pixels, above 0.
+        fy: focal length along y, in pixels, above 0.
+        cx: column of the principal point, in pixels.
+        cy: row of the principal point, in pixels.
+
+    Raises:
+        DataError: for focal lengths that are not positive, and numbers that are not finite.
     """
 
     fx: float
@@ -38,7 +47,7 @@ class PinholeCamera:
 
     @classmethod
     def from_string(cls, text: str) -> PinholeCamera:
-        """Parse ``"fx,fy,cx,cy"``."""
+        """Parse ``"fx,fy,cx,cy"``; raises DataError for anything else."""
         parts = text.replace(" ", "").split(",")
         try:
             fx, fy, cx, cy = (float(p) for p in parts)
@@ -48,7 +57,7 @@ class PinholeCamera:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PinholeCamera:
-        """Build from a mapping with the keys fx, fy, cx and cy (pixels, counted from 0)."""
+        """Build from a mapping with the keys fx, fy, cx and cy (pixels, from 0); raises DataError for others."""
         try:
             return cls(*(float(values[key]) for key in ("fx", "fy", "cx", "cy")))
         except (KeyError, TypeError, ValueError):

@@ -37,7 +37,10 @@ class CheckpointError(RGBDSegError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     """Return the error for an unknown ``name`` of a ``kind``, with the closest known name as a suggestion.
 
-    name: a string, or whatever else a configuration holds in its place.
+    Args:
+        kind: what it should have been, such as ``model``.
+        name: a string, or whatever else a configuration holds in its place.
+        known: all names.
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)

@@ -111,6 +111,25 @@ def is_inside(path: str | Path, folder: str | Path) -> bool:
     return real == base or real.startswith(os.path.join(base, ""))
 
 
+def is_replaceable(path: str | Path, begins: bytes | None = None) -> bool:
+    """Return whether a file can be written without losing one of somebody else.
+
+    Args:
+        path: of the file.
+        begins: what files of this kind begin with; an ordinary file that does so is an earlier one.  None: none is.
+    """
+    place = Path(path)
+    if not os.path.lexists(place):
+        return True
+    if begins is None or place.is_symlink() or not place.is_file():
+        return False
+    try:
+        with open(place, "rb") as file:
+            return file.read(len(begins)) == begins
+    except OSError:
+        return False
+
+
 def is_alive(process: int) -> bool:
     """Return whether a process of this machine with that number exists; True where it cannot be known."""
     if os.name == "nt":

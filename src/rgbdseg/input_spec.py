@@ -40,6 +40,9 @@ class Stream:
             matplotlib's color map of that name has, in whole numbers.
         optional: whether a frame without the raster will do: the network then sees what it sees where a reading is
             missing everywhere.
+
+    Raises:
+        UsageError: for statistics that do not belong together, and values that mean nothing.
     """
 
     name: str
@@ -95,6 +98,9 @@ class InputSpec:
         streams: in the order of the paper; names are unique.
         needs_camera: the network also asks for intrinsics (B, 4).
         size_divisor: image height and width must be multiples of it.
+
+    Raises:
+        UsageError: for no stream, two of one name, and a size_divisor below 1.
     """
 
     streams: tuple[Stream, ...]

@@ -21,9 +21,15 @@ class LabelSet:
     """Names and colors of the classes 0..len-1; 255 is void.
 
     Args:
+        name: of the set.
+        classes: names in the order of the class indices, 1 to 255 of them.
+        palette: a color of 0 to 255 for each class.
         aliases: other published spellings -> the name used here.
         categories: the coarser group that each class belongs to, one name per class, or none at all.
         official_ids: the number of each class in the files that the benchmark's server takes, 0..255, or none at all.
+
+    Raises:
+        DataError: for numbers of colors, categories or official ids other than that of the classes.
     """
 
     name: str
@@ -48,7 +54,7 @@ class LabelSet:
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Return the index of a class by name or alias."""
+        """Return the index of a class by name or alias; raises UsageError with a suggestion for an unknown one."""
         resolved = dict(self.aliases).get(name, name)
         if resolved not in self.classes:
             raise unknown_name(f"class of {self.name}", name, self.classes)
@@ -67,7 +73,11 @@ class LabelSet:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabelSet:
-        """Rebuild from `to_dict`, also of versions that knew no categories and no official ids."""
+        """Rebuild from `to_dict`, also of versions that knew no categories and no official ids.
+
+        Raises:
+            CheckpointError: for anything else.
+        """
         try:
             return cls(
                 name=str(values["name"]),

@@ -31,8 +31,12 @@ def load(
         precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network, or ``auto``; an exported graph
             has its own.
 
+    Returns:
+        Segmenter: called with frames, it labels them.
+
     Raises:
-        CheckpointError: when there is no model at ``source``, or it cannot be read.
+        CheckpointError: when there is no model at ``source``, or it cannot be read or downloaded.
+        UsageError: for an unknown device or precision, and a protocol or precision for an exported graph.
     """
     file = resolve_source(source)
     if file.suffix == ".onnx":

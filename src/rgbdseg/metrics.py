@@ -20,6 +20,10 @@ from rgbdseg.labels import IGNORE_INDEX
 
 # B batch, C classes, H height, W width
 
+CLASS_COLUMNS = ("index", "class", "iou", "accuracy", "pixels")
+CONFUSION_CORNER = "truth \\ prediction"
+"""What the files of `SegmentationScores.to_csv` and `confusion_csv` begin with."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentationScores:
@@ -139,7 +143,7 @@ class SegmentationScores:
         """Return one line per class: index, class, iou, accuracy, pixels; undefined scores are empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("index", "class", "iou", "accuracy", "pixels"))
+        writer.writerow(CLASS_COLUMNS)
         for index, (name, iou, accuracy, pixels) in enumerate(self._per_class()):
             writer.writerow((index, name, _decimal(iou), _decimal(accuracy), int(pixels)))
         return text.getvalue()
@@ -148,7 +152,7 @@ class SegmentationScores:
         """Return the confusion matrix: a header of predicted classes, then one line of pixel counts per true class."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("truth \\ prediction", *self.class_names))
+        writer.writerow((CONFUSION_CORNER, *self.class_names))
         writer.writerows((name, *row) for name, row in zip(self.class_names, self.confusion.tolist(), strict=True))
         return text.getvalue()
 

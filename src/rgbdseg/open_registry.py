@@ -7,11 +7,13 @@ module, so that listing names imports nothing heavy; a dictionary that is comput
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -91,14 +93,47 @@ def declared_names(source: str, variable: str) -> list[str] | None:
 
     None where the keys are not written out.
     """
-    for node in ast.parse(source).body:
+    # Most of a module stands before it, and parsing all of all modules would take longer than listing names may.
+    for found in re.finditer(rf"^{re.escape(variable)}\b", source, re.MULTILINE):
+        with contextlib.suppress(SyntaxError):
+            if (value := _assigned(ast.parse(source[found.start() :]).body[:1], variable)) is not None:
+                return _written_keys(value)
+    value = _assigned(ast.parse(source).body, variable) if variable in source else None
+    return [] if value is None else _written_keys(value)
+
+
+def first_lines(source: str, variable: str) -> dict[str, str]:
+    """Return what functions say of themselves in one line, by the keys of a dictionary that names them.
+
+    Args:
+        source: the text of a module.
+        variable: the name of the dictionary; keys and values that are not names written out are left out.
+    """
+    body = ast.parse(source).body
+    said = {node.name: ast.get_docstring(node) or "" for node in body if isinstance(node, ast.FunctionDef)}
+    value = _assigned(body, variable)
+    pairs = zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else ()
+    return {
+        str(key.value): said[function.id].partition("\n")[0]
+        for key, function in pairs
+        if isinstance(key, ast.Constant) and isinstance(function, ast.Name) and function.id in said
+    }
+
+
+def _assigned(body: Sequence[ast.stmt], variable: str) -> ast.expr | None:
+    """Return what the first statement that assigns to ``variable`` assigns."""
+    for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
-            value = getattr(node, "value", None)
-            keys = value.keys if isinstance(value, ast.Dict) else [None]
-            names = [key.value if isinstance(key, ast.Constant) else None for key in keys]
-            return None if None in names else [str(name) for name in names]
-    return []
+            value: ast.expr | None = getattr(node, "value", None)
+            return value
+    return None
+
+
+def _written_keys(value: ast.expr) -> list[str] | None:
+    keys = value.keys if isinstance(value, ast.Dict) else [None]
+    names = [key.value if isinstance(key, ast.Constant) else None for key in keys]
+    return None if None in names else [str(name) for name in names]
 
 
 def import_module(name: str, wanted: str) -> ModuleType:

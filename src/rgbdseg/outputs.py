@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ class LabelFiles:
         palette: their colors.
         values: number of each class in the files; None writes class indices, 0 to len - 1, and 255 for void.
         source: whose numbers they are, in a few words; empty for class indices.
+        only: names of the classes that are written, all else is void; None for all.
     """
 
     names: tuple[str, ...]
     palette: tuple[RGB, ...]
     values: LabelValues | None = None
     source: str = ""
+    only: tuple[str, ...] | None = None
 
     @classmethod
     def of_classes(cls, label_set: LabelSet, values: LabelValues | None, source: str = "") -> LabelFiles:
@@ -65,19 +68,26 @@ class LabelFiles:
     def describe(self) -> str:
         """Say in a few words which numbers the label files hold."""
         numbers = self.numbers
-        low, high = min(numbers.classes), max(numbers.classes)
         kind = f"the values of {self.source or 'the dataset'}" if self.values is not None else "class indices"
+        if self.only is not None:
+            named = ", ".join(f"{numbers.classes[index]} {self.names[index]}" for index in self._written())
+            return f"{kind}, {named}, {numbers.void} = void or any other class"
+        low, high = min(numbers.classes), max(numbers.classes)
         return f"{kind}, {low}..{high}, {numbers.void} = void"
+
+    def _written(self) -> list[int]:
+        """Return the indices of the classes that are written."""
+        return [index for index, name in enumerate(self.names) if self.only is None or name in self.only]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``classes.json``."""
-        rows = zip(self.numbers.classes, self.names, self.palette, strict=True)
+        values = self.numbers.classes
         return {
             "label_files": f"hold {self.describe()}",
             "void": self.numbers.void,
             "classes": [
-                {"value": value, "index": index, "name": name, "color": list(color)}
-                for index, (value, name, color) in enumerate(rows)
+                {"value": values[index], "index": index, "name": self.names[index], "color": list(self.palette[index])}
+                for index in self._written()
             ],
         }
 
@@ -89,38 +99,80 @@ class LabelFiles:
             replace: those of other classes.
 
         Raises:
-            UsageError: when the folder holds labels of other classes.
+            UsageError: when the folder holds labels of other classes, or files of these names that are something else.
             WriteError: when a file cannot be written.
         """
+        require_own_key(folder)
         files = [Path(folder) / CLASSES_FILE, Path(folder) / LEGEND_FILE]
         text = _dump(self.to_dict())
         found = _read(files[0])
-        if found is not None and not replace and not _same_key(found, text):
+        if found is not None and not replace and _numbers_by_name(found) != _numbers_by_name(text):
             raise UsageError(
                 f"{files[0]} says that the labels in the folder have other classes or numbers; choose another folder, "
                 "or remove it with what it holds"
             )
         if found != text or not files[1].exists():
+            write_text(files[0], text)  # the first: it says whose the legend is
             save_png(files[1], self.legend())
-            write_text(files[0], text)
         return files
 
     def legend(self) -> NDArray[np.uint8]:
         """Return a picture of the classes: color, number in the files and name."""
-        captions = [f"{value} {name}" for value, name in zip(self.numbers.classes, self.names, strict=True)]
+        written = self._written()
+        captions = [f"{self.numbers.classes[index]} {self.names[index]}" for index in written]
         font = ImageFont.load_default(_LEGEND_FONT_PX)
         width = max(100, round(max(font.getlength(caption) for caption in captions)) + _LEGEND_PATCH_PX)
-        return legend(captions, self.palette, min(_LEGEND_COLUMNS, len(captions)), width)
+        colors = [self.palette[index] for index in written]
+        return legend(captions, colors, min(_LEGEND_COLUMNS, len(captions)), width)
 
     def cloud_comments(self) -> list[str]:
         """Return lines for the header of a point cloud that name the numbers of its property ``label``."""
-        rows = zip(self.numbers.classes, self.names, strict=True)
-        named = [f"label {value} {' '.join(name.split())}" for value, name in rows]
+        values = self.numbers.classes
+        named = [f"label {values[index]} {' '.join(self.names[index].split())}" for index in self._written()]
         return [*named, f"label {self.numbers.void} void"]
 
     def write_labels(self, path: str | Path, labels: NDArray[np.uint8]) -> None:
         """Write one label file as PNG, atomically; labels: class indices, 255 for void, (H, W)."""
         write_png(path, self.encode(labels))
+
+
+def is_labeled_folder(folder: str | Path) -> bool:
+    """Return whether a folder has a ``classes.json`` that `LabelFiles` has written, so that its labels are ours."""
+    return _numbers_by_name(_read(Path(folder) / CLASSES_FILE)) is not None
+
+
+def require_own_key(folder: str | Path) -> None:
+    """Raise UsageError where ``classes.json`` or ``legend.png`` in a folder are not those of labels."""
+    if is_labeled_folder(folder):
+        return
+    for name in (CLASSES_FILE, LEGEND_FILE):
+        if os.path.lexists(Path(folder) / name):
+            raise UsageError(
+                f"{Path(folder) / name} is something else than the {name} of labels that would be written there; "
+                "choose another folder"
+            )
+
+
+def require_no_others(folder: str | Path, kinds: Iterable[str]) -> None:
+    """Raise UsageError where predictions in a folder would lie among, or replace, files of somebody else.
+
+    Args:
+        folder: of the predictions; one that says that it holds labels is of an earlier prediction.
+        kinds: of outputs, each a folder in it.
+    """
+    if is_labeled_folder(folder):
+        return
+    require_own_key(folder)
+    for kind in kinds:
+        place = Path(folder) / kind
+        # Subfolders, too: frames of several rooms have them.
+        files = (name for _, _, names in os.walk(place) for name in names if not name.startswith("."))
+        found = next(files, None) if place.is_dir() else (kind if os.path.lexists(place) else None)
+        if found is not None:
+            raise UsageError(
+                f"{folder} holds files in {kind}/, such as {found}, that no prediction has written; choose another "
+                "folder to write to"
+            )
 
 
 def _dump(values: dict[str, Any]) -> str:
@@ -137,13 +189,10 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _same_key(found: str, ours: str) -> bool:
-    """Tell whether two files name the same numbers, whatever the colors."""
+def _numbers_by_name(text: str | None) -> tuple[Any, Sequence[tuple[Any, Any]]] | None:
+    """Return which numbers a ``classes.json`` states, whatever the colors; None where it is another file."""
     try:
-        return _numbers_by_name(json.loads(found)) == _numbers_by_name(json.loads(ours))
-    except (ValueError, TypeError, KeyError):
-        return True  # half a file, or of another program: to be replaced
-
-
-def _numbers_by_name(values: dict[str, Any]) -> tuple[Any, Sequence[tuple[Any, Any]]]:
-    return values["void"], [(one["value"], one["name"]) for one in values["classes"]]
+        values = json.loads(text or "")
+        return values["void"], [(one["value"], one["name"]) for one in values["classes"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -60,6 +60,34 @@ def parallel_map(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def torch_thread_pool(count: int, threads_each: int, name: str) -> ThreadPoolExecutor:
+    """Start threads whose PyTorch operations ``threads_each`` threads share; the caller's stay as they are.
+
+    Until it returns, other threads that use PyTorch for the first time take over the workers' number of threads.
+
+    Args:
+        count: of the threads.
+        threads_each: for the operations of one of them.
+        name: that the names of the threads begin with.
+    """
+    ready = threading.Barrier(count + 1)
+    before = torch.get_num_threads()
+
+    def start() -> None:
+        # A thread takes over the number that PyTorch has for all threads with its first operation, or here ...
+        torch.get_num_threads()
+        # ... and keeps what it sets afterwards, which is also the new number for all threads that are yet to come.
+        torch.set_num_threads(threads_each)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=start)
+    for _ in range(count):
+        pool.submit(int)  # threads start with their first task
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 def process_context() -> multiprocessing.context.BaseContext:

@@ -79,6 +79,10 @@ module with a dictionary ``RASTERS``.
 def register_raster(name: str, rule: RasterRule) -> None:
     """Add a modality from outside this package.
 
+    Args:
+        name: by which streams, ``folders`` of ``dataset.json`` and samples refer to it.
+        rule: what it is.
+
     Raises:
         UsageError: for a name that stands for another rule already.
     """
@@ -101,6 +105,10 @@ class RGBDSample:
         others: further rasters by their name in `RASTERS`, (C, H, W) each.
         reading_ranges: by raster, the smallest and the largest reading of the whole frame that this is a part of, for
             streams that are stretched between the two.
+
+    Raises:
+        DataError: for a raster of another type or shape, or of another size than ``rgb``.
+        UsageError: for an unknown raster.
     """
 
     rgb: Tensor

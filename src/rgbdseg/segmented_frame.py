@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rgbdseg.labels import IGNORE_INDEX, RGB, LabelSet, LabelValues
 from rgbdseg.options import check_choice
-from rgbdseg.outputs import LabelFiles
+from rgbdseg.outputs import LabelFiles, require_no_others
 from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import Picture, colorize, labeled_point_cloud, overlay, picture, save_png, write_ply
 
@@ -34,6 +34,7 @@ class SegmentedFrame:
         sample: the frame.
         label_values: numbers of the classes in label files; None writes class indices.
         dataset: whose numbers they are.
+        only: names of the classes that the frame was restricted to; all else is void (255).  None for all.
     """
 
     labels: NDArray[np.uint8]
@@ -43,11 +44,13 @@ class SegmentedFrame:
     sample: RGBDSample
     label_values: LabelValues | None = None
     dataset: str = ""
+    only: tuple[str, ...] | None = None
 
     @property
     def label_files(self) -> LabelFiles:
         """How the labels are written: which number is which class."""
-        return LabelFiles(self.names, self.palette, self.label_values, self.dataset if self.label_values else "")
+        source = self.dataset if self.label_values else ""
+        return LabelFiles(self.names, self.palette, self.label_values, source, self.only)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -67,25 +70,34 @@ class SegmentedFrame:
     def restricted_to(self, names: Sequence[str]) -> SegmentedFrame:
         """Return the same frame with every other class void (255).
 
+        Overlays show the image there, clouds have no points there, and ``classes.json`` and the legend leave them out.
+
         Raises:
             UsageError: for a name that is none of ``names``.
         """
         label_set = LabelSet("the model", self.names, self.palette)
         kept = [label_set.index(name) for name in names]
-        return dataclasses.replace(
-            self, labels=np.where(np.isin(self.labels, kept), self.labels, np.uint8(IGNORE_INDEX))
-        )
+        labels = np.where(np.isin(self.labels, kept), self.labels, np.uint8(IGNORE_INDEX))
+        return dataclasses.replace(self, labels=labels, only=tuple(self.names[index] for index in sorted(set(kept))))
 
     def colors(self) -> Picture:
         """Return the labels as a picture, uint8 (H, W, 3), in the colors of the palette."""
         return colorize(self.labels, self.palette)
 
     def overlay(self, alpha: float = 0.5) -> Picture:
-        """Return the colored labels over the image, uint8 (H, W, 3); alpha 0 shows the image, 1 the labels."""
-        return overlay(picture(self.sample.rgb), self.colors(), alpha)
+        """Return the colored labels over the image, uint8 (H, W, 3); alpha 0 shows the image, 1 the labels.
+
+        Void shows the image.
+        """
+        return self._laid_over(self.colors(), alpha)
+
+    def _laid_over(self, colors: Picture, alpha: float = 0.5) -> Picture:
+        image = picture(self.sample.rgb)
+        void = self.labels[..., None] == IGNORE_INDEX
+        return np.where(void, image, overlay(image, colors, alpha))
 
     def point_cloud(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the pixels with a depth reading as points in the camera's frame.
+        """Return the pixels with a depth reading and a class as points in the camera's frame.
 
         Returns:
             tuple: xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colors uint8 (N, 3), labels uint8 (N,).
@@ -93,7 +105,9 @@ class SegmentedFrame:
         Raises:
             DataError: for a frame without depth or camera.
         """
-        return labeled_point_cloud(self.sample, self.labels, self.palette)
+        xyz_cam_m, colors, labels = labeled_point_cloud(self.sample, self.labels, self.palette)
+        known = labels != IGNORE_INDEX
+        return (xyz_cam_m, colors, labels) if known.all() else (xyz_cam_m[known], colors[known], labels[known])
 
     def save(self, folder: str | Path, name: str | None = None, *, outputs: Sequence[str] | None = None) -> list[Path]:
         """Write label/NAME.png, color/NAME.png, overlay/NAME.png and, with depth, cloud/NAME.ply.
@@ -111,9 +125,11 @@ class SegmentedFrame:
 
         Raises:
             DataError: when a cloud is asked for of a frame without depth or camera.
-            UsageError: for unknown outputs, and when the folder holds labels of other classes.
+            UsageError: for unknown outputs, and when the folder holds labels of other classes or files of somebody
+                else under these names.
             WriteError: when a file cannot be written; none is left half-written.
         """
+        require_no_others(folder, OUTPUTS)
         self.label_files.write_key(folder)
         stem = self.sample.sample_id if name is None else name
         if outputs is None:
@@ -149,6 +165,6 @@ class SegmentedFrame:
             elif kind == "label":
                 self.label_files.write_labels(files[-1], self.labels)
             else:
-                shown = colored() if kind == "color" else overlay(picture(self.sample.rgb), colored())
+                shown = colored() if kind == "color" else self._laid_over(colored())
                 save_png(files[-1], shown)
         return files

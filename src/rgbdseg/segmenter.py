@@ -27,7 +27,8 @@ from rgbdseg.sample import RGBDSample
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.training_size import enlarged_scores, seen_size, shrunk
 from rgbdseg.transforms.derive import with_hha
-from rgbdseg.weights.checkpoint import ModelBundle, ModelFacts
+from rgbdseg.weights.checkpoint import ModelBundle
+from rgbdseg.weights.facts import ModelFacts
 
 # H height, W width, N points
 
@@ -49,6 +50,9 @@ class Segmenter:
             `rgbdseg.training_size`.  None: every image as it is.
         label_values: numbers of the classes in label files; None writes class indices.
         dataset: whose numbers they are.
+
+    Raises:
+        UsageError: for a device that is not there, and an unknown precision.
     """
 
     def __init__(
@@ -198,8 +202,12 @@ class Segmenter:
             ]
         return self._frame(rgb, depth, camera, depth_unit=depth_unit, images=images, name=name or "frame")
 
-    def segment(self, sample: RGBDSample) -> SegmentedFrame:
+    def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
         """Label a frame that is given as a sample; HHA is computed where the model needs it and the frame has none.
+
+        Args:
+            sample: the frame.
+            with_confidence: whether the confidence is asked for; it costs time.  Else it is not a number.
 
         Raises:
             DataError: where the frame lacks what the model needs.
@@ -207,8 +215,10 @@ class Segmenter:
         with torch.inference_mode():
             result, seen = self._score(sample)
             sample = seen if seen.size == sample.size else sample
-            confidence = result.confidence
-        return self.labeled_frame(sample, result.prediction.cpu().numpy(), confidence.cpu().numpy())
+            # Asked for first, since the labels come with it; without it they take half as long.
+            confidence = result.confidence.cpu().numpy() if with_confidence else no_confidence(sample.size)
+            labels = result.prediction.cpu().numpy()
+        return self.labeled_frame(sample, labels, confidence)
 
     def labeled_frame(
         self, sample: RGBDSample, labels: NDArray[np.uint8], confidence: NDArray[np.float32]
@@ -297,6 +307,11 @@ class Segmenter:
 
     def _is_optional(self, raster: str) -> bool:
         return all(stream.optional for stream in self.input_spec.streams if stream.raster == raster)
+
+
+def no_confidence(size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return what stands in place of a confidence (H, W) that nobody has asked for: not a number, of no memory."""
+    return np.broadcast_to(np.float32(np.nan), size)
 
 
 def training_size(facts: ModelFacts) -> tuple[int, int] | None:

@@ -126,6 +126,7 @@ def test_bad_values_name_the_key(call: Callable[..., Result], tree: Path, tmp_pa
 
 def test_values_that_evaluate_and_check_refuse(call: Callable[..., Result], tree: Path, run_folder: Path) -> None:
     expect_error(call("evaluate", run_folder, "--workers", "-2"), "--workers is -2; expected 0 or more")
+    expect_error(call("check", tree, "--workers", "-2"), "--workers: -2; expected a whole number, 0 or more")
     expect_error(call("evaluate", run_folder, "--devices", "0"), "devices is 0")
     few = call("evaluate", run_folder, "--accelerator", "cpu", "--devices", "3", "--limit", "1")
     expect_error(few, "1 images cannot be shared among 3 devices")
@@ -237,13 +238,50 @@ def test_evaluate_writes_what_it_prints(
     assert "sensors" not in results[1]
     assert "by sensor" not in out
     # The saved predictions are those that were counted, in the values that the dataset stores.
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["epoch-1", "epoch-2"]
     confusion = np.zeros((4, 4), dtype=int)
     for index in (3, 4):
         stored = np.array(Image.open(tree / "Label" / f"{index}.png")).astype(int)
-        predicted = np.array(Image.open(tmp_path / "p" / "label" / f"{index}.png"))
+        predicted = np.array(Image.open(tmp_path / "p" / "epoch-2" / "label" / f"{index}.png"))
         valid = stored > 0
         np.add.at(confusion, (stored[valid] - 1, predicted[valid] - 1), 1)
     assert confusion.tolist() == results[1]["confusion"]
+
+
+def test_an_evaluation_replaces_its_own_files_alone(
+    call: Callable[..., Result], run_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    here = Path(shutil.copytree(tree, tmp_path / "tree"))
+    (here / "color").mkdir()
+    (here / "color" / "4.png").write_text("an image")
+    (here / "label.csv").write_text("7,chair")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    command = ("evaluate", run_folder, "--workers", "0", "--limit", "1")
+    expect_error(
+        call(*command, "--out", here, "--name", "dataset"), "dataset.json is there already and holds no scores"
+    )
+    expect_error(call(*command, "--out", here, "--name", "label"), "label.csv is there already", "another --out")
+    expect_error(call(*command, "--save", here), "holds files in color/, such as 4.png")
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+    places = ("--out", tmp_path / "out", "--save", tmp_path / "saved")
+    assert "in place of" not in call(*command, *places)[1]
+    said = " ".join(call(*command, *places)[1].split())
+    assert re.search(r"in place of those of \S.*last\.ckpt, epoch 2, mIoU \d+\.\d\d", said)
+    assert "note: 1 predictions of an earlier evaluation in" in said
+    rgb = ("--rgb", tree / "RGB", "--depth", tree / "Depth", "--camera", CAMERA, "--outputs", "label")
+    assert call("predict", run_folder, *rgb, "--out", tmp_path / "p")[0] == 0
+    expect_error(call(*command, "--save", tmp_path / "p"), "labels that were made by prediction")
+
+
+def test_pages_replace_their_own_kind_alone(call: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine")
+    for option in ("--markdown", "--latency"):
+        expect_error(call("models", "sagate_resnet18", option, tmp_path / "README.md"), "is no page of an earlier call")
+    (tmp_path / "a.md").write_bytes(b"\x89PNG\xff")
+    expect_error(call("export", "--table", tmp_path / "a.md"), "a.md is not UTF-8 text")
+    expect_error(call("verify", "dformer_tiny_nyuv2", "--data", "d", "--row", tmp_path / "a.md"), "not UTF-8 text")
+    expect_error(call("demo", "--out", tmp_path), "holds something else than a demo")
+    assert (tmp_path / "README.md").read_text() == "# Mine"
 
 
 def test_evaluate_and_predict_take_options_as_train_does(
@@ -436,6 +474,9 @@ def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, record
     expect_error(predict("--rgb", recording / "color", "--depth", recording / "void"), "void holds no depth_m files")
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(recording / "small.png")
     expect_error(predict("--rgb", rgb, "--depth", recording / "small.png", "--camera", CAMERA), "20x20", "40x48")
+    Image.fromarray(np.full((SIZE[0] // 2, SIZE[1] // 2), 2000, np.uint16)).save(recording / "coarse.png")
+    coarse = ("--rgb", rgb, "--depth", recording / "coarse.png", "--camera", CAMERA)
+    expect_error(predict(*coarse), "is 20x24, its image 40x48", "have it resampled (--resample-depth) if it is aligned")
     (recording / "cut.png").write_bytes(rgb.read_bytes()[:200])
     expect_error(predict("--rgb", recording / "cut.png", "--depth", depth, "--camera", CAMERA), "cut.png")
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(recording / "color depth.png")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from rgbdseg.cli.main import main
 from rgbdseg.errors import UsageError
+from rgbdseg.files import WriteError
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.checkpoint import load_bundle, read_stored_model
 from rgbdseg.weights.published import load_published, save_published, to_published
@@ -113,6 +114,14 @@ def test_the_published_file_comes_back(tmp_path: Path, file: str, key: str) -> N
     assert all(torch.equal(found[name], value) for name, value in state.items())
     assert main(command) == 1  # it exists
     assert main([*command, "--force"]) == 0
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.save
+    monkeypatch.setattr(torch, "save", lambda values, path: original(values, "/dev/full"))
+    with pytest.raises(WriteError, match=r"cannot write .*a\.pth: the disk is full"):
+        save_published(create_model("sagate_resnet18", 3), tmp_path / "a.pth")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_no_published_code_reads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,3 +252,14 @@ def test_the_sagate_tree_needs_no_conversion(tmp_path: Path) -> None:
     disparity = torch.from_numpy(31000 / np.maximum(scene.depth_m * 100, 100))
     assert (sample.hha[0] - disparity).abs().mean() < 3  # type: ignore[index]
     assert (sample.hha[2] - disparity).abs().mean() > 20  # type: ignore[index]
+
+
+def test_a_camera_that_cannot_be_right_is_refused_where_it_counts(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "tree", count=2)
+    description = json.loads((root / "dataset.json").read_text())
+    description["camera"] = {"fx": 518.9, "fy": 519.5, "cx": 324.6, "cy": 252.7}  # of images of 480x640
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert RGBDDataset(root, "all", needs={"rgb"})[0].hha is None
+    for needs in ({"hha"}, {"depth_m"}):
+        with pytest.raises(DataError, match=r"frame '0': camera .* the center lies outside the 48x64 image"):
+            RGBDDataset(root, "all", needs=needs)[0]

@@ -15,6 +15,7 @@ from rgbdseg.engine.predict import find_frames
 from rgbdseg.errors import DataError
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.label_tables import read_label_table
+from rgbdseg.recordings import open_recording
 from tests.synthetic import make_camera, make_scene
 
 SIZE = (24, 32)
@@ -68,6 +69,10 @@ LAYOUTS = [
     ("{}_rgb.png", "{}_depth.png", "{}_label.png", ["0", "1"]),
     ("{}.png", "{}-depth.png", None, ["0", "1"]),
     ("rgb/a_{}.png", "depth/a_{}.png", "masks/a_{}_mask.png", ["a_0", "a_1"]),
+    ("RGB/f-{}.color.png", "Depth/f-{}.depth.png", None, ["f-0", "f-1"]),
+    ("f-{}.color.png", "f-{}.depth.png", None, ["f-0", "f-1"]),
+    ("images/x{}_rgb.png", "depth/x{}_depth.png", None, ["x0", "x1"]),
+    ("rgb_{}.png", "depth_{}.png", "label_{}.png", ["0", "1"]),
 ]
 
 
@@ -99,6 +104,26 @@ def test_prediction_pairs_the_same_names(
     assert [frame.name for frame in frames] == ids
     assert [frame.rgb for frame in frames] == [root / rgb.format(k) for k in range(2)]
     assert [frame.depth for frame in frames] == [root / depth.format(k) for k in range(2)]
+
+
+@pytest.mark.parametrize(("rgb", "depth", "label", "ids"), LAYOUTS)
+def test_recordings_are_read_by_the_same_names(
+    tmp_path: Path, rgb: str, depth: str, label: str | None, ids: list[str]
+) -> None:
+    root = record(tmp_path / "r", rgb, depth, label)
+    recording = open_recording(root)
+    assert list(recording.names) == ids
+    for index in range(2):
+        frame, scene = recording.read(index), make_scene(index, SIZE)
+        assert np.array_equal(frame.rgb, scene.rgb)
+        np.testing.assert_allclose(frame.depth_m, scene.depth_m, atol=1.1e-3)
+
+
+def test_depth_maps_beside_images_are_not_taken_for_images(tmp_path: Path) -> None:
+    root = record(tmp_path / "r", "{}_rgb.png", "{}_depth.png", "{}_label.png")
+    assert [frame.rgb.name for frame in find_frames(root, None)] == ["0_rgb.png", "1_rgb.png"]
+    (root / "1_depth.png").unlink()  # images of a folder may have any name, unless each has its depth
+    assert len(find_frames(root, None)) == 5
 
 
 def test_files_of_other_kinds_are_named_with_the_reason(tmp_path: Path) -> None:

@@ -9,8 +9,19 @@ from PIL import Image
 
 from rgbdseg.data import images
 from rgbdseg.data.description import DepthUnit
-from rgbdseg.data.images import LabelCodec, read_depth, read_hha, read_label, read_rgb, write_hha, write_png
+from rgbdseg.data.images import (
+    LabelCodec,
+    read_depth,
+    read_depth_values,
+    read_further,
+    read_hha,
+    read_label,
+    read_rgb,
+    write_hha,
+    write_png,
+)
 from rgbdseg.errors import DataError
+from rgbdseg.sample import RasterRule
 
 MILLIMETERS = DepthUnit(0.001)
 NYU_VALUES = {value: value - 1 if value else None for value in range(41)}
@@ -215,3 +226,37 @@ def test_unknown_values_of_any_width_decode_to_void_when_asked() -> None:
     codec = LabelCodec({0: None, 1: 0, 2: 1})
     assert codec.decode_known(np.array([[0, 1, 2, 3]], np.uint8)).tolist() == [[255, 0, 1, 255]]
     assert codec.decode_known(np.array([[-1, 1, 300, 70000]], np.int32)).tolist() == [[255, 0, 255, 255]]
+
+
+def test_indices_into_a_palette_are_no_depth(tmp_path: Path) -> None:
+    """Programs that make files smaller number the grays as they like."""
+    image = Image.fromarray(np.array([[1, 0, 2]], np.uint8), mode="P")
+    image.putpalette([40] * 3 + [80] * 3 + [200] * 3)
+    image.save(tmp_path / "gray.png")
+    assert read_depth_values(tmp_path / "gray.png").tolist() == [[80, 40, 200]]
+    gray = read_further(tmp_path / "gray.png", "thermal", RasterRule(1, torch.uint8, "bilinear"))
+    assert gray.tolist() == [[[80, 40, 200]]]
+    image.putpalette([40, 40, 41] + [80] * 3 + [200] * 3)
+    image.save(tmp_path / "colors.png")
+    with pytest.raises(DataError, match=r"colors\.png has a palette of colors; expected a depth map"):
+        read_depth_values(tmp_path / "colors.png")
+
+
+def test_lossy_depth_is_refused_with_the_reason(tmp_path: Path) -> None:
+    for name in ("d.jpg", "jpeg.png"):
+        Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / name, format="JPEG")
+        with pytest.raises(
+            DataError, match=f"{name} is a JPEG file, which changes the values everywhere, so the depth"
+        ):
+            read_depth_values(tmp_path / name)
+
+
+def test_colors_that_cannot_be_converted_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.png", ramp()[:, :, 0])
+
+    def convert(image: Image.Image, mode: str) -> Image.Image:
+        raise ValueError(f"conversion from {image.mode} to {mode} not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(DataError, match=r"x\.png has the mode L, which cannot be turned into RGB"):
+        read_rgb(path)

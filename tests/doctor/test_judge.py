@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rgbdseg.data.images import write_png
-from rgbdseg.datasets import BANDS, class_prior
+from rgbdseg.datasets import BANDS, class_shares
 from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.datasets.nyuv2 import NYU13, NYU40
 from rgbdseg.datasets.sunrgbd import SUN37
@@ -32,11 +32,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frames, named nyuv2 with NYU-40 classes whose labels are drawn from the known frequencies."""
     root = write_tree(tmp_path_factory.mktemp("trees") / "tree", count=12, size=SIZE, raw_depth=True)
     describe(root, name="made", label_set="nyu40")
-    prior = class_prior(NYU40)
-    assert prior is not None
+    shares = class_shares(NYU40)
+    assert shares is not None
     random = np.random.default_rng(0)
     for path in sorted((root / "Label").iterdir()):
-        blocks = [random.choice(40, (4, 32), p=band / band.sum()) + 1 for band in prior]
+        blocks = [random.choice(40, (4, 32), p=band / band.sum()) + 1 for band in shares]
         write_png(path, np.kron(np.vstack(blocks), np.ones((6, 4))).astype(np.uint8))
     # rooms hold more red than blue
     each(root, "RGB", lambda rgb: np.clip(rgb * np.array([1.2, 1, 0.6]), 0, 255).astype(np.uint8))
@@ -229,7 +229,7 @@ def test_few_frames_say_nothing(root: Path) -> None:
 
 
 def test_known_frequencies() -> None:
-    nyu, sun = class_prior(NYU40), class_prior(SUN37)
+    nyu, sun = class_shares(NYU40), class_shares(SUN37)
     assert nyu is not None
     assert sun is not None
     assert nyu.shape == (BANDS, 40)
@@ -238,8 +238,8 @@ def test_known_frequencies() -> None:
     assert sun.sum() == pytest.approx(1)
     assert nyu.sum(0)[0] == pytest.approx(0.262, abs=0.001)  # wall
     assert (nyu[0, 1] / nyu[3, 1], nyu[3, 21]) == (pytest.approx(0.003, abs=0.001), 0)  # floor, ceiling
-    assert class_prior(CITYSCAPES19) is None
-    thirteen = class_prior(NYU13)
+    assert class_shares(CITYSCAPES19) is None
+    thirteen = class_shares(NYU13)
     assert thirteen is not None
     table = class_table()
     of_40 = {int(a): int(b) for a, b in zip(table.to_40, table.to_13, strict=True) if a}

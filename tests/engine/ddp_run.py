@@ -33,7 +33,7 @@ def run_config(
     steps: int = 3,
     epochs: int = 1,
     accumulate: int = 1,
-    minutes: float = 1.0,
+    minutes: float = 5.0,
     workers: int = 0,
 ) -> TrainConfig:
     return TrainConfig(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.engine.evaluate import evaluate
@@ -73,6 +74,7 @@ class OneFrame(list[RGBDSample]):
     ids, needs, label_set, split = ("7",), {"label"}, LABELS, "test"
     description = SimpleNamespace(name="one frame", label_values=None)
     root = "one frame"
+    faults = InputFaults()
 
     def sensor(self, index: int) -> None:
         return None

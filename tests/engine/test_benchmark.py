@@ -11,7 +11,7 @@ import torch
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
-from rgbdseg.engine.benchmark import PeakMemory, Work, measure, plain
+from rgbdseg.engine.benchmark import Measurement, PeakMemory, Work, measure_in_turns, plain
 from rgbdseg.models._measure import measure_model
 from rgbdseg.models._registry import create_model
 from tests.synthetic import write_tree
@@ -28,6 +28,10 @@ def config(tree: Path) -> TrainConfig:
         evaluation=EvaluationProtocol(mode="sliding", crop_size=(32, 32), flip=True, window_batch=4),
         hardware=HardwareConfig(accelerator="cpu", threads=1, accumulate=2, channels_last=True),
     )
+
+
+def measure(work: Work, one: TrainConfig, iterations: int) -> Measurement:
+    return measure_in_turns(work, {"": one}, iterations, blocks=1)[""]
 
 
 @pytest.mark.parametrize("work", ["train", "evaluate", "loader"])

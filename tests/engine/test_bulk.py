@@ -17,16 +17,20 @@ import pytest
 import torch
 from PIL import Image
 
+from rgbdseg.data.hha_cache import cache_hha
+from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.bulk import BulkOptions, BulkResult, predict_in_bulk
 from rgbdseg.engine.bulk_processes import Share
 from rgbdseg.engine.bulk_record import finished_frames, weights_fingerprint
-from rgbdseg.engine.predict import FileFrames, find_frames
+from rgbdseg.engine.predict import FileFrames, TreeInputs, find_frames, open_inputs
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.labels import LabelSet
 from rgbdseg.outputs import LabelFiles
+from rgbdseg.recordings import OpenOptions
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import Segmenter
-from tests.specs import RGB_DEPTH
+from tests.foreign_trees import write_dformer
+from tests.specs import RGB_DEPTH, RGB_HHA
 from tests.synthetic import make_camera, make_scene, write_depth, write_tree
 from tests.test_segmenter import ABC, SIZE, Channels, segmenter
 
@@ -146,7 +150,7 @@ def test_what_a_killed_process_left_is_no_prediction(tmp_path: Path) -> None:
         "class Killed(Pictures):\n"
         "    def changed_s(self, index): return 0.0\n"
         "made = segmenter()\nbefore, seen = made.segment, []\n"
-        "def segment(sample):\n"
+        "def segment(sample, **options):\n"
         "    seen.append(1)\n"
         "    if len(seen) == 6: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return before(sample)\n"
@@ -196,6 +200,35 @@ def test_predictions_without_a_record_are_refused(tmp_path: Path) -> None:
     (tmp_path / "prediction.json").unlink()
     with pytest.raises(UsageError, match="already holds a prediction of 'room/0'"):
         run(source, tmp_path)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", ["label/a.png", "color/room/1.png", "cloud/x.ply", "classes.json", "legend.png"])
+def test_files_of_somebody_else_are_never_replaced(place: str, force: bool, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(b"an image of a dataset")
+    with pytest.raises(UsageError, match=r"choose another folder"):
+        run(Pictures(3), tmp_path, force=force)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / place]
+    assert (tmp_path / place).read_bytes() == b"an image of a dataset"
+
+
+def test_hha_of_a_tree_is_compared_with_its_depth(tmp_path: Path) -> None:
+    tree = open_tree(write_tree(tmp_path / "tree", count=3, hha=False))
+    cache_hha(tree.root)
+    (tree.root / "HHA" / "hha.json").unlink()
+    made = segmenter(RGB_HHA)
+    assert len(TreeInputs(open_tree(tree.root), "all").source(made, ("label",)).names) == 3
+    for path in (tree.root / "HHA").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+    with pytest.raises(DataError, match=r'channels in the order angle, height, disparity .*"hha_channels"'):
+        TreeInputs(open_tree(tree.root), "all").source(made, ("label",))
+
+
+def test_trees_of_other_programs_are_no_recordings(tmp_path: Path) -> None:
+    found = open_inputs(write_dformer(tmp_path), OpenOptions())
+    assert isinstance(found, TreeInputs)
+    assert found.tree.recognized_as == "DFormer tree"
 
 
 def test_fingerprint_follows_the_weights_alone() -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.data.images import read_depth, write_hha
 from rgbdseg.datasets import get_label_set
 from rgbdseg.depth import DepthUnit
 from rgbdseg.engine.frame_survey import survey_frames
 from rgbdseg.engine.predict import FramePaths, find_frames
 from rgbdseg.errors import DataError
-from rgbdseg.geometry.hha import INDOOR, SENSOR
+from rgbdseg.geometry.hha import INDOOR, SENSOR, encode_hha
 from tests.synthetic import make_camera, make_scene
 
 SIZE = (48, 64)
@@ -79,6 +81,23 @@ def test_a_wrong_camera_is_refused_and_an_odd_one_mentioned(folder: Path) -> Non
     assert "the center is far from the middle" in odd[0]
 
 
+def test_hha_that_is_given_is_compared_with_the_depth(folder: Path) -> None:
+    (folder / "hha").mkdir()
+    paths = find_frames(folder / "rgb", folder / "depth")
+    camera = make_camera(SIZE)
+    for paths_of in paths:
+        assert paths_of.depth is not None
+        row = torch.tensor([camera.as_tuple()], dtype=torch.float64)
+        hha = encode_hha(read_depth(paths_of.depth, DepthUnit(0.001))[None], row)[0]
+        write_hha(folder / "hha" / f"{paths_of.name}.png", hha)
+    given = find_frames(folder / "rgb", folder / "depth", {"hha": folder / "hha"})
+    assert len(survey_frames(given, camera=camera, hha=INDOOR).notes) == 1
+    for path in (folder / "hha").iterdir():
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+    with pytest.raises(DataError, match="the HHA images given have the channels in the order angle, height, disparity"):
+        survey_frames(given, camera=camera, hha=INDOOR)
+
+
 def test_a_channel_that_saturates_is_told(folder: Path) -> None:
     outlier = np.random.default_rng(0).random(SIZE) < 0.01
     outlier[:24] = False
@@ -101,9 +120,19 @@ def test_orientation_and_size_are_told(folder: Path) -> None:
     assert notes[1] == "0.png is turned upright as its EXIF orientation says; so are its labels"
 
 
+def test_files_of_two_kinds_are_not_of_one_unit(folder: Path) -> None:
+    Image.fromarray(np.full(SIZE, 200, np.uint8)).save(folder / "depth" / "1.png")
+    for unit in (None, DepthUnit(0.001)):
+        with pytest.raises(DataError, match=r"1\.png stores depth in 8 bits and .*0\.png as uint16; expected files of"):
+            survey_frames(frames(folder), unit=unit)
+
+
 def test_files_that_cannot_be_read_are_left_to_the_one_who_reads_all(folder: Path) -> None:
     (folder / "rgb" / "0.png").write_bytes(b"")
     (folder / "depth" / "1.png").write_bytes(b"")
     survey = survey_frames(frames(folder), camera=make_camera(SIZE), hha=INDOOR)
     assert survey.depth is not None
     assert survey.depth.files == 2
+    for index in range(3):
+        (folder / "depth" / f"{index}.png").write_bytes(b"")
+    assert survey_frames(frames(folder)).notes == ()  # nothing is said of a unit

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.cli.main import main
 from rgbdseg.engine.mapping import MapOptions, map_recording, points_in_world
 from rgbdseg.errors import DataError
 from rgbdseg.export.onnx_segmenter import OnnxSegmenter
@@ -17,7 +18,7 @@ from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.recordings._base import RecordedFrame, Recording
 from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 from tests.specs import PLAIN_RGB, RGB_DEPTH, RGB_HHA
 from tests.test_segmenter import ABC, segmenter
 
@@ -94,6 +95,28 @@ def test_far_readings_have_no_vote_and_poses_are_required() -> None:
         map_recording(segmenter(), Wall([None]))
 
 
+def test_a_frame_that_cannot_be_used_is_named_where_there_is_no_other() -> None:
+    recording = Wall([None] * 5 + [rigid(FORWARD, np.zeros(3))])
+    recording.names, recording.times_s = ["5"], [0.5]
+    recording.read = lambda index: Wall.read(recording, 5)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="wall: no frame can be used; 5: frame 5 is damaged"):
+        map_recording(segmenter(), recording)
+
+
+def test_a_map_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.csv", "b.png"):
+        (tmp_path / name).write_text("mine")
+    command = ["map", str(tmp_path), "--out"]
+    for arguments, words in (
+        ([str(tmp_path / "a.ply")], "a.csv exists, where the legend of --out is written"),
+        ([str(tmp_path / "a.ply"), "--force"], "a.csv exists, where the legend of --out is written; choose another"),
+        ([str(tmp_path / "c.ply"), "--picture", str(tmp_path / "b.png")], "--picture"),
+    ):
+        assert main([*command, *arguments]) == 1
+        assert words in capsys.readouterr().err
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
 class ThreeClasses:
     """Stands for ONNX Runtime: the brightest channel is the class."""
 
@@ -104,7 +127,8 @@ class ThreeClasses:
         model = ModelFacts("channels", {}, self.plan.spec, ABC, "mine")
         return {"format": GRAPH_FORMAT, "model": model.to_dict(), "plan": self.plan.to_dict()}
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: dict[str, np.ndarray], outputs: list[str] | None) -> dict[str, np.ndarray]:
+        assert outputs == ["labels"]  # confidence has no part in a map unless it is asked for
         assert set(inputs) == {one.name for one in self.plan.inputs}
         labels = inputs["rgb"].argmax(-1).astype(np.uint8)
         return {"labels": labels, "confidence": np.ones(labels.shape, np.float32)}

@@ -16,7 +16,7 @@ import pytest
 from rgbdseg.engine import run_lock
 from rgbdseg.engine.run_lock import LOCK, locked
 from rgbdseg.errors import UsageError
-from rgbdseg.files import write_text
+from rgbdseg.files import WriteError, write_text
 
 HOLD = """
 import sys, time
@@ -80,6 +80,30 @@ def test_where_the_system_has_no_locks_the_file_tells(
     else:
         with pytest.raises(UsageError, match=f"is in use by process {process} on"), locked(tmp_path):
             pass
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("mine")
+    with pytest.raises(UsageError, match=r"a\.png is a file; expected a folder"), locked(tmp_path / "a.png"):
+        pass
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_lock_that_cannot_be_written_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "run"
+    if not new:
+        folder.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(run_lock.json, "dump", full)
+        with pytest.raises(WriteError, match=r"cannot write .*\.lock: No space left on device"), locked(folder):
+            pass
+    assert folder.exists() is not new
+    assert not (folder / LOCK).exists()
+    with locked(folder):
+        pass
 
 
 def test_what_a_killed_process_has_half_written_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from rgbdseg.losses import segmentation_loss
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
 from rgbdseg.recipes import get_recipe
-from rgbdseg.weights.checkpoint import ModelFacts, load_torch, read_stored_model, save_bundle
+from rgbdseg.weights.checkpoint import load_torch, read_stored_model, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.engine.test_train_resume import interrupt_at, read_log, tiny_config
 from tests.models.feed import feed
 from tests.synthetic import write_tree

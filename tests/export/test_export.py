@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,10 @@ from rgbdseg.export.plan import GraphPlan
 from rgbdseg.export.table import BEGIN, END, FamilyExport, _speeds, write_table
 from rgbdseg.input_spec import InputSpec, hha_stream, metric_depth_stream, rgb_stream
 from rgbdseg.labels import LabelSet, LabelValues
+from rgbdseg.outputs import LabelFiles
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from tests.export.networks import ABC, Mixing
 from tests.synthetic import write_tree
 
@@ -286,6 +290,22 @@ def test_a_program_of_pytorch(tmp_path: Path) -> None:
     assert np.array_equal(labels[0].numpy(), segmenter.segment(room).labels)
 
 
+def test_a_full_disk_is_an_error_for_a_program_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    export_module.write_program(program, tmp_path / "a.pt2", '{"a": 1}')
+    kept = {"rgbdseg.json": ""}
+    assert torch.export.load(tmp_path / "a.pt2", extra_files=kept).module()(torch.zeros(1, 2)).shape == (1, 2)
+    assert kept["rgbdseg.json"] == '{"a": 1}'
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        yield Path("/dev/full")
+
+    monkeypatch.setattr(export_module, "atomic_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_module.write_program(program, tmp_path / "b.pt2", "{}")
+
+
 def test_openvino_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UsageError, match="openvino is not installed"):
@@ -440,6 +460,39 @@ def test_the_bundle_runs_where_there_is_no_pytorch(tmp_path: Path) -> None:
         "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     check_bundle([sys.executable, str(starter)], segmenter, tmp_path, DEPTH)
+
+
+def test_a_bundle_replaces_its_own_files_alone(tmp_path: Path) -> None:
+    bundle_of(DEPTH, tmp_path)
+    for name in ("labels.json", "run.py"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(UsageError, match=f"{name} is there already and of no bundle; choose another folder"):
+            write_bundle(tmp_path / "bundle" / "model.onnx", folder)
+        assert [(file.name, file.read_text()) for file in folder.iterdir()] == [(name, "mine")]
+    write_bundle(tmp_path / "bundle" / "model.onnx", tmp_path / "bundle")
+
+
+def test_the_program_of_the_bundle_replaces_its_own_files_alone(tmp_path: Path) -> None:
+    run = importlib.import_module("rgbdseg.export.run")  # needs onnxruntime
+
+    def labeled(values: LabelValues) -> Any:
+        return run.SegmentedFrame(
+            np.zeros((2, 3), np.uint8), np.ones((2, 3), np.float32), ABC.classes, ABC.palette,
+            np.zeros((2, 3, 3), np.uint8), None, None, "a", LabelFiles.of_classes(ABC, values).to_dict(),
+        )  # fmt: skip
+
+    for _ in range(2):
+        labeled(VALUES).save(tmp_path / "own")
+    assert sorted(file.name for file in (tmp_path / "own").rglob("*.*")) == ["a.png"] * 3 + ["classes.json"]
+    with pytest.raises(run.InputError, match=r"classes\.json is of other classes"):
+        labeled(LabelValues((1, 2, 3), 0)).save(tmp_path / "own")
+    (tmp_path / "rec" / "color").mkdir(parents=True)
+    (tmp_path / "rec" / "color" / "a.png").write_text("mine")
+    with pytest.raises(run.InputError, match=r"rec holds files in color/ and no classes\.json"):
+        labeled(VALUES).save(tmp_path / "rec")
+    assert (tmp_path / "rec" / "color" / "a.png").read_text() == "mine"
 
 
 def test_the_class_of_the_bundle(tmp_path: Path) -> None:

@@ -216,6 +216,12 @@ def test_a_batch_equals_its_images_one_by_one() -> None:
     assert torch.equal(shared_camera, together[[0, 2]])
     # On a GPU all frames of a batch are computed together; the same must come out.
     assert torch.equal(_encode_together(depth_m, cameras, None, INDOOR), together)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # each with frames of its own
+    try:
+        assert torch.equal(encode_hha(depth_m, cameras), together)
+    finally:
+        torch.set_num_threads(threads)
     assert torch.equal(
         _encode_together(depth_m[[0, 2]], cameras[:1], depth_m[[2, 0]], OUTDOOR),
         encode_hha(depth_m[[0, 2]], cameras[:1], depth_m[[2, 0]], OUTDOOR),

@@ -22,7 +22,7 @@ from rgbdseg.live.run import Pace, run_live
 from rgbdseg.live.sources import Newest, Replay
 from rgbdseg.live.steadying import Steadying
 from rgbdseg.recordings._base import RecordedFrame, Recording
-from rgbdseg.recordings._poses import rigid
+from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
 from rgbdseg.segmented_frame import SegmentedFrame
 from tests.test_segmenter import SIZE, segmenter
 
@@ -141,6 +141,21 @@ def test_the_loop_labels_shows_and_counts() -> None:
     assert 0.1 <= time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize(("frame_s", "rates"), [(0.5, [2.0] * 9), (5.0, [0.2] * 9)])
+def test_frames_per_second_are_known_from_the_first_frame_on(
+    monkeypatch: pytest.MonkeyPatch, frame_s: float, rates: list[float]
+) -> None:
+    clock, paces, network = Clock(monkeypatch), [], segmenter()
+
+    class Slow(Numbers):
+        def read(self, index: int) -> RecordedFrame:
+            clock.sleep(frame_s)
+            return super().read(index)
+
+    run_live(network, Replay(Slow(9), every_frame=True), progress=paces.append)
+    assert [pace.fps for pace in paces] == pytest.approx(rates)
+
+
 def test_steadied_scores_are_an_exponential_average() -> None:
     steady, rng = Steadying(0.75), np.random.default_rng(0)
     frames = [torch.from_numpy(rng.dirichlet(np.ones(3), (4, 5)).transpose(2, 0, 1)) for _ in range(3)]
@@ -189,6 +204,24 @@ def test_scores_follow_their_place_when_the_camera_moves() -> None:
     steady = Steadying(0.5)
     steady(past, depth_m, camera, torch.from_numpy(np.eye(4)))
     assert steady(now, depth_m, camera, forward)[0, 1, 2] == 0.5  # something that was not there before
+
+
+def test_scores_follow_their_place_when_the_camera_turns() -> None:
+    """Turned to the right by 0.1 rad, a camera of f = 100 px sees what was at column u at f tan(atan(u / f) - 0.1)."""
+    camera, columns = PinholeCamera(100.0, 100.0, 20.0, 0.0), np.arange(41)
+    angles = np.arctan((columns - 20) / 100)
+    wall_m = np.full((1, 1, 41), 2.0)  # z = 2 m in the first camera's frame
+    turned_m = 2 / np.cos(angles + 0.1) * np.cos(angles)  # of the same wall, in the second one's
+    past = torch.stack([torch.arange(41) / 100, 1 - torch.arange(41) / 100])[:, None].float()
+    steady = Steadying(0.5)
+    steady(past, torch.from_numpy(wall_m), camera, torch.eye(4, dtype=torch.float64))
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_from_axis_angle(np.array([0.0, 0.1, 0.0]))
+    turned = torch.from_numpy(turned_m[None, None])
+    result = steady(torch.full((2, 1, 41), 0.5), turned, camera, torch.from_numpy(pose))
+    before = np.rint(100 * np.tan(angles + 0.1) + 20)
+    wanted = np.where(before < 41, 0.5 * before / 100 + 0.25, 0.5)
+    np.testing.assert_allclose(result[0, 0], wanted, atol=1e-6)
 
 
 def test_rerun_file(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from rgbdseg.datasets.nyuv2 import NYU40
 from rgbdseg.errors import UsageError
 from rgbdseg.models._registry import create_model
 from rgbdseg.models.litefusion import LiteFusion, _check_features
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 
 
 def small(**options: object) -> LiteFusion:

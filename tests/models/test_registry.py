@@ -27,6 +27,20 @@ def test_options_reach_the_model() -> None:
     assert model.decoder.low_level[0].out_channels == 32  # other options keep the builder's values
 
 
+def test_options_of_a_part_go_with_it() -> None:
+    """The options of a variant's decoder do not reach another decoder, those of its encoder no other encoder."""
+    with torch.device("meta"):
+        queries = rgbdseg.create_model("dinodepth_vit_pico", 5, decoder="eomt", queries=8)
+        assert type(queries.decoder).__name__ == "EoMTHead"
+        same = rgbdseg.create_model("dinodepth_vit_pico", 5, decoder="dpt", depth="none")
+        own = rgbdseg.create_model("dinodepth_vit_pico", 5, depth="none")
+        wide = rgbdseg.create_model("dinodepth_vit_pico", 5, depth="none", decoder_options={"channels": 64})
+        other = rgbdseg.create_model("dinodepth_vitl16_dinov2_eomt", 5, encoder="vit_pico_patch16_dinov3")
+    counts = [sum(p.numel() for p in model.decoder.parameters()) for model in (same, own, wide)]
+    assert counts[0] == counts[1] < counts[2]
+    assert other.encoder.name == "vit_pico_patch16_dinov3"
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "options", "message"),
     [

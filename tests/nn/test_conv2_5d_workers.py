@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rgbdseg.nn.conv2_5d import product as conv2_5d_product
 from rgbdseg.nn.conv2_5d.operator import MalleableConv2_5d
-from rgbdseg.nn.conv2_5d.workers import run_workers, worker_count
+from rgbdseg.worker_threads import run_workers, worker_count
 
 CPU = torch.device("cpu")
 CHANNELS = 29  # three workers have different shares of it

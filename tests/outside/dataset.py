@@ -21,8 +21,7 @@ from rgbdseg.config.train import (
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.datasets import DatasetFacts
 from rgbdseg.labels import LabelSet
-from rgbdseg.prepare._sources import Progress, Source
-from rgbdseg.prepare.writer import Content, FrameJob, write_prepared_tree
+from rgbdseg.prepare import Content, FrameJob, Progress, Source, write_prepared_tree
 from rgbdseg.sample import RasterRule
 
 SIZE = (24, 32)

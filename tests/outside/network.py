@@ -8,12 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.encoders import StagedEncoder, State, create_encoder
-from rgbdseg.encoders._base import EncoderEntry
+from rgbdseg.encoders import EncoderEntry, StagedEncoder, State, create_encoder
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
-from rgbdseg.models._base import SegmentationModel, SegmentationOutput
-from rgbdseg.models._card import MethodCard
-from rgbdseg.models._registry import Variant
+from rgbdseg.models import MethodCard, SegmentationModel, SegmentationOutput, Variant
 from rgbdseg.nn.decoders import Decoder, DecoderEntry, FeatureInfo, create_decoder
 
 

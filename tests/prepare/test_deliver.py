@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,55 +23,12 @@ from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
 from rgbdseg.prepare.deliver import prepare_deliver
 from rgbdseg.prepare.pictures import enlarge_nearest
-from tests.miniatures import enlarged
-
-SIZE, COARSE = (52, 52), (26, 26)  # officially 1042 and, for the coarse event camera, 512
-FRAMES = {
-    "cloud/train/MAP_1_point102/110350": ("cloud",),
-    "rain/train/MAP_2_point15_lidarjitter/000050": ("lidarjitter", "rain"),
-    "night/val/MAP_3_point9/000050": ("night",),
-    "sun/val/MAP_3_point9_motionblur/000050": ("motionblur", "sun"),
-    "fog/test/MAP_7_point4_eventlowres/006250": ("eventlowres", "fog"),
-}
-
-
-def content(index: int, low_events: bool) -> dict[str, np.ndarray]:
-    """The five official files of a frame: pictures with and without alpha, classes in the red channel."""
-    random = np.random.default_rng(index)
-
-    def picture(channels: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-        return enlarged(random.integers(0, 256, (size[0] // 2, size[1] // 2, channels), dtype=np.uint8), 2)
-
-    semantic = picture(4)
-    semantic[..., 0] = enlarged(random.integers(0, 26, (26, 26), dtype=np.uint8), 2)
-    semantic[0, :, 0] = 255
-    return {
-        "img": picture(4),  # with alpha
-        "hha": picture(3),
-        "event": picture(3, COARSE if low_events else SIZE),
-        "lidar": picture(1)[..., 0],
-        "semantic": semantic,
-    }
-
-
-WORDS: Mapping[str, str] = {
-    "img": "rgb", "hha": "depth", "event": "event", "lidar": "lidar", "semantic": "semantic",
-}  # fmt: skip
-
-
-def official_file(root: Path, folder: str, key: str) -> Path:
-    return root / folder / f"{key}_{WORDS[folder]}_front.png"
+from tests.miniatures import DELIVER_FRAMES, DELIVER_SIZE, deliver_content, deliver_file, write_deliver
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("DELIVER")
-    for index, key in enumerate(FRAMES):
-        for folder, pixels in content(index, "eventlowres" in key).items():
-            path = official_file(root, folder, key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
-    return root
+    return write_deliver(tmp_path_factory.mktemp("DELIVER"))
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +48,18 @@ def channels_first(pixels: np.ndarray) -> torch.Tensor:
 def test_frames_value_by_value(tree: Path) -> None:
     dataset = RGBDDataset(open_tree(tree), "all", needs={"rgb", "hha", "event", "lidar", "label"})
     samples = {s.sample_id: s for s in (dataset.sample(i) for i in range(len(dataset)))}
-    assert set(samples) == set(FRAMES)
-    for index, key in enumerate(FRAMES):
-        expected, sample = content(index, "eventlowres" in key), samples[key]
+    assert set(samples) == set(DELIVER_FRAMES)
+    for index, key in enumerate(DELIVER_FRAMES):
+        expected, sample = deliver_content(index, "eventlowres" in key), samples[key]
         assert torch.equal(sample.rgb, channels_first(expected["img"][..., :3]))
         assert sample.hha is not None
         assert torch.equal(sample.hha, channels_first(expected["hha"]))
         event, lidar = sample.raster("event"), sample.raster("lidar")
         assert event is not None
         assert lidar is not None
-        as_published = functional.interpolate(channels_first(expected["event"])[None].float(), SIZE, mode="nearest")[0]
+        as_published = functional.interpolate(
+            channels_first(expected["event"])[None].float(), DELIVER_SIZE, mode="nearest"
+        )[0]
         assert torch.equal(event, as_published.byte())
         assert torch.equal(lidar, torch.from_numpy(expected["lidar"]).expand(3, -1, -1))
         classes = expected["semantic"][..., 0].astype(int)
@@ -120,16 +78,16 @@ def test_a_network_of_four_modalities_is_fed_from_the_tree_and_scored_by_conditi
         assert sample.label is not None
         metrics.update(sample.sample_id, prediction, sample.label[0])
     everything, by_name = metrics.compute()
-    assert everything.images == len(FRAMES)
+    assert everything.images == len(DELIVER_FRAMES)
     assert {name: scores.images for name, scores in by_name.items()} == {
-        name: sum(name in conditions for conditions in FRAMES.values())
-        for name in {name for conditions in FRAMES.values() for name in conditions}
+        name: sum(name in conditions for conditions in DELIVER_FRAMES.values())
+        for name in {name for conditions in DELIVER_FRAMES.values() for name in conditions}
     }
 
 
 def test_files_of_the_right_kind_are_copied(tree: Path, official: Path) -> None:
     key = "cloud/train/MAP_1_point102/110350"
-    assert (tree / "HHA" / f"{key}.png").read_bytes() == official_file(official, "hha", key).read_bytes()
+    assert (tree / "HHA" / f"{key}.png").read_bytes() == deliver_file(official, "hha", key).read_bytes()
 
 
 def test_enlarging_as_the_published_loader_does() -> None:
@@ -141,8 +99,8 @@ def test_enlarging_as_the_published_loader_does() -> None:
 def test_splits_and_conditions(tree: Path, official: Path) -> None:
     opened = open_tree(tree)
     splits = {name: [f.sample_id for f in opened.frames(name)] for name in opened.split_names}
-    assert splits == {split: sorted(k for k in FRAMES if f"/{split}/" in k) for split in OFFICIAL_FRAMES}
-    assert conditions_of_tree(tree) == FRAMES
+    assert splits == {split: sorted(k for k in DELIVER_FRAMES if f"/{split}/" in k) for split in OFFICIAL_FRAMES}
+    assert conditions_of_tree(tree) == DELIVER_FRAMES
     assert opened.description.label_set == get_label_set(DELIVER25.name) == DELIVER25
     assert json.loads((tree / "dataset.json").read_text())["label_set"] == DELIVER25.name
     assert [str(problem) for problem in check_dataset(tree).problems] == []
@@ -163,19 +121,19 @@ def test_fewer_rasters(official: Path, tmp_path: Path) -> None:
 
 def test_faults_name_the_file(copy: Path, tmp_path: Path) -> None:
     key = "night/val/MAP_3_point9/000050"
-    lidar = official_file(copy, "lidar", key)
+    lidar = deliver_file(copy, "lidar", key)
     Image.fromarray(np.zeros((26, 26, 3), np.uint8)).save(lidar)
     with pytest.raises(DataError, match=r"000050_lidar_front\.png is 26x26; expected the size of its label, 52x52"):
         prepare_deliver(copy, tmp_path / "a")
     lidar.unlink()
     with pytest.raises(DataError, match=r"000050_lidar_front\.png does not exist"):
         prepare_deliver(copy, tmp_path / "b")
-    Image.fromarray(np.full((52, 52, 3), 26, np.uint8)).save(official_file(copy, "semantic", key))
+    Image.fromarray(np.full((52, 52, 3), 26, np.uint8)).save(deliver_file(copy, "semantic", key))
     with pytest.raises(DataError, match=r"semantic_front\.png holds the class 26; expected 1\.\.25"):
         prepare_deliver(copy, tmp_path / "c", rasters=())
-    strange = official_file(copy, "img", "sun/val/MAP_3_point9_nofuel/000050")
+    strange = deliver_file(copy, "img", "sun/val/MAP_3_point9_nofuel/000050")
     strange.parent.mkdir()
-    shutil.copy(official_file(copy, "img", key), strange)
+    shutil.copy(deliver_file(copy, "img", key), strange)
     with pytest.raises(DataError, match="of the failure 'nofuel'; expected one of motionblur"):
         prepare_deliver(copy, tmp_path / "d")
     shutil.rmtree(copy / "img")

@@ -188,9 +188,13 @@ def test_time_stamps_in_file_names(tmp_path: Path) -> None:
     root = write_tum(tmp_path / "tum")
     (root / "rgb.txt").unlink()
     with pytest.raises(DataError, match="has no depth map of the same name"):
-        prepare_folder(root, tmp_path / "tree", options())
-    prepared = prepare_folder(root, tmp_path / "tree", options(pairing="time", meters_per_unit=0.0002))
-    assert prepared.result.frames == COUNT
+        prepare_folder(root, tmp_path / "tree", options(pairing="name"))
+    for pairing in ("time", "auto"):
+        prepared = prepare_folder(root, tmp_path / pairing, options(pairing=pairing, meters_per_unit=0.0002))
+        assert prepared.result.frames == COUNT
+        assert [frame.sample_id for frame in open_tree(tmp_path / pairing).frames("all")] == [
+            f"{t:.6f}" for t in RGB_TIMES
+        ]
     (root / "rgb" / "late.png").write_bytes((root / "rgb" / f"{RGB_TIMES[0]:.6f}.png").read_bytes())
     with pytest.raises(DataError, match=r"rgb/late\.png is not named by a time stamp"):
         prepare_folder(root, tmp_path / "other", options(pairing="time", meters_per_unit=0.0002))
@@ -342,6 +346,7 @@ def test_another_recording_does_not_continue_a_tree(recording: Path, tmp_path: P
         ({"intrinsics": Path("a.json")}, "camera and intrinsics are both given"),
         ({"test_share": 1.0}, r"test share 1\.0, .*: expected 1 or more, 0 to below 1"),
         ({"every": 0}, "every 0"),
+        ({"max_difference_s": float("nan")}, "maximal difference nan s"),
         ({"lists": {"train": Path("a")}, "test_share": 0.5}, "lists and a test share are both given"),
         ({"label_folder": "labels"}, "label folder labels without class names"),
         ({"label_set": NYU40, "void_labels": (0,)}, r"void label \[0\], first label 0: the 40 classes take .* 0\.\.39"),

@@ -19,43 +19,12 @@ from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError
 from rgbdseg.prepare.mfnet import prepare_mfnet
 from rgbdseg.transforms.pack import pack
-from tests.miniatures import enlarged
-
-NAMES = ("00001D", "00002N", "00003D", "00004N", "00005D")
-LISTS = {
-    "train": ("00001D", "00002N", "00001D_flip", "00002N_flip"),
-    "val": ("00003D",),
-    "test": ("00005D", "00004N"),
-    "test_day": ("00005D",),
-    "test_night": ("00004N",),
-}
-
-
-def picture(index: int) -> np.ndarray:
-    """Red, green, blue and thermal of one frame (480, 640, 4)."""
-    random = np.random.default_rng(index)
-    return enlarged(random.integers(0, 256, (30, 40, 4), dtype=np.uint8))
-
-
-def classes(index: int) -> np.ndarray:
-    random = np.random.default_rng(100 + index)
-    return enlarged(random.integers(0, 9, (30, 40), dtype=np.uint8))
+from tests.miniatures import MFNET_NAMES, mfnet_classes, mfnet_picture, write_mfnet
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked archive, as its authors publish it, with a few frames; the mirrored ones are made by a script."""
-    root = tmp_path_factory.mktemp("mfnet")
-    for folder in ("images", "labels", "anno_json", "visual"):
-        (root / folder).mkdir()
-    for index, name in enumerate(NAMES):
-        Image.fromarray(picture(index)).save(root / "images" / f"{name}.png", compress_level=1)
-        Image.fromarray(classes(index)).save(root / "labels" / f"{name}.png", compress_level=1)
-    for name, listed in LISTS.items():
-        (root / f"{name}.txt").write_text("".join(f"{line}\n" for line in listed))
-    (root / "black_list.txt").write_text("")
-    (root / "make_flip.py").write_text("")
-    return root
+    return write_mfnet(tmp_path_factory.mktemp("official") / "mfnet")
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +39,16 @@ def copy(official: Path, tmp_path: Path) -> Path:
 
 def test_frames_value_by_value(tree: Path) -> None:
     dataset = RGBDDataset(open_tree(tree), "all", needs={"rgb", "thermal", "label"})
-    assert len(dataset) == len(NAMES)
-    for index, name in enumerate(NAMES):
+    assert len(dataset) == len(MFNET_NAMES)
+    for index, name in enumerate(MFNET_NAMES):
         sample = next(s for s in (dataset.sample(i) for i in range(len(dataset))) if s.sample_id == name)
-        expected = torch.from_numpy(picture(index).transpose(2, 0, 1).copy())
+        expected = torch.from_numpy(mfnet_picture(index).transpose(2, 0, 1).copy())
         assert torch.equal(sample.rgb, expected[:3])
         thermal = sample.raster("thermal")
         assert thermal is not None
         assert torch.equal(thermal, expected[3:])
         assert sample.label is not None
-        assert torch.equal(sample.label[0], torch.from_numpy(classes(index)))  # unlabeled is a class, not void
+        assert torch.equal(sample.label[0], torch.from_numpy(mfnet_classes(index)))  # unlabeled is a class, not void
 
 
 def test_a_thermal_network_is_fed_from_the_tree(tree: Path) -> None:
@@ -87,7 +56,7 @@ def test_a_thermal_network_is_fed_from_the_tree(tree: Path) -> None:
     dataset = RGBDDataset(open_tree(tree), "val", needs=rasters_needed(model.input_spec, label=True))
     sample = dataset.sample(0)
     batch = pack([sample], model.input_spec)
-    thermal = torch.from_numpy(picture(2)[..., 3].copy()).float() / 255
+    thermal = torch.from_numpy(mfnet_picture(2)[..., 3].copy()).float() / 255
     torch.testing.assert_close(batch.images["thermal"], thermal.expand(1, 3, -1, -1))
     with torch.inference_mode():
         logits = model({name: image[..., :64, :96] for name, image in batch.images.items()}).logits
@@ -105,7 +74,7 @@ def test_splits_without_mirrored_copies_and_conditions(tree: Path) -> None:
     }
     assert opened.description.label_set == get_label_set(MFNET9.name) == MFNET9
     assert json.loads((tree / "dataset.json").read_text())["label_set"] == MFNET9.name
-    assert conditions_of_tree(tree) == {name: (("day",) if name.endswith("D") else ("night",)) for name in NAMES}
+    assert conditions_of_tree(tree) == {name: (("day",) if name.endswith("D") else ("night",)) for name in MFNET_NAMES}
 
 
 def test_checked_and_complete(tree: Path, official: Path) -> None:
@@ -138,13 +107,13 @@ def test_faults_name_the_file(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"val\.txt does not exist; expected the list"):
         prepare_mfnet(copy, tmp_path / "a")
     (copy / "val.txt").write_text("00003D\n")
-    Image.fromarray(picture(2)[..., :3]).save(copy / "images" / "00003D.png")
+    Image.fromarray(mfnet_picture(2)[..., :3]).save(copy / "images" / "00003D.png")
     with pytest.raises(DataError, match=r"00003D\.png has the mode RGB; expected red, green, blue and thermal as RGBA"):
         prepare_mfnet(copy, tmp_path / "b")
-    Image.fromarray(picture(2)[:100]).save(copy / "images" / "00003D.png")
+    Image.fromarray(mfnet_picture(2)[:100]).save(copy / "images" / "00003D.png")
     with pytest.raises(DataError, match=r"00003D\.png is 100x640; expected 480x640"):
         prepare_mfnet(copy, tmp_path / "c")
-    Image.fromarray(picture(2)).save(copy / "images" / "00003D.png")
+    Image.fromarray(mfnet_picture(2)).save(copy / "images" / "00003D.png")
     Image.fromarray(np.full((480, 640), 9, np.uint8)).save(copy / "labels" / "00003D.png")
     with pytest.raises(DataError, match=r"00003D\.png holds the class 9; expected 0\.\.8"):
         prepare_mfnet(copy, tmp_path / "d")

@@ -69,7 +69,6 @@ def tiny_eomt(depth: str) -> TrainConfig:
     options = {
         "encoder": "vit_pico_patch16_dinov3",
         "decoder": "eomt",
-        "decoder_options": {},
         "depth": depth,
         "queries": 8,
         "mask_annealing": [[0, 2], [1, 3], [2, 4]],

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rgbdseg.cli.main import main
 from rgbdseg.config.train import TrainConfig
+from rgbdseg.datasets import DATASETS
 from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, describe_recipe, get_recipe, register_recipe
 from rgbdseg.recipes.demo import demo
@@ -42,13 +44,17 @@ def test_every_recipe_knows_its_name_and_says_what_it_is(name: str) -> None:
 
 FAMILIES = ("asymformer", "cmnext", "cmx", "dformer", "dformerv2", "diffpixelformer", "dplnet", "emsanet", "esanet")
 FAMILIES += ("geminifusion", "hdbformer", "sigma")
+BENCHMARKS = "|".join(name for name in DATASETS if name != "rooms")
+SUBSETS = "-rgb|-depth|-event|-lidar|-depth-event|-depth-lidar"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recipes_are_called_after_variant_and_dataset(family: str) -> None:
     names = [name for name in RECIPES if name.split("-")[0] == family]
-    assert names
-    assert names == [f"{get_recipe(name).model.name.replace('_', '-')}-nyuv2" for name in names]
+    assert f"{family}-" in " ".join(names)
+    for name in names:
+        variant = get_recipe(name).model.name.replace("_", "-")
+        assert re.fullmatch(rf"{variant}-({BENCHMARKS})({SUBSETS})?", name), name
 
 
 def test_a_recipe_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,21 @@ def test_folders_by_name_and_by_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(recording.read(0).depth_m, scene.depth_m, atol=1.1e-3)
 
 
+def test_times_in_equal_names_are_those_of_the_frames(tmp_path: Path) -> None:
+    scene = make_scene(0, SIZE)
+    for kind, values in (("rgb", scene.rgb), ("depth", (scene.depth_m * 1000).astype(np.uint16))):
+        (tmp_path / kind).mkdir()
+        for time_s in ("10.5", "10.25", "9.75"):
+            Image.fromarray(values).save(tmp_path / kind / f"{time_s}.png")
+    recording = open_recording(tmp_path)
+    assert (list(recording.names), list(recording.times_s)) == (["9.75", "10.25", "10.5"], [9.75, 10.25, 10.5])
+    (tmp_path / "depth" / "10.5.png").rename(tmp_path / "depth" / "10.52.png")
+    (tmp_path / "depth" / "9.75.png").rename(tmp_path / "depth" / "9.8.png")
+    recording = open_recording(tmp_path)
+    assert list(recording.times_s) == [10.25, 10.5]
+    assert "1 images have no depth map within 0.02 s: left out" in recording.notes
+
+
 def test_coarser_depth_of_the_same_view(tmp_path: Path) -> None:
     for kind in ("rgb", "depth"):
         (tmp_path / kind).mkdir()

@@ -213,18 +213,21 @@ def test_the_page_answers_with_all_it_shows(tmp_path: Path) -> None:
     page = make_page(shelf, Limits())
     assert isinstance(page, gradio.Blocks)
     asked = Asked(str(color), str(depth), camera_text(), "mm", "depth", 1.0)
-    slider, confidence, style, legend, download, message, found = _label(shelf, Limits(), store, asked)
+    slider, confidence, style, legend, download, message, found = _label(shelf, Limits(), asked)
     assert np.array_equal(slider[1], found.frame.colors())
     assert confidence.shape == (*SIZE, 3)
     assert style.count("background") == len(legend.choices) == len(found.frame.shares)
     assert legend.value == list(found.frame.shares)
     assert "depth: " in message
-    archive, again = Path(download.value["path"] if isinstance(download.value, dict) else download.value), store
+    assert download.interactive
+    assert not list(Path(store._folder.name).iterdir())  # packed for those who ask for it
+    archive = Path(store.archive(found))
     assert archive.name == "color.zip"
-    cloud = again.cloud(found, ["a"])
+    assert "color_label.png" in zipfile.ZipFile(archive).namelist()
+    cloud = store.cloud(found, ["a"])
     assert cloud is not None
     assert Path(cloud).read_bytes().startswith(b"glTF")
-    assert again.cloud(found, ["a"]) != cloud  # nobody guesses it
+    assert store.cloud(found, ["a"]) != cloud  # nobody guesses it
 
 
 def test_page_and_endpoint_together() -> None:

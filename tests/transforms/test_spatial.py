@@ -258,8 +258,9 @@ def test_rotated_images_are_interpolated_and_labels_are_not() -> None:
     assert torch.equal(turned.rgb, turned.hha)
 
 
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(31, 46), (77, 101), (40, 53)])
-def test_resizing_what_a_crop_shows_is_cropping_what_was_resized(size: tuple[int, int]) -> None:
+def test_resizing_what_a_crop_shows_is_cropping_what_was_resized(size: tuple[int, int], flip: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     sample = RGBDSample(
         torch.randint(256, (3, 40, 53), generator=generator, dtype=torch.uint8),
@@ -267,10 +268,12 @@ def test_resizing_what_a_crop_shows_is_cropping_what_was_resized(size: tuple[int
         hha=torch.randint(256, (3, 40, 53), generator=generator, dtype=torch.uint8),
         label=torch.randint(9, (1, 40, 53), generator=generator, dtype=torch.uint8),
         camera=PinholeCamera(50.0, 51.0, 26.0, 20.0),
+        others={"thermal": torch.randint(256, (1, 40, 53), generator=generator, dtype=torch.uint8)},
     )
+    whole = resize(flip_horizontal(sample) if flip else sample, size)
     for top, left, height, width in ((0, 0, *size), (3, 5, 20, 33), (size[0] - 7, size[1] - 9, 7, 9), (11, 0, 1, 1)):
-        expected = crop(resize(sample, size), top, left, height, width)
-        found = resize_and_crop(sample, size, top, left, (height, width))
+        expected = crop(whole, top, left, height, width)
+        found = resize_and_crop(sample, size, top, left, (height, width), flip=flip)
         assert found.camera == expected.camera
         for name, raster in expected.rasters():
             assert torch.equal(found.raster(name), raster), name

@@ -15,7 +15,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer(ThreadingHTTPServer):
-    """Files by "owner/name" and path, or by plain path under ``files``; breaks a transfer off when told to."""
+    """Files by "owner/name" and path, or by plain path under ``files``.
+
+    break_after: no transfer gets beyond so many bytes of a file, however often it is tried.
+    ignores_ranges: whole files are sent, whatever part was asked for.
+    """
 
     daemon_threads = True
 
@@ -25,6 +29,7 @@ class HubServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.break_after: int | None = None
         self.ranges: list[str] = []
+        self.ignores_ranges = False
 
     @property
     def address(self) -> str:
@@ -84,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "Entry not found"}, status=404, extra={"X-Error-Code": "EntryNotFound"})
             return
         first = 0
-        asked = self.headers.get("Range")
+        asked = None if self.server.ignores_ranges else self.headers.get("Range")
         if asked:
             self.server.ranges.append(asked)
             first = int(asked.removeprefix("bytes=").partition("-")[0])
@@ -102,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = content[first:]
         if self.server.break_after is not None:
-            self.wfile.write(body[: self.server.break_after])
+            self.wfile.write(content[first : self.server.break_after])
             self.wfile.flush()
             self.close_connection = True
             self.connection.close()

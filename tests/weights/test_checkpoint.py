@@ -18,7 +18,8 @@ from rgbdseg.files import WriteError
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.building import without_first_values
-from rgbdseg.weights.checkpoint import FACTS_KEY, ModelFacts, load_bundle, load_torch, save_bundle, save_torch
+from rgbdseg.weights.checkpoint import load_bundle, load_torch, save_bundle, save_torch
+from rgbdseg.weights.facts import FACTS_KEY, ModelFacts
 
 NAME = "deeplabv3plus_resnet18"
 

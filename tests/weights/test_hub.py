@@ -8,7 +8,8 @@ import torch
 from rgbdseg import get_label_set
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.models._registry import create_model
-from rgbdseg.weights.checkpoint import ModelFacts, load_bundle, save_bundle
+from rgbdseg.weights.checkpoint import load_bundle, save_bundle
+from rgbdseg.weights.facts import ModelFacts
 from rgbdseg.weights.hub import pull, push
 from tests.weights.hub_server import hub_server
 from tests.weights.test_zoo import OPTIONS

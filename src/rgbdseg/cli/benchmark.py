@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, print_table, say
-from rgbdseg.cli.config_args import config_parser, parse_config
-from rgbdseg.config.train import TrainConfig
+from rgbdseg.cli.config_args import parse_train_config
 from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, get_recipe
 
@@ -40,7 +39,7 @@ def run(arguments: list[str]) -> int:
     known, rest = parser.parse_known_args(arguments)
     if known.iterations < 1:
         raise UsageError(f"--iterations is {known.iterations}; expected at least 1")
-    config = parse_config(config_parser(f"benchmark {known.recipe}", get_recipe(known.recipe)), rest, TrainConfig)
+    config = parse_train_config(f"benchmark {known.recipe}", get_recipe(known.recipe), rest)
     config = dataclasses.replace(config, data=str(Path(known.data).resolve()))
     from rgbdseg.engine.benchmark import BLOCKS, measure_in_turns, plain, same_work
     from rgbdseg.engine.hardware import check_hardware

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rgbdseg.cli.common import Parser, add_workers, progress_bar, say
 from rgbdseg.errors import UsageError
-from rgbdseg.files import write_text
+from rgbdseg.files import is_replaceable, write_text
 
 
 def run(arguments: list[str]) -> int:
@@ -23,8 +23,9 @@ def run(arguments: list[str]) -> int:
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit} leaves no frame; expected at least 1")
     for option, file in (("--json", options.json), ("--report", options.report)):
-        if file is not None:
-            _require_free(option, Path(file))
+        # It could be an image of the dataset.
+        if file is not None and not is_replaceable(file, _BEGINS[option]):
+            raise UsageError(f"{option} {file} exists and is no report of an earlier check; choose another name")
     if options.json and options.report and Path(options.json).resolve() == Path(options.report).resolve():
         raise UsageError(f"--json and --report both name {options.json}; choose two files")
     from rgbdseg.doctor.check import check_dataset
@@ -42,16 +43,4 @@ def run(arguments: list[str]) -> int:
     return 0 if report.ok else 1
 
 
-def _require_free(option: str, path: Path) -> None:
-    """Raise UsageError for a file that is there already, unless it is an earlier report: it could be an image."""
-    if not path.exists() and not path.is_symlink():
-        return
-    begins = b""
-    if path.is_file() and not path.is_symlink():
-        with open(path, "rb") as file:
-            begins = file.read(len(_BEGINS[option]))
-    if begins != _BEGINS[option]:
-        raise UsageError(f"{option} {path} exists and is no report of an earlier check; choose another name")
-
-
-_BEGINS = {"--json": b'{\n "ok":', "--report": b"<!doctype html>"}
+_BEGINS = {"--json": b'{\n "ok":', "--report": b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'}

@@ -48,7 +48,13 @@ def default_workers() -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers, for commands that treat many frames side by side."""
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0 works in this one")
+    parser.add_argument("--workers", type=_workers, default=default_workers(), help="processes; 0 works in this one")
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}; expected a whole number, 0 or more")
+    return int(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
@@ -60,6 +66,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     CONSOLE.print(table)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table for a Markdown page."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def say(text: str) -> None:

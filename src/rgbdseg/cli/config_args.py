@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jsonargparse import ArgumentParser
 from yaml import YAMLError
 
-from rgbdseg.config.train import TrainConfig, plain_values
+from rgbdseg.cli.common import say
+from rgbdseg.config.train import ModelConfig, TrainConfig, plain_values
 from rgbdseg.errors import UsageError
 from rgbdseg.reading import read_yaml
+from rgbdseg.weights.earlier_options import current_config
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -31,6 +33,8 @@ def config_parser(command: str, defaults: Any) -> ArgumentParser:
         command: for messages.
         defaults: a frozen dataclass of the configuration, or plain values of a `TrainConfig`.
     """
+    from jsonargparse import ArgumentParser  # it takes a while, and often nothing of the configuration is given
+
     parser = ArgumentParser(prog=f"rgbdseg {command}", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(TrainConfig if isinstance(defaults, dict) else type(defaults))
     values = defaults if isinstance(defaults, dict) else plain_values(defaults)
@@ -56,6 +60,30 @@ def parse_config(parser: ArgumentParser, arguments: Sequence[str], kind: type[Co
     return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})
 
 
+def parse_train_config(command: str, defaults: TrainConfig | dict[str, Any], arguments: Sequence[str]) -> TrainConfig:
+    """Parse the options of a run over a recipe or stored values.
+
+    Where they name another model, options that belong to the one of the defaults are left out, which is said: all of
+    them for a model of another family, else those that the new variant has a value of its own for.
+    """
+    config = parse_config(config_parser(command, defaults), arguments, TrainConfig)
+    values = defaults if isinstance(defaults, dict) else plain_values(defaults)
+    model = {**plain_values(ModelConfig()), **values.get("model", {})}
+    if config.model.name == model["name"] or not model["options"]:
+        return config
+    from rgbdseg.models._registry import get_variant
+
+    before, now = get_variant(model["name"]), get_variant(config.model.name)
+    foreign = model["options"] if before.model is not now.model else now.options
+    kept = {option: value for option, value in model["options"].items() if option not in foreign}
+    parser = config_parser(command, {**values, "model": {**model, "options": kept}})
+    config = parse_config(parser, arguments, TrainConfig)
+    left_out = [option for option in model["options"] if option not in config.model.options]
+    if left_out:
+        say(f"model      {config.model.name} instead of {model['name']}, without its options {', '.join(left_out)}")
+    return config
+
+
 def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return a command's own arguments, and those of the form ``--group.field value`` or ``--group.field=value``."""
     own: list[str] = []
@@ -72,11 +100,11 @@ def split_config_options(arguments: Sequence[str]) -> tuple[list[str], list[str]
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML config; raises UsageError when it is not one."""
+    """Read a YAML config, one of version 0.1 in today's words; raises UsageError when it is not one."""
     values = read_yaml(path, lambda reason: UsageError(f"config {reason}"))
     if not isinstance(values, dict):
         raise UsageError(f"config {path} is not a mapping of options; print one with rgbdseg recipes NAME")
-    return values
+    return current_config(values)
 
 
 def _flatten(values: dict[str, Any], known: set[str], prefix: str = "") -> list[tuple[str, Any]]:

@@ -26,20 +26,13 @@ def run(arguments: list[str]) -> int:
     from rgbdseg.prepare.recording import read_class_names
 
     label_set = read_class_names(options.label_set)
-    from rgbdseg.geometry.hha import INDOOR
-    from rgbdseg.models._registry import create_model
-    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle
-    from rgbdseg.weights.published import load_published
+    from rgbdseg.weights.published import convert_published
 
     model_options = {name: _value(name, text) for name, text in options.option}
-    model = create_model(options.model, len(label_set), **model_options)
     try:
-        load_published(model, options.published)
+        convert_published(options.published, out, options.model, label_set, options=model_options)
     except CheckpointError as error:
         raise CheckpointError(_in_options(str(error))) from error
-    hha = INDOOR.to_dict() if "hha" in model.input_spec.rasters else None
-    facts = ModelFacts(options.model, model_options, model.input_spec, label_set, hha=hha)
-    save_bundle(facts, model.state_dict(), out)
     say(f"wrote {out}: {options.model}, {len(label_set)} classes of {label_set.name}")
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import CONSOLE, Parser, default_workers, print_table, progress_bar, say
+from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 from rgbdseg.recipes import get_recipe
 
@@ -31,6 +32,8 @@ def run(arguments: list[str]) -> int:
     if (out / "report.html").exists():
         say(f"this demo is finished: look at {out / 'report.html'}, or remove {out} to run it again")
         return 0
+    if out.exists() and not (out / "rooms").is_dir() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} holds something else than a demo; choose another --out")
     start = time.monotonic()
     data = _make_rooms(out / "rooms")
     from rgbdseg.engine.stop import Interrupted

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rgbdseg.cli.common import CONSOLE, Parser, print_table, say
 from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.run_options import EvaluateOptions, add_area_options, add_protocol_options, parse_parts
+from rgbdseg.config.disturbance import FAULTS, InputFaults, parse_faults
 from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
@@ -30,27 +33,33 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(own)
     if options.name is not None and (not options.name or {"/", "\0"} & set(options.name)):
         raise UsageError(f"--name {options.name} is not the stem of a file's name; name its folder with --out")
+    faults = InputFaults(parse_faults(options.disturb), options.disturb_seed, tuple(options.without))
+    from rgbdseg.engine.evaluate import check_results
     from rgbdseg.engine.train import is_main_process, quiet_lightning
     from rgbdseg.weights.source import BUILT_IN, find_checkpoints
 
     quiet_lightning()
-    paths = find_checkpoints(options.checkpoint or BUILT_IN, options.epochs)
+    paths = find_checkpoints(BUILT_IN if options.checkpoint is None else options.checkpoint, options.epochs)
     if options.save_submission and len(paths) > 1:
         raise UsageError(f"--save-submission takes one checkpoint; --epochs {options.epochs} gives {len(paths)}")
     out = Path(options.out) if options.out else _usual_folder(options.checkpoint)
     results: list[EvaluationResult] = []
     for path in paths:
         start = time.monotonic()
-        result = _evaluate(path, options, rest)
-        stem = f"{path.stem}-{result.split}-{result.protocol.slug()}" if options.name is None else options.name
-        if len(paths) > 1 and options.name is not None:
-            stem = f"{options.name}-{path.stem}"
+        name = options.name if options.name is None or len(paths) == 1 else f"{options.name}-{path.stem}"
+        save = Path(options.save) if options.save else None
+        if save is not None and len(paths) > 1:
+            save /= path.stem  # or each would replace those of the one before
+        job = _prepare(path, options, rest, name=name, save=save, faults=faults)
+        replaced = check_results(out, job.stem)  # before hours of computing
+        result = job.evaluate()
         results.append(result)
         if is_main_process():
             # Shown first: hours of computing must not be lost to a full disk.
             _show(result, time.monotonic() - start)
             if result.scores.images:
-                say(f"wrote {', '.join(str(file) for file in result.write(out, stem))}")
+                files = ", ".join(str(file) for file in result.write(out, job.stem))
+                say(f"wrote {files}{replaced and f', in place of {replaced}'}")
     if len(results) > 1 and is_main_process():
         rows = [
             (Path(one.checkpoint).name, f"{100 * one.scores.mean_iou:.2f}", f"{100 * one.scores.pixel_accuracy:.2f}")
@@ -84,7 +93,12 @@ def _parser() -> Parser:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N frames")
     add_protocol_options(parser)
     add_area_options(parser)
-    parser.add_argument("--save", metavar="DIR", help="write raw and colored predictions there")
+    _add_fault_options(parser)
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="write raw and colored predictions there, those of several checkpoints into a folder each",
+    )
     parser.add_argument(
         "--save-submission", metavar="DIR", help="write the files that the benchmark's server takes (Cityscapes) there"
     )
@@ -103,11 +117,54 @@ def _parser() -> Parser:
     return parser
 
 
-def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
-    from rgbdseg.data.dataset import RGBDDataset, rasters_needed
+def _add_fault_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is wrong with the frames (default: nothing)")
+    group.add_argument(
+        "--disturb",
+        nargs="+",
+        metavar="FAULT[=STRENGTH]",
+        default=[],
+        help=f"faults of depth sensors: {', '.join(FAULTS)}; the same for a frame in every run",
+    )
+    group.add_argument("--disturb-seed", type=int, default=0, metavar="N", help="for other draws of the faults")
+    group.add_argument(
+        "--without",
+        nargs="+",
+        metavar="STREAM",
+        default=[],
+        help="leave out streams that the model can do without; depth stands for all that a depth sensor measures",
+    )
+
+
+class _Job(NamedTuple):
+    """An evaluation that can begin."""
+
+    stem: str
+    """Of the result files."""
+    evaluate: Callable[[], EvaluationResult]
+
+
+def _prepare(
+    path: Path,
+    options: argparse.Namespace,
+    rest: list[str],
+    *,
+    name: str | None,
+    save: Path | None,
+    faults: InputFaults,
+) -> _Job:
+    """Open what is needed to evaluate a checkpoint.
+
+    Args:
+        name: stem of the result files, None for the usual one.
+        save: folder of the predictions.
+        faults: that the frames get.
+    """
     from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
-    from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.evaluate import check_save, evaluate
+    from rgbdseg.engine.evaluated_data import evaluated_dataset
+    from rgbdseg.engine.processes import is_main_process
     from rgbdseg.engine.submission import SubmissionFolder
     from rgbdseg.weights.checkpoint import load_bundle
 
@@ -125,27 +182,35 @@ def _evaluate(path: Path, options: argparse.Namespace, rest: list[str]) -> Evalu
             f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
             "have the predictions written with --save-submission DIR"
         )
-    dataset = RGBDDataset(
+    dataset = evaluated_dataset(
+        bundle.facts,
         tree,
         split,
-        needs=rasters_needed(bundle.facts.input_spec, label=labeled),
-        hha_cache=parts.loader.hha_cache,
+        labeled=labeled,
         limit=limit,
+        hha_cache=parts.loader.hha_cache,
+        faults=faults,
     )
     if "hha" in dataset.needs:
         require_fitting_hha(tree, dataset.ids)
-    return evaluate(
+    earlier = check_save(save, dataset.ids) if save is not None else 0
+    if earlier and is_main_process():
+        say(f"note: {earlier} predictions of an earlier evaluation in {save} are replaced")
+    begin = functools.partial(
+        evaluate,
         bundle,
         dataset,
         parts.evaluation,
         hardware=parts.hardware,
         workers=parts.loader.workers,
-        save=Path(options.save) if options.save else None,
+        save=save,
         submission=SubmissionFolder(options.save_submission, dataset.label_set, dataset.ids)
         if options.save_submission
         else None,
         console=CONSOLE,
     )
+    usual = [path.stem, split, parts.evaluation.slug(), *([faults.slug()] if faults else [])]
+    return _Job(name or "-".join(usual), begin)
 
 
 def _show(result: EvaluationResult, seconds: float) -> None:
@@ -154,6 +219,8 @@ def _show(result: EvaluationResult, seconds: float) -> None:
         _show_tables(result)
     say(f"dataset    {result.dataset}, split {result.split}, {result.frames} images")
     say(f"protocol   {result.protocol.describe()}")
+    for line in result.faults.describe():
+        say(f"disturbed  {line}")
     if scored:
         _show_summary(result.scores)
     else:

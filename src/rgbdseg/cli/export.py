@@ -14,6 +14,7 @@ from rgbdseg.cli.run_options import ExportOptions, add_protocol_options, for_a_g
 from rgbdseg.config.protocol import stored_protocol
 from rgbdseg.depth import METERS, parse_depth_unit
 from rgbdseg.errors import UsageError
+from rgbdseg.files import is_replaceable
 
 if TYPE_CHECKING:
     from rgbdseg.export.export import Exported, Frames
@@ -92,9 +93,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError(f"{target} does not end in {suffix}, as --format {options.format} does")
     if options.bundle and suffix not in (None, ".onnx"):
         raise UsageError(f"--bundle holds an ONNX graph; leave out --format {options.format}")
-    taken = target / "model.onnx" if options.bundle else target
-    if taken.exists() and not options.force:
-        raise UsageError(f"{taken} exists; choose another name or add --force")
+    _check_free(target, options)
     bundle = load_bundle(resolve_source(options.model))
     if options.bundle:
         with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +112,20 @@ def _export(options: argparse.Namespace) -> int:
 
         say(f"for TensorRT, see docs/export.md: {trtexec_line(target, exported.plan, options.precision)}")
     return 0
+
+
+def _check_free(target: Path, options: argparse.Namespace) -> None:
+    """Raise UsageError for files that are there, unless they may be replaced."""
+    if options.bundle:
+        from rgbdseg.export.bundle import check_bundle_folder
+
+        check_bundle_folder(target)
+    files = [target / "model.onnx"] if options.bundle else [target]
+    if target.suffix == ".xml":
+        files.append(target.with_suffix(".bin"))
+    for file in files:
+        if not is_replaceable(file) and not options.force:
+            raise UsageError(f"{file} exists; choose another name or add --force")
 
 
 def _write(bundle: ModelBundle, file: Path, options: argparse.Namespace) -> Exported:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from rgbdseg.cli.common import Parser, say, steady_progress
 from rgbdseg.cli.recording_options import add_recording_options, recording_options
 from rgbdseg.errors import UsageError
+from rgbdseg.files import is_replaceable
 
 
 def run(arguments: list[str]) -> int:
@@ -15,9 +17,10 @@ def run(arguments: list[str]) -> int:
     out = Path(options.out)
     if out.suffix.lower() != ".ply":
         raise UsageError(f"--out {out} is no .ply file; expected the name of the point cloud")
-    if out.exists() and not options.force:
-        raise UsageError(f"{out} exists; choose another --out or add --force")
-    from rgbdseg.engine.mapping import MapOptions, map_recording, write_legend
+    from rgbdseg.engine.mapping import LEGEND_COLUMNS, MapOptions, map_recording, write_legend
+
+    legend = out.with_suffix(".csv")
+    _check_free(options, legend, LEGEND_COLUMNS)
     from rgbdseg.loading import load
     from rgbdseg.outputs import LabelFiles
     from rgbdseg.recordings._base import open_recording
@@ -38,13 +41,15 @@ def run(arguments: list[str]) -> int:
     )
     key = LabelFiles.of_classes(segmenter.label_set, None)  # the legend counts classes from 0, too
     write_ply(out, points.xyz_world_m, colors, points.labels, key.cloud_comments())
-    write_legend(out.with_suffix(".csv"), made, segmenter)
-    written = [str(out), str(out.with_suffix(".csv"))]
+    write_legend(legend, made, segmenter)
+    written = [str(out), str(legend)]
     if options.picture:
         save_png(options.picture, draw_points(points.xyz_world_m, colors, up=made.up_world))
         written.append(options.picture)
     left_out = f", {made.without_pose} without a pose left out" if made.without_pose else ""
     say(f"{len(points)} points of {made.voxel_m:g} m from {made.frames} frames{left_out}")
+    if not len(points):
+        say("WARNING the map is empty: lower --min-votes or --min-confidence, or raise --max-depth or --voxel")
     if made.voxel_m > options.voxel:
         say(f"cubes were made larger, {made.voxel_m:g} m, to stay within memory")
     say(f"wrote {', '.join(written)}")
@@ -56,6 +61,16 @@ def run(arguments: list[str]) -> int:
 
 
 _SHOWN = 20
+
+
+def _check_free(options: argparse.Namespace, legend: Path, legend_begins: str) -> None:
+    """Raise UsageError for files that are there, unless they may be replaced."""
+    for option, file in (("--out", options.out), ("--picture", options.picture)):
+        if file is not None and not is_replaceable(file) and not options.force:
+            raise UsageError(f"{option} {file} exists; choose another name or add --force")
+    if not is_replaceable(legend, legend_begins.encode() if options.force else None):
+        remedy = "choose another --out" if options.force else "choose another --out or add --force"
+        raise UsageError(f"{legend} exists, where the legend of --out is written; {remedy}")
 
 
 def _parser() -> Parser:
@@ -76,6 +91,6 @@ def _parser() -> Parser:
     parser.add_argument("--min-votes", type=int, default=2, metavar="N", help="leave out cubes with fewer")
     parser.add_argument("--colors", choices=("label", "camera"), default="label", help="of the points")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--force", action="store_true", help="replace --out")
+    parser.add_argument("--force", action="store_true", help="replace --out and --picture")
     add_recording_options(parser)
     return parser

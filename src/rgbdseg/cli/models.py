@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rgbdseg.cli.common import Parser, print_table, progress_bar, say
+from rgbdseg.cli.common import Parser, markdown_table, print_table, progress_bar, say
+from rgbdseg.cli.models_plot import DATASET, Latencies, plot_accuracy, plotted_models, read_latencies
 from rgbdseg.errors import UsageError
+from rgbdseg.files import is_replaceable
 
 if TYPE_CHECKING:
     from rgbdseg.models._card import MethodCard
     from rgbdseg.models._measure import ModelCost
+
+
+_TITLES = {"markdown": "# Models and methods", "latency": "# Latencies"}
+"""First lines of the pages, by option."""
 
 
 class _Measured(NamedTuple):
@@ -29,13 +37,18 @@ def run(arguments: list[str]) -> int:
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no model matches '{options.pattern}'; see rgbdseg models")
-    files = [file for file in (options.markdown, options.latency) if file is not None]
-    if not options.details and not files:
+    if not any((options.details, options.markdown, options.latency, options.plot)):
         print_table("models", ["model"], [(name,) for name in names])
         return 0
     size = (options.size[0], options.size[1])
-    for file in files:
-        _write(file, names, options.classes, size, repeats=options.repeats if file is options.latency else 0)
+    latencies = read_latencies(options.latency_from) if options.latency_from is not None else None
+    if options.latency is not None:
+        latencies = _write_latencies(options.latency, names, options.classes, size, options.repeats)
+    count = functools.cache(lambda: _measure(names, options.classes, size, 0))
+    if options.plot is not None:
+        _write_plot(options.plot, count, size, latencies)
+    if options.markdown is not None:
+        _write_methods(options.markdown, count, options.classes, size, options.plot)
     if options.details:
         _print_details(names, options.classes, size, 0 if options.no_latency else options.repeats)
     return 0
@@ -57,15 +70,33 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--markdown", type=Path, metavar="FILE", help="write the details there, except for latencies, which vary"
     )
     parser.add_argument("--latency", type=Path, metavar="FILE", help="measure latencies and write them there")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw published mIoU over operations, and over the latencies of --latency or --latency-from, as .png, "
+        ".svg or .pdf; --markdown then shows it",
+    )
+    parser.add_argument(
+        "--latency-from", type=Path, metavar="FILE", help="latencies for --plot, as an earlier --latency wrote them"
+    )
     options = parser.parse_args(arguments)
     if min(options.size) < 1:
         raise UsageError(f"--size is {options.size[0]} {options.size[1]}; expected positive numbers of pixels")
     if options.repeats < 1:
         raise UsageError(f"--repeats is {options.repeats}; expected at least 1, or --no-latency")
-    for option in ("markdown", "latency"):
+    for option in ("markdown", "latency", "plot"):
         file = getattr(options, option)
         if file is not None and file.is_dir():
             raise UsageError(f"--{option} {file} is a folder; expected a file")
+        if option == "plot":
+            continue  # a picture has no first line; its name must say that it is one
+        if file is not None and not is_replaceable(file, f"{_TITLES[option]}\n".encode()):
+            raise UsageError(f"--{option} {file} exists and is no page of an earlier call; choose another name")
+    if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {options.plot} does not end in .png, .svg or .pdf")
+    if options.latency_from is not None and (options.plot is None or options.latency is not None):
+        raise UsageError("--latency-from is read for --plot, in place of --latency; give it with --plot alone")
     return options
 
 
@@ -86,16 +117,46 @@ def _measure(names: Sequence[str], classes: int, size: tuple[int, int], repeats:
     return measured
 
 
-def _write(file: Path, names: Sequence[str], classes: int, size: tuple[int, int], repeats: int) -> None:
-    """Write a page of costs: of latencies, where models are timed, else of what can be counted."""
+def _write_latencies(file: Path, names: Sequence[str], classes: int, size: tuple[int, int], repeats: int) -> Latencies:
+    """Measure latencies, write their page and return them."""
     from rgbdseg.files import atomic_path
 
     # Opened first: minutes of measuring must not be lost to a place where nothing can be written.
     with atomic_path(file) as temporary:
         measured = _measure(names, classes, size, repeats)
-        page = _latency_page(measured, size, repeats) if repeats else _methods_page(measured, classes, size)
+        temporary.write_text("\n".join([*_latency_page(measured, size, repeats), ""]), encoding="utf-8")
+    say(f"wrote {file}")
+    return read_latencies(file)
+
+
+def _write_methods(
+    file: Path, count: Callable[[], list[_Measured]], classes: int, size: tuple[int, int], plot: Path | None
+) -> None:
+    """Write the page of what can be counted and of what is published."""
+    from rgbdseg.files import atomic_path
+
+    with atomic_path(file) as temporary:
+        picture = None if plot is None else Path(os.path.relpath(plot, file.parent)).as_posix()
+        page = _methods_page(count(), classes, size, picture)
         temporary.write_text("\n".join([*page, ""]), encoding="utf-8")
     say(f"wrote {file}")
+
+
+def _write_plot(
+    file: Path, count: Callable[[], list[_Measured]], size: tuple[int, int], latencies: Latencies | None
+) -> None:
+    """Draw published mIoU over costs."""
+    from rgbdseg.files import atomic_path
+
+    seconds, how = latencies if latencies is not None else ({}, "")
+    costs = [(one.name, one.card, one.cost.flops / 1e9) for one in count()]
+    points = plotted_models(costs, seconds)
+    if not points:
+        raise UsageError(f"none of the models has a published number on {DATASET}, which --plot shows")
+    with atomic_path(file) as temporary:
+        plot_accuracy(points, size, how, temporary)
+    timed = sum(point.latency_s is not None for point in points)
+    say(f"wrote {file}: {len(points)} models over operations, {timed} over latency")
 
 
 def _print_details(names: Sequence[str], classes: int, size: tuple[int, int], repeats: int) -> None:
@@ -147,17 +208,19 @@ def _timing_notes(repeats: int) -> str:
 def _latency_page(measured: Sequence[_Measured], size: tuple[int, int], repeats: int) -> list[str]:
     rows = [(one.name, _seconds(one.cost)) for one in measured]
     return [
-        "# Latencies",
+        _TITLES["latency"],
         "",
         "Written by `rgbdseg models --latency FILE`; do not edit.",
         "",
         f"One image of {size[0]}x{size[1]} pixels. {_timing_notes(repeats)}",
         "",
-        *_table(("model", "latency"), rows),
+        *markdown_table(("model", "latency"), rows),
     ]
 
 
-def _methods_page(measured: Sequence[_Measured], classes: int, size: tuple[int, int]) -> list[str]:
+def _methods_page(
+    measured: Sequence[_Measured], classes: int, size: tuple[int, int], picture: str | None = None
+) -> list[str]:
     cards = _cards(measured)
     models = [
         (one.name, one.card.method, str(one.card.year), one.card.input, *_counted(one.cost), _published(one))
@@ -169,31 +232,31 @@ def _methods_page(measured: Sequence[_Measured], classes: int, size: tuple[int, 
         for card in cards
         for result in card.results
     ]
-    columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "published mIoU")
+    columns = ("model", "method", "year", "input at test time", "parameters", "GFLOPs", "highest published mIoU")
     return [
-        "# Models and methods",
+        _TITLES["markdown"],
         "",
         "Written by `rgbdseg models --markdown FILE`; do not edit.",
         "",
         _counting_notes(classes, size),
         "",
-        *_table(columns, models),
+        *([f"![Published mIoU over operations and latency]({picture})", ""] if picture is not None else []),
+        *markdown_table(columns, models),
         "",
         "## Where each method comes from, and what here equals it",
         "",
-        *_table(("method", "paper", "published code", "exact", "ours"), methods),
+        *markdown_table(("method", "paper", "published code", "exact", "ours"), methods),
         "",
         "## Published numbers",
         "",
-        *_table(("method", "model or encoder", "dataset, classes", "mIoU", "protocol"), results),
+        *markdown_table(("method", "model or encoder", "dataset, classes", "mIoU", "protocol"), results),
     ]
 
 
 def _published(one: _Measured) -> str:
-    results = [f"{result.mean_iou:.1f} ({result.dataset})" for result in one.card.results if result.model == one.name]
-    return "; ".join(results) or "-"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    """Return the highest published number on each dataset."""
+    best: dict[str, float] = {}
+    for result in one.card.results:
+        if result.model == one.name:
+            best[result.dataset] = max(result.mean_iou, best.get(result.dataset, 0.0))
+    return "; ".join(f"{number:.1f} ({dataset})" for dataset, number in best.items()) or "-"

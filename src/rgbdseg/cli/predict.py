@@ -20,9 +20,12 @@ from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
 
 if TYPE_CHECKING:
-    from rgbdseg.engine.bulk import BulkResult, FrameSource
+    import torch
+
+    from rgbdseg.engine.bulk import BulkOptions, BulkResult, FrameSource
     from rgbdseg.engine.predict import Inputs
     from rgbdseg.segmenter import Segmenter
+    from rgbdseg.weights.checkpoint import ModelBundle
 
 EPILOG = """
 Every other option is a field of the groups evaluation and hardware of a configuration, as for rgbdseg train:
@@ -35,11 +38,9 @@ def run(arguments: list[str]) -> int:
     own, rest = split_config_options(arguments)
     options = _parser().parse_args(own)
     _check_places(options)
-    from rgbdseg.engine.bulk import BulkOptions, predict_in_bulk
+    from rgbdseg.engine.bulk import predict_in_bulk
     from rgbdseg.engine.bulk_processes import shared
     from rgbdseg.engine.run_lock import locked
-    from rgbdseg.geometry.hha import parse_hha_parameters
-    from rgbdseg.segmenter import Segmenter
     from rgbdseg.weights.checkpoint import load_bundle
     from rgbdseg.weights.source import resolve_source
 
@@ -49,31 +50,11 @@ def run(arguments: list[str]) -> int:
     bundle = load_bundle(resolve_source(options.checkpoint))
     usual = for_other_images(stored_protocol(bundle.facts.config))
     parts = parse_parts("predict", PredictOptions(usual), options, rest)
-    protocol, hardware = parts.evaluation, parts.hardware
-    spec = bundle.facts.input_spec
     if options.source is None:
-        _check_given(spec, options)
-    with shared(hardware) as share:
-        device = share.device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator)
-        segmenter = Segmenter.from_bundle(
-            bundle,
-            protocol=protocol,
-            device=device,
-            precision=hardware.precision,
-            fit_size=not _chosen_view(options, rest),
-        )
-        if options.hha is not None:
-            segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)
-        if hardware.compile:
-            segmenter.model.compile()
-        bulk = BulkOptions(
-            outputs=outputs,
-            classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
-            on_error=options.on_error,
-            workers=max(1, options.workers),
-            force=options.force,
-            record=not inputs.single,
-        )
+        _check_given(bundle.facts.input_spec, options)
+    with shared(parts.hardware) as share:
+        segmenter = _segmenter(bundle, parts, options, share.device, fit_size=not _chosen_view(options, rest))
+        bulk = _bulk_options(options, outputs, inputs.single)
         for name in bulk.classes or ():
             segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
         _survey(inputs, segmenter, options)
@@ -87,7 +68,47 @@ def run(arguments: list[str]) -> int:
             result = predict_in_bulk(segmenter, source, options.out, bulk, share=share, progress=move)
     if not share.is_main:
         return 0
-    return _say_result(result, options, outputs, protocol, inputs)
+    return _say_result(result, options, outputs, parts.evaluation, inputs)
+
+
+def _segmenter(
+    bundle: ModelBundle,
+    parts: PredictOptions,
+    options: argparse.Namespace,
+    device: torch.device | None,
+    *,
+    fit_size: bool,
+) -> Segmenter:
+    """Return the model on ``device``, or where the options want it."""
+    from rgbdseg.geometry.hha import parse_hha_parameters
+    from rgbdseg.segmenter import Segmenter
+
+    hardware = parts.hardware
+    segmenter = Segmenter.from_bundle(
+        bundle,
+        protocol=parts.evaluation,
+        device=device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator),
+        precision=hardware.precision,
+        fit_size=fit_size,
+    )
+    if options.hha is not None:
+        segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)
+    if hardware.compile:
+        segmenter.model.compile()
+    return segmenter
+
+
+def _bulk_options(options: argparse.Namespace, outputs: tuple[str, ...], single: bool) -> BulkOptions:
+    from rgbdseg.engine.bulk import BulkOptions
+
+    return BulkOptions(
+        outputs=outputs,
+        classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
+        on_error=options.on_error,
+        workers=max(1, options.workers),
+        force=options.force,
+        record=not single,
+    )
 
 
 def _check_places(options: argparse.Namespace) -> None:
@@ -155,7 +176,8 @@ def _say_start(
         say(note)
     if not inputs.single:
         shared = f", shared by {processes} processes" if processes > 1 else ""
-        say(f"{len(source.names)} frames of {inputs.place} with {segmenter.name}{shared}")
+        frames = f"{len(source.names)} frame{'' if len(source.names) == 1 else 's'}"
+        say(f"{frames} of {inputs.place} with {segmenter.name}{shared}")
 
 
 def _say_result(
@@ -165,9 +187,10 @@ def _say_result(
     protocol: EvaluationProtocol,
     inputs: Inputs,
 ) -> int:
-    shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
-    if shown:
-        say("found: " + ", ".join(shown))
+    if result.labeled:
+        shown = [f"{name} {share:.0%}" for name, share in result.shares.items() if share >= _SHOWN_SHARE]
+        none = f"none of {options.classes}" if options.classes else "no class"
+        say("found: " + (", ".join(shown) or f"{none} in {_SHOWN_SHARE:.1%} of the pixels or more"))
     if result.kept == result.frames:
         say(f"nothing to do: all {result.frames} frames were finished before; --force labels them anew")
         return 0
@@ -241,7 +264,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--resample-depth", action="store_true", help="bring depth that is aligned but coarser to the size of its image"
     )
-    parser.add_argument("--classes", metavar="A,B", help="draw and write these classes only; all else becomes void")
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="draw and write these classes only; all else becomes void: the image in overlays, no points in clouds",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: by hardware.accelerator)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the network (default: 32-true)")
     parser.add_argument(

@@ -31,19 +31,31 @@ def run(arguments: list[str]) -> int:
 
 
 def _newest(place: Path) -> Path | None:
+    """Return the newest result of a run on frames as they are: what faults cost is no score of the model."""
     files = sorted((place / "evaluation").glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return files[-1] if files else None
+    return next((file for file in reversed(files) if "inputs" not in _read(file)), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(f"{file} is not a result of evaluate; give another file with --scores")
+    return values
 
 
 def _scores(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
+    values = _read(file)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        inputs = f"; inputs: {json.dumps(values['inputs'])}" if "inputs" in values else ""
         return {
             "mean_iou": float(values["mean_iou"]),
-            "split": f"{values['split']} of {values['dataset']}",
-            "protocol": values["protocol_text"],
+            "split": f"{values['split']} of {values['dataset']} ({int(values['images'])} images)",
+            "protocol": f"{values['protocol_text']}{inputs}",
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a result of evaluate: {error!r}; give another file with --scores") from None

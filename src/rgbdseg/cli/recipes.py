@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import yaml
-
 from rgbdseg.cli.common import Parser, print_table
-from rgbdseg.recipes import RECIPES, describe_recipe, get_recipe
+from rgbdseg.recipes import RECIPES, describe_recipes, get_recipe
 
 
 def run(arguments: list[str]) -> int:
@@ -14,7 +12,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", help="recipe to print")
     name = parser.parse_args(arguments).name
     if name:
+        import yaml
+
         print(yaml.safe_dump(get_recipe(name).to_dict(), sort_keys=False), end="")
         return 0
-    print_table("recipes", ["recipe", "what"], [(name, describe_recipe(name)) for name in sorted(RECIPES)], left=2)
+    print_table("recipes", ["recipe", "what"], list(describe_recipes(sorted(RECIPES)).items()), left=2)
     return 0

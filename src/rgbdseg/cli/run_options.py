@@ -127,7 +127,8 @@ def parse_parts(command: str, defaults: Parts, short: argparse.Namespace, rest: 
         kept = {name: getattr(defaults.evaluation, name) for name in ("window_batch", "area", "margin")}
         defaults = dataclasses.replace(defaults, evaluation=dataclasses.replace(published, **kept))
         short = argparse.Namespace(**{**vars(short), "protocol": None})
-    return parse_config(config_parser(command, defaults), [*_as_keys(short, defaults), *rest], type(defaults))
+    given = [*_as_keys(short, defaults), *rest]
+    return parse_config(config_parser(command, defaults), given, type(defaults)) if given else defaults
 
 
 def _as_keys(short: argparse.Namespace, defaults: Parts) -> list[str]:

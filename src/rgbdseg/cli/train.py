@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from rgbdseg.cli.common import CONSOLE, Parser, say
-from rgbdseg.cli.config_args import config_parser, parse_config, read_config_file
+from rgbdseg.cli.config_args import config_parser, parse_train_config, read_config_file
 from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import UsageError
 from rgbdseg.recipes import RECIPES, get_recipe
@@ -63,14 +63,14 @@ def run(arguments: list[str]) -> int:
 
 def _config(known: argparse.Namespace, rest: list[str]) -> TrainConfig:
     defaults = _defaults(known)
-    config = parse_config(config_parser(f"train {known.recipe or ''}".strip(), defaults), rest, TrainConfig)
+    config = parse_train_config(f"train {known.recipe or ''}".strip(), defaults, rest)
     if known.data:
         config = dataclasses.replace(config, data=known.data)
     if not config.data:
         raise UsageError("no dataset given; add --data DATASET (see rgbdseg train --help)")
-    # Absolute, so that the stored config can be run again from anywhere.
+    # Absolute, so that the stored config can be run again from anywhere; names of the zoo and of the hub are no paths.
     model, source = config.model, config.model.start_from
-    if source is not None and not known.resume:
+    if source is not None and not known.resume and Path(source).exists():
         model = dataclasses.replace(model, start_from=str(Path(source).resolve()))
     return dataclasses.replace(config, data=str(Path(config.data).resolve()), model=model)
 

@@ -12,6 +12,7 @@ from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.run_options import EvaluateOptions, add_protocol_options, parse_parts
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
+from rgbdseg.reading import read_text
 
 if TYPE_CHECKING:
     from rgbdseg.engine.evaluate import EvaluationResult
@@ -44,6 +45,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(own)
     if options.row and options.limit is not None:
         raise UsageError(f"--row with --limit {options.limit}: a number over some frames verifies nothing")
+    if options.row and Path(options.row).exists():
+        read_text(options.row)  # before hours of computing: a file that is no text cannot have a table
     from rgbdseg.weights.zoo import get_entry
 
     entry = get_entry(options.name)
@@ -67,10 +70,9 @@ def _check_usable(entry: ZooEntry) -> None:
 
 
 def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> EvaluationResult:
-    from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-    from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import evaluate
+    from rgbdseg.engine.evaluated_data import evaluated_dataset
     from rgbdseg.engine.train import quiet_lightning
     from rgbdseg.recipes import get_recipe
     from rgbdseg.weights.checkpoint import load_bundle
@@ -79,16 +81,13 @@ def _evaluate(entry: ZooEntry, options: argparse.Namespace, rest: list[str]) -> 
     quiet_lightning()
     bundle = load_bundle(resolve_source(entry.name))
     parts = parse_parts("verify", EvaluateOptions(get_recipe(entry.recipe).evaluation), options, rest)
-    tree = open_tree(options.data)
-    dataset = RGBDDataset(
-        tree,
+    dataset = evaluated_dataset(
+        bundle.facts,
+        open_tree(options.data),
         parts.loader.validation_split,
-        needs=rasters_needed(bundle.facts.input_spec, label=True),
-        hha_cache=parts.loader.hha_cache,
         limit=parts.loader.validation_limit,
+        hha_cache=parts.loader.hha_cache,
     )
-    if "hha" in dataset.needs:
-        require_fitting_hha(tree, dataset.ids)
     return evaluate(
         bundle, dataset, parts.evaluation, hardware=parts.hardware, workers=parts.loader.workers, console=CONSOLE
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from rgbdseg.cli.common import Parser, say
+from rgbdseg.errors import UsageError
+from rgbdseg.files import write_text
 from rgbdseg.weights.zoo_table import ByHand, HubFile, Url, ZooEntry
 
 
@@ -13,9 +16,22 @@ def run(arguments: list[str]) -> int:
     parser = Parser("zoo", "List published weights; their names are accepted wherever a checkpoint is.")
     parser.add_argument("name", nargs="?", help="entry to say all about")
     parser.add_argument("--fetch", action="store_true", help="download the file of this entry and convert it now")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the whole list into this page, in place of the one it has"
+    )
     options = parser.parse_args(arguments)
+    from rgbdseg.cli.zoo_page import with_list, zoo_list
     from rgbdseg.weights.zoo import fetch, get_entry, resolve, zoo_entries
 
+    if options.markdown is not None:
+        if options.name is not None:
+            parser.error("--markdown writes the whole list; leave out the name")
+        if options.markdown.is_dir():
+            raise UsageError(f"--markdown {options.markdown} is a folder; expected a file")
+        page = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else "# Published weights\n"
+        write_text(options.markdown, with_list(page, zoo_list(zoo_entries().values())))
+        say(f"wrote {options.markdown}")
+        return 0
     if options.name is None:
         if options.fetch:
             parser.error("--fetch needs the name of an entry")
@@ -57,7 +73,7 @@ def _describe(entry: ZooEntry) -> None:
         "name": entry.name,
         "holds": f"{entry.model}{options}" if entry.kind == "model" else f"start weights of {entry.model}",
         "dataset": entry.dataset,
-        "classes": entry.label_set or "none",
+        "classes": entry.label_set or ("order not known" if entry.kind == "model" else "none"),
         "authors": ", ".join(f"{number:g} mIoU ({protocol})" for protocol, number in entry.mean_iou) or "no number",
         "verified": entry.verified or "by nobody: the file has not been opened by the authors of this library",
         "protocol": f"that of recipe {entry.recipe}" if entry.recipe else "not known",

@@ -76,6 +76,9 @@ class EvaluationProtocol:
         windows: 'grid', or 'cmx_released': the windows of the released evaluators of CMX and Sigma, which take rows for
             columns, so that most of an image larger than the window is never scored.
         absent_iou: what a class counts that occurs in neither truth nor prediction: 'left_out' of the mean, or 'zero'.
+
+    Raises:
+        UsageError: for values outside these ranges, and such as do not go together.
     """
 
     mode: Mode = "whole"

@@ -139,10 +139,10 @@ class ModelConfig:
         name: a name from `rgbdseg models`.
         options: keyword options of that model's builder.
         encoder_weights: ImageNet weights for every encoder stream: a .safetensors or .pth file, 'timm' to download
-            them from the Hugging Face hub, or null for random weights.
-        start_from: run folder or checkpoint of this library (.ckpt, .safetensors) whose weights the run starts from:
-            the whole backbone, and all else that fits; what predicts other classes starts anew.  Takes the place of
-            encoder_weights.  Needed for the first step only, not to resume.
+            them from the Hugging Face hub, a name from `rgbdseg zoo`, or null for random weights.
+        start_from: run folder, checkpoint of this library (.ckpt, .safetensors) or name from `rgbdseg zoo` whose
+            weights the run starts from: the whole backbone, and all else that fits; what predicts other classes starts
+            anew.  Takes the place of encoder_weights.  Needed for the first step only, not to resume.
     """
 
     name: str = "sagate_resnet101"
@@ -196,12 +196,14 @@ class HardwareConfig:
         devices: number of devices, or -1 for all; one process each.
         nodes: number of machines.
         precision: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the processor or the GPU has instructions of
-            its own for it, 32-true elsewhere; which of the two is said, and stored with a run.
+            its own for it, 32-true elsewhere. Training on one CPU tries both for a few steps at the start and takes the
+            faster. The choice is said, and stored with a run, which goes on with it.
         accumulate: passes per optimizer step; each takes batch_size / (devices * nodes * accumulate) samples, and
             batch statistics are taken over one pass. null takes one pass where it fits in memory and the fewest that
             fit otherwise, says so, and stores the number with the run.
         compile: compile the model with torch.compile.
-        channels_last: keep activations in channels-last memory order.
+        channels_last: keep activations in channels-last memory order. null tries both as precision auto does, and
+            takes it on GPUs together with a mixed precision.
         sync_batch_norm: take batch statistics over all devices.
         deterministic: ask for deterministic algorithms (slower on GPUs).
         threads: CPU threads per process; null leaves the default.
@@ -215,7 +217,7 @@ class HardwareConfig:
     precision: Precision = "32-true"
     accumulate: int | None = None
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = False
     sync_batch_norm: bool = True
     deterministic: bool = False
     threads: int | None = None

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rgbdseg.camera import PinholeCamera
+from rgbdseg.camera_check import require_plausible_camera
+from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
 from rgbdseg.data.images import (
@@ -29,15 +31,11 @@ from rgbdseg.files import last_written_s
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import IGNORE_INDEX, LabelSet
-from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.sample import BUILT_IN_RASTERS, RASTERS, RGBDSample
 from rgbdseg.transforms.derive import with_hha
 
 EVERYTHING = frozenset({"rgb", "depth_m", "hha", "label"})
 """What a dataset loads unless told otherwise: all that every labeled tree has."""
-
-
-_OWN_RULES = frozenset({"rgb", "depth_m", "raw_depth_m", "hha", "label", "noise"})
-"""Rasters whose files are found by rules of their own, or that have none."""
 
 
 def rasters_needed(spec: InputSpec, *, label: bool, depth: bool = False) -> frozenset[str]:
@@ -78,6 +76,9 @@ class RGBDDataset(Dataset[RGBDSample]):
         DataError: for anything the tree lacks.
         UsageError: for unknown names.
     """
+
+    faults: InputFaults = InputFaults()
+    """What is wrong with the frames on purpose: nothing."""
 
     def __init__(
         self,
@@ -156,7 +157,11 @@ class RGBDDataset(Dataset[RGBDSample]):
             rasters["hha"] = kept
         rgb = read_rgb_beside(self.root / files.paths["rgb"], sizes_of(rasters))
         self._check_sizes(files, rgb, rasters)
-        sample = RGBDSample(rgb, camera=self.camera(index), sample_id=files.frame.sample_id).replace(**rasters)
+        camera = self.camera(index)
+        if "depth_m" in rasters:  # else it is of no use
+            name = f"{self.root}: frame '{files.frame.sample_id}'"
+            require_plausible_camera(camera, (rgb.shape[-2], rgb.shape[-1]), name)
+        sample = RGBDSample(rgb, camera=camera, sample_id=files.frame.sample_id).replace(**rasters)
         return self._compute_hha(sample) if compute_hha else sample
 
     def changed_s(self, index: int) -> float:
@@ -236,7 +241,7 @@ class RGBDDataset(Dataset[RGBDSample]):
         if "raw_depth_m" in self.needs or (compute_hha and self.description.raw_depth is not None):
             _require_unit(tree, "raw_depth_m")
             found["raw_depth_m"] = tree.require_file("raw_depth_m", frame)
-        for name in sorted(self.needs.difference(found, _OWN_RULES)):
+        for name in sorted(self.needs.difference(found, BUILT_IN_RASTERS)):
             found[name] = tree.require_file(name, frame)
         return _Files(frame, found)
 

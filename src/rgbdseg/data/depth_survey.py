@@ -128,6 +128,7 @@ def survey_values(
         missing=usual_missing(kind) if missing == "usual" else missing,
         largest_m=largest_m,
     )
+    _require_one_kind(read)
     swapped = [path for path, values in read if bytes_are_swapped(values)]
     if 2 * len(swapped) > len(read):
         raise DataError(f"{swapped[0]}: {SWAPPED_BYTES}")
@@ -140,6 +141,17 @@ def survey_values(
             raise DataError(f"{first}{more}: {fault}")
     share = float(np.mean([np.mean(meters == 0) for meters in frames]))
     return DepthSurvey(unit, stated is None, kind.name, median_m, share, len(read))
+
+
+def _require_one_kind(read: Sequence[tuple[str, npt.NDArray[Any]]]) -> None:
+    """Raise DataError for files of 8 bits among others: what one unit says of the latter is wrong of them."""
+    of_8_bits = [(name, values) for name, values in read if values.dtype.itemsize == 1]
+    others = [(name, values) for name, values in read if values.dtype.itemsize > 1]
+    if of_8_bits and others:
+        raise DataError(
+            f"{of_8_bits[0][0]} stores depth in 8 bits and {others[0][0]} as {others[0][1].dtype}; expected files of "
+            "one kind, which one unit can be true of"
+        )
 
 
 def _readable(paths: Sequence[Path]) -> list[tuple[str, npt.NDArray[Any]]]:

@@ -43,9 +43,10 @@ class DatasetDescription:
         first_label: stored value of class 0, the others follow.
         class_values: instead, the stored values of each class, the one that is written first; empty for first_label.
         void_labels: stored values that mean "not labeled".
-        depth: units of the depth folders, or None where there is none.
-        raw_depth: units of the depth folders, or None where there is none.
-        camera: the intrinsics of all images; cameras_file instead names a JSON file id -> {fx, fy, cx, cy}.
+        depth: unit of the depth files, or None where there are none.
+        raw_depth: unit of the files of depth as measured, or None where there are none.
+        camera: the intrinsics of all images.
+        cameras_file: instead, a JSON file id -> {fx, fy, cx, cy}.
         sensors_file: JSON file id -> name of the sensor.
         size: (height, width) of all images, None when they differ.
         splits: name -> list file.

@@ -83,8 +83,21 @@ def files_of_kind(names: Iterable[str], raster: str) -> list[str]:
 
 def is_flat(folder: Path) -> bool:
     """Tell whether a folder itself holds color images and depth maps side by side, told apart by their names."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    names = _visible_files(folder)
     return bool(files_of_kind(names, "rgb")) and bool(files_of_kind(names, "depth_m"))
+
+
+def _visible_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _holds_depth_of_its_images(names: Sequence[str]) -> bool:
+    """Tell whether every image of a flat folder has a depth map beside it: then neither is taken for the other."""
+    images, depth = (
+        {bare_frame_name(PurePosixPath(name).stem) for name in files_of_kind(names, raster)}
+        for raster in ("rgb", "depth_m")
+    )
+    return bool(images) and images == depth
 
 
 _REASONS = {
@@ -134,8 +147,9 @@ def pair_files(rgb: Path, places: Mapping[str, Path]) -> dict[str, dict[str, Pat
 
 def _stems(folder: Path, raster: str, *, by_kind: bool) -> dict[str, str]:
     """Return name without suffix -> file of the files of a raster in a folder, subfolders left out."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    names = _visible_files(folder)
     suffixes = RASTERS.get(raster).suffixes
+    by_kind = by_kind or (raster in ("rgb", "depth_m") and _holds_depth_of_its_images(names))
     ours = (
         files_of_kind(names, raster) if by_kind else [n for n in names if PurePosixPath(n).suffix.lower() in suffixes]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,10 @@ AUDITED = 8
 """So many frames, spread over all of them, are looked at."""
 
 _DIFFERENT_LEVELS = 8.0
+_REMEDY = "remove them to compute HHA from depth"
+
+AuditedFrame = tuple[Tensor, Tensor | None, Tensor]
+"""Computed and stored HHA, uint8 (3, H, W), and where there are readings, bool (H, W)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,28 @@ def audit_hha(tree: PreparedTree, ids: Sequence[str]) -> HHAAudit:
     if description.depth is None or not usable:
         return HHAAudit()
     own = (tree.root / description.folder("hha") / RECORD_FILE).exists()
+    frames = filter(None, (_frame(tree, sample_id) for sample_id in spread(usable, AUDITED)))
+    place = f"the images in {description.folder('hha')}/"
+    return audit_frames(frames, place, own=own, declared=description.hha_channels)
+
+
+def audit_frames(
+    frames: Iterable[AuditedFrame],
+    place: str,
+    *,
+    own: bool = False,
+    declared: Sequence[str] | None = HHA_CHANNELS,
+) -> HHAAudit:
+    """Compare stored with computed HHA.
+
+    Args:
+        frames: to be compared.
+        place: of stored HHA, in words of plural.
+        own: whether it is sure that this program has computed what is stored, so that only saturation is looked at.
+        declared: order of the channels in the files, which ``dataset.json`` can state; None where nothing can state it.
+    """
     correlations, differences, shares, equal = [], [], [], 0
-    for sample_id in spread(usable, AUDITED):
-        found = _frame(tree, sample_id)
-        if found is None:
-            continue
-        computed, stored, reading = found
+    for computed, stored, reading in frames:
         shares.append(saturated_shares(computed if stored is None else stored, reading))
         if stored is not None and not own:
             equal += channels_are_equal(stored)
@@ -80,12 +100,9 @@ def audit_hha(tree: PreparedTree, ids: Sequence[str]) -> HHAAudit:
         return HHAAudit(saturation=saturation)
     count = len(correlations)
     if 2 * equal > count:
-        fault: str | None = (
-            f"the images in {description.folder('hha')}/ have three equal channels: they are gray pictures, not HHA; "
-            "remove them to compute HHA from depth"
-        )
+        fault: str | None = f"{place} have three equal channels: they are gray pictures, not HHA; {_REMEDY}"
     else:
-        fault = _order_fault(tree, torch.stack(correlations).mean(0), count)
+        fault = _order_fault(torch.stack(correlations).mean(0), count, place, declared)
     if fault is not None:
         return HHAAudit(count, fault)
     return HHAAudit(count, None, _difference(torch.stack(differences).mean(0), count), saturation)
@@ -107,8 +124,8 @@ def require_fitting_hha(tree: PreparedTree, ids: Sequence[str]) -> None:
         raise DataError(f"{tree.root}: {fault}")
 
 
-def _frame(tree: PreparedTree, sample_id: str) -> tuple[Tensor, Tensor | None, Tensor] | None:
-    """Return computed and stored HHA (3, H, W) and where there are readings (H, W); None where files are no use."""
+def _frame(tree: PreparedTree, sample_id: str) -> AuditedFrame | None:
+    """Return a frame to be compared; None where its files are no use."""
     description, camera = tree.description, tree.camera(sample_id)
     assert description.depth is not None
     assert camera is not None
@@ -129,23 +146,25 @@ def _frame(tree: PreparedTree, sample_id: str) -> tuple[Tensor, Tensor | None, T
     return computed, stored, depth_m[0] > 0
 
 
-def _order_fault(tree: PreparedTree, correlation_33: Tensor, count: int) -> str | None:
+def _order_fault(correlation_33: Tensor, count: int, place: str, declared: Sequence[str] | None) -> str | None:
     """Say that the channels are in another order than declared, or show something else than the depth."""
-    folder, declared = tree.description.folder("hha"), tree.description.hha_channels
     order = stored_order(correlation_33)
     if order == HHA_CHANNELS:
         return None
     if order is None:
         return (
-            f"the images in {folder}/ do not fit the depth beside them ({count} frames computed anew): they are of "
-            "other frames, or no HHA; remove them to compute HHA from depth"
+            f"{place} do not fit the depth beside them ({count} frames computed anew): they are of other frames, or no "
+            f"HHA; {_REMEDY}"
         )
     # What was read as channel k lies in the file where the declaration puts that channel.
-    in_file = [order[HHA_CHANNELS.index(name)] for name in declared]
-    return (
-        f"the images in {folder}/ have the channels in the order {', '.join(in_file)} ({count} frames computed anew), "
-        f'not {", ".join(declared)}; declare it in {DESCRIPTION_FILE}: "hha_channels": {json.dumps(in_file)}'
-    )
+    in_file = [order[HHA_CHANNELS.index(name)] for name in declared or HHA_CHANNELS]
+    expected = f"not {', '.join(declared or HHA_CHANNELS)}"
+    if declared is None:
+        remedy = f"reorder them, or {_REMEDY}"
+    else:
+        remedy = f'declare it in {DESCRIPTION_FILE}: "hha_channels": {json.dumps(in_file)}'
+    found = f"{', '.join(in_file)} ({count} frames computed anew)"
+    return f"{place} have the channels in the order {found}, {expected}; {remedy}"
 
 
 def _difference(levels_3: Tensor, count: int) -> str | None:

@@ -128,7 +128,10 @@ def read_hha(path: str | Path, channels: Sequence[str] = HHA_CHANNELS) -> Tensor
                 f"{path} has {_channel_text(image)}; expected an 8-bit HHA image with the channels "
                 "disparity, height and angle"
             )
-        return _channels_first(_pixels(path, image)[..., [channels.index(name) for name in HHA_CHANNELS]])
+        pixels = _pixels(path, image)
+        if tuple(channels) != HHA_CHANNELS:
+            pixels = pixels[..., [channels.index(name) for name in HHA_CHANNELS]]
+        return _channels_first(pixels)
 
 
 def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
@@ -148,6 +151,8 @@ def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
             values = values.transpose(2, 0, 1)
     else:
         with _opened(path) as image:
+            # Indices into a palette are no values.
+            image = _loaded(path, image, "RGB" if image.mode == "P" else None)  # noqa: PLW2901
             gray = rule.channels == 1 and image.mode == "RGB" and rule.dtype == torch.uint8
             values = _pixels(path, _loaded(path, image, "L") if gray else image)
         values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
@@ -178,7 +183,10 @@ def read_depth_values(path: str | Path) -> npt.NDArray[Any]:
     if suffix in (".tif", ".tiff") and (values := read_tiff_of_64_bits(path)) is not None:
         return values
     with _opened(path) as image:
+        refuse_lossy(path, image, "depth")
         _require_one_channel(path, image, "a depth map", "is it a colored rendering of depth?")
+        if image.mode == "P":
+            return _resolved_gray(path, image)
         return _pixels(path, image)
 
 
@@ -334,13 +342,24 @@ def _loaded(path: str | Path, image: Image.Image, mode: str | None = None) -> Im
     """Return the image with its pixels decoded, and converted to ``mode`` where one is given."""
     try:
         image.load()
-        return image if mode is None else image.convert(mode)
     except Exception as error:  # truncation is an OSError, a broken PNG chunk a SyntaxError, others are of any kind
         raise DataError(f"{path} is damaged or truncated: {error}") from None
+    try:
+        return image if mode is None else image.convert(mode)
+    except ValueError as error:
+        raise DataError(f"{path} has the mode {image.mode}, which cannot be turned into {mode}: {error}") from None
 
 
 def _pixels(path: str | Path, image: Image.Image) -> npt.NDArray[Any]:
     return np.asarray(_loaded(path, image))
+
+
+def _resolved_gray(path: str | Path, image: Image.Image) -> npt.NDArray[Any]:
+    """Return the gray levels of an image with a palette: its indices are no values, as programs choose them freely."""
+    pixels = np.asarray(_loaded(path, image, "RGB"))
+    if not (pixels == pixels[..., :1]).all():
+        raise DataError(f"{path} has a palette of colors; expected a depth map; is it a colored rendering of depth?")
+    return np.ascontiguousarray(pixels[..., 0])
 
 
 def _channels_first(pixels_HWC: npt.NDArray[np.uint8]) -> Tensor:

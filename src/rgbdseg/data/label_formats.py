@@ -17,14 +17,21 @@ _COLOR_MODES = {"LA": 1, "PA": 1, "RGB": 3, "RGBA": 3}
 """Mode of Pillow -> channels that are no transparency."""
 
 
-def refuse_lossy(path: str | Path, image: Image.Image) -> None:
-    """Raise DataError for a label map in a format that does not keep its values."""
+def refuse_lossy(path: str | Path, image: Image.Image, what: str = "labels") -> None:
+    """Raise DataError for a label map, or depth, in a format that does not keep its values.
+
+    Args:
+        path: of the file, for messages.
+        image: opened.
+        what: "labels" or "depth".
+    """
     lossy_webp = image.format == "WEBP" and image.mode != "P"
     if image.format in ("JPEG", "MPO", "JPEG2000") or lossy_webp:
-        raise DataError(
-            f"{path} is a {image.format} file, which changes the values at the borders of classes, so the labels in it "
-            "are lost; export them as PNG"
-        )
+        changed, remedy = {
+            "labels": ("at the borders of classes, so the labels in it are lost", "export them as PNG"),
+            "depth": ("everywhere, so the depth in it is lost", "export it as PNG of 16 bits"),
+        }[what]
+        raise DataError(f"{path} is a {image.format} file, which changes the values {changed}; {remedy}")
 
 
 def class_values(path: str | Path, mode: str, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -206,12 +206,29 @@ def open_tree(root: str | Path) -> PreparedTree:
     )
 
 
+def is_tree(path: Path) -> bool:
+    """Tell whether a folder is a prepared tree: described, not finished, or in a known layout of another program."""
+    if not path.is_dir():
+        return False
+    if (path / DESCRIPTION_FILE).is_file() or next(path.glob(UNFINISHED_PATTERN), None) is not None:
+        return True
+    try:
+        return any(isinstance(recognize(path), DatasetDescription) for recognize in RECOGNIZERS.values())
+    except DataError:  # a file that cannot be read, which whoever opens the folder names
+        return False
+
+
 def index_folder(root: Path, folder: str, suffixes: Sequence[str], *, links: bool = True) -> FolderIndex:
     """List the files of one folder, subfolders included, by id; hidden files and other suffixes are left out.
 
-    A folder "*/NAME" is NAME in each subfolder of ``root``; the ids then begin with the subfolder.
-    links: whether links may lead out of ``root``.
-    Raises DataError for a link that leads out, or back to a folder that holds it.
+    Args:
+        root: of the tree.
+        folder: relative to it; "*/NAME" is NAME in each subfolder of ``root``, with which the ids then begin.
+        suffixes: of the files; where one frame has several files, the first suffix listed wins.
+        links: whether links may lead out of ``root``.
+
+    Raises:
+        DataError: for a link that leads out, or back to a folder that holds it.
     """
     files: dict[str, str] = {}
     several: dict[str, list[str]] = {}

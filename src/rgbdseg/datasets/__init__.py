@@ -3,7 +3,7 @@
 from rgbdseg.datasets._facts import BANDS, CountedArea, DatasetFacts, ServerFormat
 from rgbdseg.datasets._registry import (
     DATASETS,
-    class_prior,
+    class_shares,
     counted_areas,
     facts_of_classes,
     find_facts,
@@ -19,7 +19,7 @@ __all__ = [
     "CountedArea",
     "DatasetFacts",
     "ServerFormat",
-    "class_prior",
+    "class_shares",
     "counted_areas",
     "facts_of_classes",
     "find_facts",

@@ -57,7 +57,7 @@ def counted_areas() -> Mapping[str, CountedArea]:
     return {area: where for name in DATASETS for area, where in DATASETS[name].areas.items()}
 
 
-def class_prior(label_set: LabelSet | None) -> npt.NDArray[np.float64] | None:
+def class_shares(label_set: LabelSet | None) -> npt.NDArray[np.float64] | None:
     """Return the share of the labeled pixels that each class has in each band, (BANDS, classes), summing to 1.
 
     None for label sets that nothing is known of.

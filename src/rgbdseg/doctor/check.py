@@ -46,9 +46,17 @@ def check_dataset(
 ) -> CheckReport:
     """Read a whole prepared tree and report what it holds and what is wrong with it.
 
-    splits: only these; None is all of them, or every image of a tree without lists.  limit: read only so many frames,
-    spread over the splits.  workers: processes, 0 for none.  Memory grows by less than 1 kB for each frame, and its
-    name.  Raises DataError when the folder cannot be opened as a dataset at all.
+    Memory grows by less than 1 kB for each frame, and its name.
+
+    Args:
+        root: of the tree.
+        splits: only these; None is all of them, or every image of a tree without lists.
+        limit: read only so many frames, spread over the splits.
+        workers: processes, 0 for none.
+        progress: see `Progress`.
+
+    Raises:
+        DataError: when the folder cannot be opened as a dataset at all.
     """
     tree = open_tree(root)
     findings = Findings()

@@ -1,4 +1,4 @@
-"""Signs of faults that no file shows by itself: what one frame contributes, small enough to be kept or added up."""
+"""What one frame contributes to finding faults that no file shows by itself, small enough to be kept or added up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CLEAR_LEVELS = 2  # or noise would decide the bits of even walls
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PictureSigns:
+class PictureFingerprint:
     """What tells pictures apart.
 
     Args:
@@ -48,16 +48,17 @@ class PictureSigns:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DepthSigns:
+class DepthFingerprint:
     """What tells depth maps apart.
 
     Args:
         digest: of the stored values.
-        median: of the readings, in meters.
-        highest: the largest stored value.
-        at_highest: how many pixels have it.
-        limit: the largest value that the file could hold, None for floats.
+        median_m: of the readings.
         lowest: the smallest stored value of a reading.
+        highest: the largest one.
+        at_highest: how many pixels have it.
+        readings: pixels with one.
+        limit: the largest value that the file could hold, None for floats.
         swapped: whether the two bytes of 16 bits are exchanged.
     """
 
@@ -72,8 +73,8 @@ class DepthSigns:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FrameSigns:
-    """The signs of one frame; empty where a raster is absent or of another size than the image.
+class FrameFingerprint:
+    """The fingerprint of one frame; empty where a raster is absent or of another size than the image.
 
     Args:
         alignment: raster -> correlation of its edges with the image's, float32 (O, S, S) over orientations and shifts
@@ -81,19 +82,19 @@ class FrameSigns:
         label_bands: labeled pixels of a sample, int64 (BANDS, classes).
     """
 
-    picture: PictureSigns
-    depth: Mapping[str, DepthSigns]
+    picture: PictureFingerprint
+    depth: Mapping[str, DepthFingerprint]
     alignment: Mapping[str, npt.NDArray[np.float32]]
     label_bands: npt.NDArray[np.int64] | None = None
 
 
-def picture_signs(rgb_3HW: npt.NDArray[np.uint8], gray_HW: npt.NDArray[np.uint8]) -> PictureSigns:
-    """Return the signs of an image; ``gray_HW`` is `gray_of` it."""
+def picture_fingerprint(rgb_3HW: npt.NDArray[np.uint8], gray_HW: npt.NDArray[np.uint8]) -> PictureFingerprint:
+    """Return the fingerprint of an image; ``gray_HW`` is `gray_of` it."""
     image = Image.fromarray(gray_HW)
     cells = np.asarray(image.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
     bits = np.packbits((cells[:, 1:] > cells[:, :-1] + _CLEAR_LEVELS).ravel())
     red, blue = rgb_3HW[0, ::8, ::8], rgb_3HW[2, ::8, ::8]
-    return PictureSigns(
+    return PictureFingerprint(
         int.from_bytes(bits.tobytes(), "big"),
         image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX).tobytes(),
         _digest(rgb_3HW),
@@ -107,15 +108,15 @@ def gray_of(rgb_3HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return ((red * 77 + green * 150 + blue * 29) >> 8).astype(np.uint8)
 
 
-def depth_signs(values: npt.NDArray[Any], meters: npt.NDArray[np.float32]) -> DepthSigns | None:
-    """Return the signs of a depth map (H, W) of stored values, or None when it has no reading."""
+def depth_fingerprint(values: npt.NDArray[Any], meters: npt.NDArray[np.float32]) -> DepthFingerprint | None:
+    """Return the fingerprint of a depth map (H, W) of stored values, or None when it has no reading."""
     valid = meters > 0
     readings = int(np.count_nonzero(valid))
     if not readings:
         return None
     stored = values[valid]
     highest = stored.max()
-    return DepthSigns(
+    return DepthFingerprint(
         _digest(values),
         float(np.median(meters[::4, ::4][valid[::4, ::4]])) if valid[::4, ::4].any() else float(meters.max()),
         float(stored.min()),

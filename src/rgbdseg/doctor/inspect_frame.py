@@ -23,18 +23,18 @@ from rgbdseg.data.images import (
     sizes_of,
     values_to_meters,
 )
-from rgbdseg.datasets import class_prior
+from rgbdseg.datasets import class_shares
 from rgbdseg.doctor.fingerprints import (
-    DepthSigns,
-    FrameSigns,
+    DepthFingerprint,
+    FrameFingerprint,
     correlate,
     depth_edges,
-    depth_signs,
+    depth_fingerprint,
     gray_of,
     label_bands,
     label_edges,
     picture_edges,
-    picture_signs,
+    picture_fingerprint,
 )
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RasterRule
@@ -145,7 +145,7 @@ class FrameStatistics:
     Args:
         faults: (kind, text).
         label_pixels: pixels per stored label value.
-        signs: None when the image is unreadable or not of the stated size.
+        fingerprint: None when the image is unreadable or not of the stated size.
     """
 
     sample_id: str
@@ -153,7 +153,7 @@ class FrameStatistics:
     faults: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     label_pixels: Counter[int] = dataclasses.field(default_factory=Counter)
     depth: dict[str, DepthStatistics] = dataclasses.field(default_factory=dict)
-    signs: FrameSigns | None = None
+    fingerprint: FrameFingerprint | None = None
 
 
 def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
@@ -179,32 +179,32 @@ def inspect_frame(context: FrameContext, task: FrameTask) -> FrameStatistics:
     _compare_sizes(found, context, task, sizes)
     if found.size is not None and context.description.size in (None, found.size):
         comparable = {raster: values for raster, values in rasters.items() if sizes[raster] == found.size}
-        found.signs = _signs(context.description, comparable, meters)
+        found.fingerprint = _fingerprint(context.description, comparable, meters)
     return found
 
 
-def _signs(
+def _fingerprint(
     description: DatasetDescription,
     rasters: Mapping[str, npt.NDArray[Any]],
     meters: Mapping[str, npt.NDArray[np.float32]],
-) -> FrameSigns:
+) -> FrameFingerprint:
     """Measure a frame; ``rasters`` holds stored values of the image's size, ``meters`` the depth maps."""
     gray = gray_of(rasters["rgb"])
     edges = picture_edges(gray)
-    depth: dict[str, DepthSigns] = {}
+    depth: dict[str, DepthFingerprint] = {}
     alignment: dict[str, npt.NDArray[np.float32]] = {}
     for raster in (name for name in meters if name in rasters):
-        signs = depth_signs(rasters[raster], meters[raster])
-        if signs is not None:
-            depth[raster] = signs
+        fingerprint = depth_fingerprint(rasters[raster], meters[raster])
+        if fingerprint is not None:
+            depth[raster] = fingerprint
             _add(alignment, raster, correlate(edges, depth_edges(meters[raster])))
     bands = None
     if "label" in rasters:
         _add(alignment, "label", correlate(edges, label_edges(rasters["label"])))
-        if description.label_set is not None and class_prior(description.label_set) is not None:
+        if description.label_set is not None and class_shares(description.label_set) is not None:
             classes = LabelCodec(description.class_of_value()).decode_known(rasters["label"])
             bands = label_bands(classes, len(description.label_set))
-    return FrameSigns(picture_signs(rasters["rgb"], gray), depth, alignment, bands)
+    return FrameFingerprint(picture_fingerprint(rasters["rgb"], gray), depth, alignment, bands)
 
 
 def _add(alignment: dict[str, npt.NDArray[np.float32]], raster: str, surface: npt.NDArray[np.float32] | None) -> None:

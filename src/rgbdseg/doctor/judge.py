@@ -1,4 +1,4 @@
-"""Judging a whole dataset by the signs of its frames: leaks, shifted labels, misaligned or damaged depth."""
+"""Judging a whole dataset by the fingerprints of its frames: leaks, shifted labels, misaligned or damaged depth."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.datasets import class_prior, facts_of_classes, find_facts, median_range_m
+from rgbdseg.datasets import class_shares, facts_of_classes, find_facts, median_range_m
 from rgbdseg.depth import PLAUSIBLE_MEDIAN_M, SWAPPED_BYTES
-from rgbdseg.doctor.fingerprints import GRID_HW, MAX_SHIFT, ORIENTATIONS, DepthSigns, PictureSigns
+from rgbdseg.doctor.fingerprints import GRID_HW, MAX_SHIFT, ORIENTATIONS, DepthFingerprint, PictureFingerprint
 from rgbdseg.doctor.inspect_frame import FrameStatistics, FrameTask
 from rgbdseg.doctor.report import Findings
 
@@ -40,16 +40,16 @@ _LEAKS_KEPT = 6
 
 
 class Diagnosis:
-    """Collects the signs of all frames of a tree and judges them; keeps less than 1 kB for each frame."""
+    """Collects the fingerprints of all frames of a tree and judges them; keeps less than 1 kB for each frame."""
 
     def __init__(self, description: DatasetDescription, findings: Findings) -> None:
         self.description = description
         self.findings = findings
         self.leaks: list[tuple[str, str]] = []  # the first few, for pictures
         self._ids: list[str] = []
-        self._pictures: list[PictureSigns] = []
-        self._depth: dict[str, list[tuple[str, DepthSigns]]] = {}
-        self._picture_of: dict[str, PictureSigns] = {}
+        self._pictures: list[PictureFingerprint] = []
+        self._depth: dict[str, list[tuple[str, DepthFingerprint]]] = {}
+        self._picture_of: dict[str, PictureFingerprint] = {}
         self._alignment: dict[str, tuple[npt.NDArray[np.float64], int]] = {}
         self._label_bands: npt.NDArray[np.int64] | None = None
         self._label_frames = 0
@@ -57,25 +57,25 @@ class Diagnosis:
 
     def add(self, task: FrameTask, found: FrameStatistics) -> None:
         """Add one frame."""
-        signs = found.signs
-        if signs is None:
+        fingerprint = found.fingerprint
+        if fingerprint is None:
             return
         self._ids.append(task.sample_id)
-        self._pictures.append(signs.picture)
-        for raster, depth in signs.depth.items():
+        self._pictures.append(fingerprint.picture)
+        for raster, depth in fingerprint.depth.items():
             self._depth.setdefault(raster, []).append((task.files[raster], depth))
-            self._picture_of[task.files[raster]] = signs.picture
-        for raster, surface in signs.alignment.items():
+            self._picture_of[task.files[raster]] = fingerprint.picture
+        for raster, surface in fingerprint.alignment.items():
             total, count = self._alignment.get(raster, (np.zeros(surface.shape), 0))
             self._alignment[raster] = (total + surface, count + 1)
-        if signs.label_bands is not None:
-            self._label_bands = signs.label_bands + (0 if self._label_bands is None else self._label_bands)
+        if fingerprint.label_bands is not None:
+            self._label_bands = fingerprint.label_bands + (0 if self._label_bands is None else self._label_bands)
             self._label_frames += 1
         if found.label_pixels and set(found.label_pixels) <= set(self.description.void_labels):
             self._unlabeled.append(task.files["label"])
 
     def judge(self, splits: Mapping[str, Sequence[str]]) -> None:
-        """Note what the signs say; ``splits`` holds the ids of each split's frames."""
+        """Note what the fingerprints say; ``splits`` holds the ids of each split's frames."""
         self._judge_split_sizes(splits)
         self._judge_pictures(splits)
         for raster, frames in self._depth.items():
@@ -97,15 +97,15 @@ class Diagnosis:
 
     def _judge_pictures(self, splits: Mapping[str, Sequence[str]]) -> None:
         by_digest: dict[bytes, list[str]] = {}
-        for sample_id, signs in zip(self._ids, self._pictures, strict=True):
-            by_digest.setdefault(signs.digest, []).append(sample_id)
+        for sample_id, fingerprint in zip(self._ids, self._pictures, strict=True):
+            by_digest.setdefault(fingerprint.digest, []).append(sample_id)
         members = {name: set(ids) for name, ids in splits.items()}
         for twins in by_digest.values():
             together = any(len(ids.intersection(twins)) > 1 for ids in members.values())
             if together:
                 self.findings.warning("same picture twice", f"'{twins[0]}' and '{twins[1]}' hold the same pixels")
-        hashes = np.array([signs.dhash for signs in self._pictures], dtype=np.uint64)
-        thumbnails = np.array([np.frombuffer(signs.thumbnail, np.uint8) for signs in self._pictures])
+        hashes = np.array([one.dhash for one in self._pictures], dtype=np.uint64)
+        thumbnails = np.array([np.frombuffer(one.thumbnail, np.uint8) for one in self._pictures])
         for first, second in itertools.combinations(members, 2):
             if first in second or second in first:
                 continue  # "trainval" holds "train" on purpose
@@ -122,26 +122,26 @@ class Diagnosis:
                     f"'{self._ids[row]}' of {first} and '{self._ids[column]}' of {second} show the same",
                 )
 
-    def _judge_depth(self, raster: str, frames: Sequence[tuple[str, DepthSigns]]) -> None:
+    def _judge_depth(self, raster: str, frames: Sequence[tuple[str, DepthFingerprint]]) -> None:
         by_digest: dict[bytes, str] = {}
-        for path, signs in frames:
-            if signs.lowest == signs.highest:
-                if signs.readings > 1:
-                    self.findings.problem("constant depth", f"{path} has the one value {signs.highest:g} only")
+        for path, fingerprint in frames:
+            if fingerprint.lowest == fingerprint.highest:
+                if fingerprint.readings > 1:
+                    self.findings.problem("constant depth", f"{path} has the one value {fingerprint.highest:g} only")
                 continue
-            twin = by_digest.setdefault(signs.digest, path)
+            twin = by_digest.setdefault(fingerprint.digest, path)
             if twin != path and not show_the_same(self._picture_of[twin], self._picture_of[path]):
                 self.findings.problem("same depth twice", f"{twin} and {path} are equal, their images are not")
-        swapped = [path for path, signs in frames if signs.swapped]
+        swapped = [path for path, one in frames if one.swapped]
         if 2 * len(swapped) > len(frames):
             self.findings.problem("exchanged bytes", f"{swapped[0]}: {SWAPPED_BYTES}")
-        self._judge_saturation(raster, [signs for _, signs in frames])
+        self._judge_saturation(raster, [one for _, one in frames])
         self._judge_units(raster, frames)
 
-    def _judge_saturation(self, raster: str, frames: Sequence[DepthSigns]) -> None:
-        highest = max(signs.highest for signs in frames)
-        readings = sum(signs.readings for signs in frames)
-        share = sum(signs.at_highest for signs in frames if signs.highest == highest) / readings
+    def _judge_saturation(self, raster: str, frames: Sequence[DepthFingerprint]) -> None:
+        highest = max(one.highest for one in frames)
+        readings = sum(one.readings for one in frames)
+        share = sum(one.at_highest for one in frames if one.highest == highest) / readings
         if share <= _SATURATED_SHARE:
             return
         unit = self.description.depth_unit(raster)
@@ -153,13 +153,13 @@ class Diagnosis:
         elif meters >= 2 and abs(meters - round(meters)) < 1e-3 * meters:
             self.findings.warning("clipped depth", f"{text}; readings beyond should be missing")
 
-    def _judge_units(self, raster: str, frames: Sequence[tuple[str, DepthSigns]]) -> None:
-        median_m = float(np.median([signs.median_m for _, signs in frames]))
-        for path, signs in frames:
-            if not 1 / _UNIT_FACTOR <= signs.median_m / median_m <= _UNIT_FACTOR:
+    def _judge_units(self, raster: str, frames: Sequence[tuple[str, DepthFingerprint]]) -> None:
+        median_m = float(np.median([one.median_m for _, one in frames]))
+        for path, fingerprint in frames:
+            if not 1 / _UNIT_FACTOR <= fingerprint.median_m / median_m <= _UNIT_FACTOR:
                 self.findings.problem(
                     "depth in another unit",
-                    f"{path} has the median {signs.median_m:.4g} m, the dataset {median_m:.4g} m",
+                    f"{path} has the median {fingerprint.median_m:.4g} m, the dataset {median_m:.4g} m",
                 )
         label_set = self.description.label_set
         low, high = median_range_m(label_set)
@@ -207,11 +207,11 @@ class Diagnosis:
             for path in self._unlabeled:
                 self.findings.warning("frame without labels", f"{path} is void throughout")
         label_set, bands = self.description.label_set, self._label_bands
-        prior = class_prior(label_set)
-        if bands is None or prior is None or self._label_frames < MIN_FRAMES or not bands.any():
+        usual = class_shares(label_set)
+        if bands is None or usual is None or self._label_frames < MIN_FRAMES or not bands.any():
             return
-        as_stated = likeness(bands, prior)
-        best, shift = max((likeness(bands[:, :-1], prior[:, 1:]), 1), (likeness(bands[:, 1:], prior[:, :-1]), -1))
+        as_stated = likeness(bands, usual)
+        best, shift = max((likeness(bands[:, :-1], usual[:, 1:]), 1), (likeness(bands[:, 1:], usual[:, :-1]), -1))
         if best - as_stated > _MIN_LIKENESS_GAIN:
             self.findings.problem(
                 "labels shifted",
@@ -224,7 +224,7 @@ class Diagnosis:
         facts = facts_of_classes(self.description.label_set)
         if facts is None or not facts.indoor or len(self._pictures) < MIN_FRAMES:
             return
-        blue = float(np.mean([signs.red_minus_blue < 0 for signs in self._pictures]))
+        blue = float(np.mean([one.red_minus_blue < 0 for one in self._pictures]))
         if blue > _BLUE_SHARE:
             self.findings.warning(
                 "unusual colors",
@@ -232,18 +232,18 @@ class Diagnosis:
             )
 
 
-def show_the_same(first: PictureSigns, second: PictureSigns) -> bool:
+def show_the_same(first: PictureFingerprint, second: PictureFingerprint) -> bool:
     """Tell whether two pictures are the same but for coding and scale."""
     if (first.dhash ^ second.dhash).bit_count() > _SAME_BITS:
         return False
-    ours, theirs = (np.frombuffer(signs.thumbnail, np.uint8)[None] for signs in (first, second))
+    ours, theirs = (np.frombuffer(one.thumbnail, np.uint8)[None] for one in (first, second))
     return bool(_alike(ours, theirs)[0])
 
 
-def likeness(counts: npt.NDArray[np.int64], prior: npt.NDArray[np.float64]) -> float:
+def likeness(counts: npt.NDArray[np.int64], usual: npt.NDArray[np.float64]) -> float:
     """Return the Bhattacharyya coefficient of two distributions, 0..1; 1 when they are equal."""
     total = counts.sum()
-    return float(np.sqrt(counts / total * (prior / prior.sum())).sum()) if total else 0.0
+    return float(np.sqrt(counts / total * (usual / usual.sum())).sum()) if total else 0.0
 
 
 def _alike(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

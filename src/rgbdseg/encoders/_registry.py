@@ -45,6 +45,9 @@ def create_encoder(name: str, in_chans: int = 3, **options: Any) -> StagedEncode
         in_chans: channels of the input.
         **options: of the encoder's family, such as ``output_stride``, ``dilations`` and ``drop_path_rate``.
 
+    Returns:
+        StagedEncoder: with features as its ``channels`` and ``reductions`` say.
+
     Raises:
         UsageError: for an unknown name (with a suggestion), a network that cannot be run stage by stage, and options
             and values that the family does not have.

@@ -24,7 +24,7 @@ from rgbdseg.config.train import TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model, window_batch
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import device_type, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import device_type, make_fabric, with_choices
 from rgbdseg.engine.memory import plan_passes
 from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
@@ -114,7 +114,7 @@ def same_work(work: Work, config: TrainConfig) -> bool:
 
 
 def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
-    hardware = with_chosen_precision(config.hardware)
+    hardware = with_choices(config.hardware)
     computing = (hardware.precision, hardware.compile)
     loading = (config.loader.workers, config.augmentation.on_device)
     if work == "loader":
@@ -125,20 +125,22 @@ def _relevant(work: Work, config: TrainConfig) -> tuple[object, ...]:
     return (*computing, config.evaluation.window_batch or window_batch(on))
 
 
-def measure(work: Work, config: TrainConfig, iterations: int) -> Measurement:
-    """Do ``iterations`` batches (``evaluate``: images) of the work that ``config`` describes, after a short warm-up.
-
-    Raises the library's errors for data or a config that cannot be used.
-    """
-    return measure_in_turns(work, {"": config}, iterations, blocks=1)[""]
-
-
 def measure_in_turns(
     work: Work, configs: Mapping[str, TrainConfig], iterations: int, blocks: int = BLOCKS
 ) -> dict[str, Measurement]:
-    """Do at least ``iterations`` batches (``evaluate``: images) of each config, in blocks that alternate.
+    """Do at least ``iterations`` batches (``evaluate``: images) of each config, after a short warm-up of each.
 
-    Raises the library's errors for data or a config that cannot be used.
+    Args:
+        work: what is done.
+        configs: the ways to do it, by name.
+        iterations: timed ones of each.
+        blocks: of each, which alternate.
+
+    Returns:
+        dict: what was seen of each, by name.
+
+    Raises:
+        RGBDSegError: for data or a config that cannot be used.
     """
     per_block = math.ceil(iterations / blocks)
     sides = {name: _Side(work, config, per_block, blocks) for name, config in configs.items()}
@@ -164,7 +166,7 @@ class _Side:
             iterations_per_epoch=total,
             validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
         )
-        config = dataclasses.replace(config, schedule=schedule, hardware=with_chosen_precision(config.hardware))
+        config = dataclasses.replace(config, schedule=schedule, hardware=with_choices(config.hardware))
         fabric = make_fabric(config.hardware)
         self.device = fabric.device
         self.per_block, self.ahead = per_block, ahead

@@ -164,7 +164,10 @@ def predict_in_bulk(
         ) from error
     parts = share.gather(work.summary())
     result = _merged(parts, len(source.names), len(source.names) - len(todo))
-    result = dataclasses.replace(result, label_files=segmenter.label_files)
+    label_files = segmenter.label_files
+    if options.classes is not None:
+        label_files = dataclasses.replace(label_files, only=options.classes)
+    result = dataclasses.replace(result, label_files=label_files)
     if record is not None and options.record:
         dataclasses.replace(record, finished=True, skipped=result.skipped).write()
     return result
@@ -204,7 +207,7 @@ class _Work:
             for done, (index, reading) in enumerate(frames, 1):
                 name = self.source.names[index]
                 try:
-                    frame = self.segmenter.segment(reading.result())
+                    frame = self.segmenter.segment(reading.result(), with_confidence=False)  # no file has it
                 except DataError as error:
                     if self.options.on_error == "stop":
                         self.stopped_at = f"'{name}'"

@@ -15,6 +15,7 @@ from torch import nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.files import WriteError, write_text
+from rgbdseg.outputs import require_no_others
 from rgbdseg.segmented_frame import OUTPUTS
 
 RECORD_FILE = "prediction.json"
@@ -71,18 +72,20 @@ def read_made_with(root: Path) -> dict[str, Any] | None:
 
 
 def check_same(root: Path, made_with: Mapping[str, Any], names: Sequence[str], force: bool) -> None:
-    """Raise UsageError where a folder holds predictions of these frames that other arguments have made.
+    """Raise UsageError where a folder holds predictions of these frames that other arguments have made, or other files.
 
     Args:
         root: the folder.
         made_with: see `BulkRecord`.
         names: of the frames.
-        force: instead of raising, remove these predictions: what is left is then surely of this command.
+        force: instead of raising for predictions, remove these: what is left is then surely of this command.
     """
+    before = read_made_with(root)
+    if before is None:
+        require_no_others(root, OUTPUTS)
     if force:
         _remove(root, names)
         return
-    before = read_made_with(root)
     if before is None:
         present = _files(root, "label")
         taken = next((name for name in names if name in present), None)

@@ -20,7 +20,8 @@ from rgbdseg.engine.step import TrainingState
 from rgbdseg.errors import CheckpointError, RGBDSegError
 from rgbdseg.files import atomic_path
 from rgbdseg.models._base import SegmentationModel
-from rgbdseg.weights.checkpoint import FACTS_KEY, STATE_PREFIX, ModelFacts, load_exactly, load_torch, save_torch
+from rgbdseg.weights.checkpoint import load_exactly, load_torch, save_torch
+from rgbdseg.weights.facts import FACTS_KEY, STATE_PREFIX, ModelFacts
 
 TRAINED = "current_model_state"
 """Key of the trained weights where ``state_dict`` holds their average."""

@@ -6,10 +6,10 @@ Every process draws for the whole pass, from the same seed, and applies the part
 from __future__ import annotations
 
 import torch
-from timm.layers.drop import DropBlock2d, DropPath
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from rgbdseg.engine._timm_layers import DropBlock2d, DropPath
 from rgbdseg.errors import UsageError
 
 # B samples of this process, whose order is that of their places in the whole pass

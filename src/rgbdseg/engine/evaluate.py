@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.config.protocol import AbsentIoU, EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.device import AUTOCAST, place_model
+from rgbdseg.engine.bulk_record import read_made_with
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
-from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_choices
 from rgbdseg.engine.processes import working_together
 from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
-from rgbdseg.errors import DataError
-from rgbdseg.files import write_text
+from rgbdseg.errors import DataError, UsageError
+from rgbdseg.files import is_replaceable, write_text
 from rgbdseg.inference import segment
 from rgbdseg.labels import LabelSet
-from rgbdseg.metrics import SegmentationScores
-from rgbdseg.outputs import LabelFiles
+from rgbdseg.metrics import CLASS_COLUMNS, CONFUSION_CORNER, SegmentationScores
+from rgbdseg.outputs import LabelFiles, require_no_others
 from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDSample
+from rgbdseg.segmented_frame import OUTPUTS
 from rgbdseg.visualize import colorize, save_png
 from rgbdseg.weights.checkpoint import ModelBundle
 
@@ -44,12 +47,20 @@ class EvaluationResult:
     """The scores of one checkpoint with everything needed to repeat them.
 
     Args:
+        checkpoint: path of its file.
+        model: its name.
+        epoch: completed by the checkpoint, None when it does not say.
+        iteration: optimizer steps of the checkpoint, None when it does not say.
+        dataset: its name.
+        split: of the dataset.
+        protocol: how images were looked at and counted.
         scores: undefined throughout, and of 0 images, for a split without labels.
         sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
         conditions: the scores of the images of each condition alone, such as fog, by name, where the dataset states
             them; an image can have several.
         frames: number of images that were segmented.
         submission: where the files for the benchmark's server are.
+        faults: what was wrong with the images.
     """
 
     checkpoint: str
@@ -64,6 +75,7 @@ class EvaluationResult:
     conditions: Mapping[str, SegmentationScores] = dataclasses.field(default_factory=dict)
     frames: int = 0
     submission: SubmissionFolder | None = None
+    faults: InputFaults = InputFaults()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -76,6 +88,7 @@ class EvaluationResult:
             "split": self.split,
             "protocol": self.protocol.to_dict(),
             "protocol_text": self.protocol.describe(),
+            **({"inputs": self.faults.to_dict()} if self.faults else {}),
             **self.scores.to_dict(),
             **{
                 part: {name: scores.to_dict() for name, scores in groups.items()}
@@ -85,23 +98,72 @@ class EvaluationResult:
         }
 
     def write(self, folder: Path, stem: str) -> list[Path]:
-        """Write STEM.json, STEM.csv (per class) and STEM-confusion.csv; return the paths."""
-        texts = {
-            f"{stem}.json": json.dumps(self.to_dict(), indent=1) + "\n",
-            f"{stem}.csv": self.scores.to_csv(),
-            f"{stem}-confusion.csv": self.scores.confusion_csv(),
-        }
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        return [folder / name for name in texts]
+        """Write STEM.json, STEM.csv (per class) and STEM-confusion.csv; return the paths.
+
+        Raises:
+            UsageError: when one of them is there and is something else, see `check_results`.
+            WriteError: when one cannot be written.
+        """
+        check_results(folder, stem)
+        texts = (json.dumps(self.to_dict(), indent=1) + "\n", self.scores.to_csv(), self.scores.confusion_csv())
+        files = [folder / f"{stem}{ending}" for ending in _BEGINS]
+        for file, text in zip(files, texts, strict=True):
+            write_text(file, text)
+        return files
+
+
+_BEGINS = {
+    ".json": b'{\n "checkpoint": ',
+    ".csv": ",".join(CLASS_COLUMNS).encode(),
+    "-confusion.csv": CONFUSION_CORNER.encode(),
+}
+"""How result files end, and what they begin with."""
+
+
+def check_results(folder: Path, stem: str) -> str:
+    """Return which earlier scores `EvaluationResult.write` would replace, in words; empty where there are none.
+
+    Raises:
+        UsageError: for files of these names that hold no scores: they could be those of a dataset.
+    """
+    for ending, begins in _BEGINS.items():
+        if not is_replaceable(folder / f"{stem}{ending}", begins):
+            raise UsageError(
+                f"{folder / f'{stem}{ending}'} is there already and holds no scores; choose another name, or "
+                "another out"
+            )
+    try:
+        earlier = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+        epoch = "" if earlier["epoch"] is None else f", epoch {earlier['epoch']}"
+        return f"those of {earlier['checkpoint']}{epoch}, mIoU {100 * earlier['mean_iou']:.2f}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def check_save(folder: Path, sample_ids: Iterable[str]) -> int:
+    """Return how many predictions of an earlier evaluation `evaluate` would replace in the folder ``save``.
+
+    Raises:
+        UsageError: for a folder whose files an evaluation has not written.
+    """
+    require_no_others(folder, OUTPUTS)
+    if read_made_with(folder) is not None:
+        raise UsageError(
+            f"{folder} holds labels that were made by prediction, with a record of how far it is; choose another "
+            "folder for those of an evaluation"
+        )
+    return sum((folder / "label" / f"{sample_id}.png").exists() for sample_id in sample_ids)
 
 
 @dataclasses.dataclass
 class _Counts:
     """Pixels counted by one process, apart for each sensor and each condition.
 
-    sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
-    conditions: id of a frame -> its conditions; frames that are not in it have none.
+    Args:
+        sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
+        conditions: id of a frame -> its conditions; frames that are not in it have none.
+        label_set: of the labels.
+        device: where pixels are counted.
     """
 
     sensors: Mapping[str, str | None]
@@ -160,6 +222,30 @@ class _AllScores:
         )
 
 
+class _PredictionFiles:
+    """Writes predictions where they are asked for: for people, and as the benchmark's server takes them."""
+
+    def __init__(self, dataset: RGBDDataset, folder: Path | None, submission: SubmissionFolder | None) -> None:
+        self.folder, self.submission = folder, submission
+        description = dataset.description
+        self.label_files = LabelFiles.of_classes(dataset.label_set, description.label_values, description.name)
+
+    def start(self) -> None:
+        """Say once what the numbers in label files mean."""
+        if self.folder is not None:
+            self.label_files.write_key(self.folder, replace=True)
+
+    def write(self, sample_id: str, prediction: Tensor) -> None:
+        """Write one frame; prediction is uint8 (H, W) on any device."""
+        if self.folder is None and self.submission is None:
+            return
+        prediction = prediction.cpu()
+        if self.folder is not None:
+            save_prediction(prediction, sample_id, self.folder, self.label_files)
+        if self.submission is not None:
+            self.submission.write(sample_id, prediction)
+
+
 @contextlib.contextmanager
 def _progress(console: Console | None, total: int, main: bool) -> Iterator[Callable[[], None]]:
     """Show a bar over the images of this device, on terminals; yield what moves it."""
@@ -198,14 +284,17 @@ def evaluate(
 
     Raises:
         DataError: when the dataset's classes are not those the model was trained on, and when all its labels are void.
+        UsageError: when ``save`` holds files that no evaluation has written.
     """
-    hardware = with_chosen_precision(hardware or HardwareConfig())
+    hardware = with_choices(hardware or HardwareConfig())
     check_hardware(hardware)
     _check_classes(bundle, dataset)
     labeled = "label" in dataset.needs
     sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labeled else {}
     fabric = make_fabric(hardware)
     check_share(len(dataset), fabric.world_size)
+    if save is not None:
+        check_save(save, ())  # in every process, before the first of them writes
     if submission is not None and fabric.is_global_zero:
         submission.start()  # other processes write after this one has joined them
     with working_together(fabric, hardware):
@@ -215,11 +304,9 @@ def evaluate(
         # The dataset's label set, since checkpoints of older versions know no categories.
         conditions = conditions_of_tree(dataset.root) if labeled else {}
         counts = _Counts(sensors, conditions, dataset.label_set, fabric.device)
-        label_files = LabelFiles.of_classes(
-            dataset.label_set, dataset.description.label_values, dataset.description.name
-        )
-        if save is not None and fabric.is_global_zero:
-            label_files.write_key(save, replace=True)
+        files = _PredictionFiles(dataset, save, submission)
+        if fabric.is_global_zero:
+            files.start()
         loader = _samples(dataset, workers, fabric)
         with _progress(console, len(loader), fabric.is_global_zero) as advance:
             for sample in loader:
@@ -233,12 +320,7 @@ def evaluate(
                 ).prediction
                 if sample.label is not None:
                     counts.update(sample, prediction, protocol)
-                if save is not None or submission is not None:
-                    prediction = prediction.cpu()
-                if save is not None:
-                    save_prediction(prediction, sample.sample_id, save, label_files)
-                if submission is not None:
-                    submission.write(sample.sample_id, prediction)
+                files.write(sample.sample_id, prediction)
                 advance()
         fabric.barrier()  # nothing is summed without labels, and every file must be there
         scores = counts.scores(protocol.absent_iou)
@@ -267,6 +349,7 @@ def _result(
         sensors=scores.sensors,
         conditions=scores.conditions,
         frames=len(dataset),
+        faults=dataset.faults,
     )
 
 

@@ -11,13 +11,13 @@ import torch
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.camera_check import camera_oddity, require_plausible_camera
 from rgbdseg.data.depth_survey import DepthSurvey, MissingValues, spread, survey_depth
-from rgbdseg.data.images import exif_orientation, image_size, read_depth
+from rgbdseg.data.hha_audit import AuditedFrame, audit_frames
+from rgbdseg.data.images import exif_orientation, image_size, read_depth, read_hha
 from rgbdseg.datasets import median_range_m
 from rgbdseg.depth import DepthUnit
 from rgbdseg.engine.predict import FramePaths
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters, encode_hha
-from rgbdseg.geometry.hha_quality import saturated_shares, saturation_text
 from rgbdseg.labels import LabelSet
 from rgbdseg.training_size import size_note
 
@@ -80,7 +80,8 @@ def survey_frames(
     if not depth_paths:
         return FrameSurvey(None, tuple(notes))
     depth = survey_depth(depth_paths, unit, missing=missing, largest_m=largest_m)
-    notes.append(depth.line())
+    if depth.files:  # else whoever reads all of them says why they cannot be read
+        notes.append(depth.line())
     low, high = (limit * factor for limit, factor in zip(median_range_m(label_set), _BEYOND_TRAINING, strict=True))
     if depth.median_m is not None and label_set is not None and not low <= depth.median_m <= high:
         notes.append(
@@ -88,9 +89,11 @@ def survey_frames(
             f"{low:.2g}..{high:.3g} m: is the unit right, and is this what the model was trained for?"
         )
     if hha is not None and camera is not None:
-        saturation = _saturation(spread(depth_paths, _FRAMES_OF_HHA), depth.unit, camera, hha)
-        if saturation is not None:
-            notes.append(f"WARNING HHA: {saturation}")
+        found = (_hha(frame, depth.unit, camera, hha) for frame in spread(with_depth, _FRAMES_OF_HHA))
+        audit = audit_frames(filter(None, found), "the HHA images given", declared=None)
+        if audit.fault is not None:
+            raise DataError(audit.fault)
+        notes += [f"WARNING HHA: {text}" for text in (audit.difference, audit.saturation) if text is not None]
     return FrameSurvey(depth, tuple(notes))
 
 
@@ -105,18 +108,16 @@ def _sizes(images: Sequence[Path]) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _saturation(paths: Sequence[Path], unit: DepthUnit, camera: PinholeCamera, parameters: HHAParameters) -> str | None:
-    shares = []
-    for path in paths:
-        try:
-            depth_m = read_depth(path, unit)
-        except DataError:
-            continue
-        hha = encode_hha(depth_m[None], torch.tensor([camera.as_tuple()], dtype=torch.float64), parameters=parameters)[
-            0
-        ]
-        shares.append(saturated_shares(hha, depth_m[0] > 0))
-    if not shares:
+def _hha(frame: FramePaths, unit: DepthUnit, camera: PinholeCamera, parameters: HHAParameters) -> AuditedFrame | None:
+    """Return HHA of a frame, computed and where it is given; None where a file cannot be read, as is found later."""
+    assert frame.depth is not None
+    try:
+        depth_m = read_depth(frame.depth, unit)
+        given = None if "hha" not in frame.further else read_hha(frame.further["hha"])
+    except DataError:
         return None
-    near, high, low = (sum(one[k] for one in shares) / len(shares) for k in range(3))
-    return saturation_text((near, high, low))
+    row = torch.tensor([camera.as_tuple()], dtype=torch.float64)
+    computed = encode_hha(depth_m[None], row, parameters=parameters)[0]
+    if not (depth_m > 0).any() or (given is not None and given.shape != computed.shape):
+        return None
+    return computed, given, depth_m[0] > 0

@@ -61,10 +61,17 @@ def make_fabric(hardware: HardwareConfig) -> Fabric:
         raise UsageError(f"the devices cannot be used: {' '.join(str(error).split())}") from error
 
 
-def with_chosen_precision(hardware: HardwareConfig) -> HardwareConfig:
-    """Return the same with the precision that ``auto`` stands for on the devices of this machine."""
+def with_choices(hardware: HardwareConfig) -> HardwareConfig:
+    """Return the same with the precision and the order in memory that the devices of this machine suggest.
+
+    Only where they are left open: precision ``auto``, channels_last None.
+    """
     device = torch.device(device_type(hardware))
-    return dataclasses.replace(hardware, precision=cast(Precision, chosen_precision(hardware.precision, device)))
+    precision = cast(Precision, chosen_precision(hardware.precision, device))
+    order = hardware.channels_last
+    if order is None:
+        order = device.type == "cpu" or precision != "32-true"
+    return dataclasses.replace(hardware, precision=precision, channels_last=order)
 
 
 def check_hardware(hardware: HardwareConfig) -> None:

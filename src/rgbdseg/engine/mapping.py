@@ -24,6 +24,9 @@ from rgbdseg.segmenter import Segmenter
 
 # H height, W width, N points
 
+LEGEND_COLUMNS = "label,red,green,blue,points,name"
+"""First line of a legend."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MapOptions:
@@ -105,7 +108,8 @@ def map_recording(
                 if sample is None:
                     without_pose += 1
                 else:
-                    _vote(votes, frame, segmenter.segment(sample), options)
+                    seen = segmenter.segment(sample, with_confidence=options.min_confidence > 0)
+                    _vote(votes, frame, seen, options)
                     assert frame.camera_to_world is not None
                     up -= frame.camera_to_world[:3, 1]
                     frames += 1
@@ -114,10 +118,11 @@ def map_recording(
             if progress is not None:
                 progress(done, len(recording))
     if not frames:
-        first = f"; {damaged[0][0]}: {damaged[0][1]}" if damaged else ""
+        if damaged:
+            raise DataError(f"{recording.path}: no frame can be used; {damaged[0][0]}: {damaged[0][1]}")
         raise DataError(
-            f"{recording.path}: no frame has a camera pose{first}; expected a trajectory in the recording, or one "
-            "given as trajectory"
+            f"{recording.path}: no frame has a camera pose; expected a trajectory in the recording, or one given as "
+            "trajectory"
         )
     up_world = up / np.linalg.norm(up) if np.linalg.norm(up) > 0 else np.array([0.0, 0.0, 1.0])
     points = votes.points(options.min_votes)
@@ -140,7 +145,9 @@ def _vote(votes: VoxelVotes, frame: RecordedFrame, seen: SegmentedFrame, options
     assert frame.depth_m is not None
     assert frame.camera_to_world is not None
     near = (frame.depth_m > 0) & (frame.depth_m <= options.max_depth_m)
-    chosen = near & steady_readings(frame.depth_m) & (seen.confidence >= options.min_confidence)
+    chosen = near & steady_readings(frame.depth_m)
+    if options.min_confidence > 0:
+        chosen &= seen.confidence >= options.min_confidence
     xyz_world_m = points_in_world(frame)[chosen]
     votes.add(xyz_world_m, seen.labels[chosen], frame.rgb[chosen])
 
@@ -159,7 +166,7 @@ def points_in_world(frame: RecordedFrame) -> NDArray[np.float64]:
 def write_legend(path: str | Path, made: LabeledMap, segmenter: Segmenter) -> None:
     """Write the classes of a map as lines "label, red, green, blue, points, name", the most frequent first."""
     counts = np.bincount(made.points.labels, minlength=len(segmenter.names))
-    lines = ["label,red,green,blue,points,name"]
+    lines = [LEGEND_COLUMNS]
     for index in np.argsort(-counts[: len(segmenter.names)], kind="stable"):
         if counts[index]:
             red, green, blue = segmenter.label_set.palette[index]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rgbdseg.config.train import TrainConfig
+from rgbdseg.device import AUTOCAST
 from rgbdseg.losses.affinity import KEPT_PER_ENTRY
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._measure import example_inputs
@@ -47,7 +48,7 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
     fixed = COPIES_OF_WEIGHTS * sum(p.numel() * p.element_size() for p in model.parameters())
     # Two samples, since batch statistics of one do not exist everywhere.
     per_sample = activation_bytes(model, 2, config.augmentation.crop_size) / 2 * OVERHEAD
-    if config.hardware.precision != "32-true":
+    if AUTOCAST.get(config.hardware.precision) is not None:
         per_sample *= 0.6
     divisors = [n for n in range(1, max(1, per_device) + 1) if per_device % n == 0 and per_device // n >= 2] or [1]
     fitting = [n for n in divisors if fixed + per_device / n * per_sample <= USABLE_SHARE * free]

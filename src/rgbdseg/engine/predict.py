@@ -11,12 +11,13 @@ import torch
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
-from rgbdseg.data.depth_size import resample_depth
+from rgbdseg.data.depth_size import resample_depth, same_view
 from rgbdseg.data.depth_survey import unit_of_file
-from rgbdseg.data.description import ALL, DESCRIPTION_FILE
+from rgbdseg.data.description import ALL
 from rgbdseg.data.frame_names import pair_files
+from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.images import image_size, read_depth_values, read_further, read_rgb_beside, sizes_of
-from rgbdseg.data.tree import PreparedTree, open_tree
+from rgbdseg.data.tree import PreparedTree, is_tree, open_tree
 from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
@@ -101,6 +102,8 @@ class FileFrames:
             known = unit_of_file(depth, str(paths.depth), self.unit)
         further = {raster: read_further(path, raster, RASTERS.get(raster)) for raster, path in paths.further.items()}
         rgb = read_rgb_beside(paths.rgb, sizes_of({"depth": depth, **further}))
+        if depth is not None:
+            _check_coarser(depth.shape, (rgb.shape[-2], rgb.shape[-1]), paths.depth)
         try:
             return make_sample(
                 rgb, depth, self.camera, depth_unit=known, images=further, name=paths.name, device=self.device
@@ -123,6 +126,16 @@ class FileFrames:
             "camera": None if self.camera is None else list(self.camera.as_tuple()),
             **({"depth": "resampled"} if self.resample else {}),
         }
+
+
+def _check_coarser(depth: tuple[int, ...], image: tuple[int, int], path: Path | None) -> None:
+    """Raise DataError, with the way out, for depth that is coarser than its image and shows the same view."""
+    height, width = depth
+    if height < image[0] and same_view((height, width), image):
+        raise DataError(
+            f"{path} is {height}x{width}, its image {image[0]}x{image[1]} (height x width); have it resampled "
+            "(resample_depth) if it is aligned but coarser, else align depth to color when recording"
+        )
 
 
 class TreeFrames:
@@ -223,10 +236,17 @@ class TreeInputs:
         self.notes: Sequence[str] = ()
 
     def source(self, segmenter: Segmenter, outputs: Sequence[str]) -> TreeFrames:
-        """Return the split as a source with the rasters that the model looks at; raises DataError where one lacks."""
+        """Return the split as a source with the rasters that the model looks at.
+
+        Raises:
+            DataError: where one lacks, and for HHA images of other programs that do not fit the depth beside them.
+        """
         needs = rasters_needed(segmenter.input_spec, label=False, depth="cloud" in outputs)
         parameters = segmenter.hha if "hha" in needs and not self.tree.index("hha").files else None
-        return TreeFrames(RGBDDataset(self.tree, self.split, needs=needs, hha_parameters=parameters), segmenter.device)
+        dataset = RGBDDataset(self.tree, self.split, needs=needs, hha_parameters=parameters)
+        if "hha" in needs:
+            require_fitting_hha(self.tree, dataset.ids)
+        return TreeFrames(dataset, segmenter.device)
 
 
 class RecordingInputs:
@@ -256,8 +276,6 @@ def open_inputs(path: Path, options: OpenOptions, *, split: str = ALL, format: s
         DataError: when it is neither, or cannot be read.
         UsageError: for unknown splits and formats.
     """
-    if format is None and (path / DESCRIPTION_FILE).is_file():
-        return TreeInputs(open_tree(path), split)
-    if format is None and path.is_dir() and recording_format(path) is None:
+    if format is None and (is_tree(path) or (path.is_dir() and recording_format(path) is None)):
         return TreeInputs(open_tree(path), split)
     return RecordingInputs(open_recording(path, options, format=format))

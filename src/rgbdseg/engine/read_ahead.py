@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from rgbdseg.parallel import torch_thread_pool
 
 Read = TypeVar("Read")
 Prepared = TypeVar("Prepared")
@@ -26,8 +28,8 @@ def read_ahead(
         indices: in the order in which they are wanted.
     """
     pending: collections.deque[tuple[int, Future[Prepared]]] = collections.deque()
-    reading = ThreadPoolExecutor(read[1], thread_name_prefix="read")
-    preparing = ThreadPoolExecutor(prepare[1], thread_name_prefix="prepare")
+    # One thread for each of them: the network's operations are shared by as many as there are cores already.
+    reading, preparing = torch_thread_pool(read[1], 1, "read"), torch_thread_pool(prepare[1], 1, "prepare")
     try:
         for index in indices:
             pending.append((index, preparing.submit(_after, prepare[0], reading.submit(read[0], index))))

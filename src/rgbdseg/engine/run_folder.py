@@ -17,6 +17,7 @@ from rgbdseg.engine.run_lock import LOCK
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 from rgbdseg.reading import read_yaml
+from rgbdseg.weights.earlier_options import current_config
 from rgbdseg.weights.source import CHECKPOINTS, LAST
 
 # What may change when a run continues: where it runs and where its data lie, not what it computes.
@@ -103,11 +104,11 @@ class RunFolder:
             raise UsageError(f"no run to resume at {self.root} (it has no config.yaml); start it without resume")
 
     def stored_config(self) -> dict[str, Any]:
-        """Return the config the run was started with, as plain values."""
+        """Return the config the run was started with, as plain values in today's words."""
         values = read_yaml(self.config_file, UsageError)
         if not isinstance(values, dict):
             raise UsageError(f"{self.config_file} is not a configuration")
-        return values
+        return current_config(values)
 
 
 def config_to_yaml(config: TrainConfig) -> str:

@@ -30,15 +30,18 @@ def locked(folder: Path) -> Iterator[None]:
     no locks, the file says who holds the folder: a process of another machine is then taken to be alive.
 
     Raises:
-        UsageError: when another process holds it.
+        UsageError: when another process holds it, or it is a file.
         WriteError: when the folder cannot be written to.
     """
-    path = folder / LOCK
+    path, new = folder / LOCK, not folder.exists()
+    if not new and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; expected a folder to write to")
     try:
-        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         file = _taken(path)
     except OSError as error:
+        if new:
+            _remove_empty(folder)
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield
@@ -46,13 +49,18 @@ def locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)  # before the lock is given back, or it might be another's file
         file.close()
         if new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # which only takes a folder that nothing was written to
+            _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # which only takes a folder that nothing was written to
 
 
 def _taken(path: Path) -> IO[str]:
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (stays open as long as the lock is held)
+        held = False
         try:
             free = _lock(file)
             file.seek(0)
@@ -61,11 +69,15 @@ def _taken(path: Path) -> IO[str]:
             if not _is_still_at(path, file):
                 file.close()  # its holder has removed it in between
                 continue
+            held = True
             file.truncate(0)
             json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
             file.flush()
         except BaseException:
-            file.close()
+            if held:  # but nothing could be written: the disk is full
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what could not be written is tried once more
+                file.close()
             raise
         return file
 

@@ -16,7 +16,8 @@ from rgbdseg.input_spec import InputSpec, Stream
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
-from rgbdseg.weights.checkpoint import ModelFacts, StoredModel, read_stored_model
+from rgbdseg.weights.checkpoint import StoredModel, read_stored_model
+from rgbdseg.weights.facts import ModelFacts
 from rgbdseg.weights.imagenet import load_encoder_weights
 from rgbdseg.weights.source import resolve_source
 

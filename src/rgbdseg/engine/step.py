@@ -60,6 +60,8 @@ def make_state(model: SegmentationModel, config: TrainConfig, fabric: Fabric) ->
     """Return the state before the first step, on the device of this process."""
     hardware, several = config.hardware, fabric.world_size > 1
     fabric.to_device(model)
+    if hardware.channels_last:
+        model.to(memory_format=torch.channels_last)
     model.train()
     if several and hardware.sync_batch_norm:
         synchronize_batch_norm(model, cpu=fabric.device.type == "cpu")

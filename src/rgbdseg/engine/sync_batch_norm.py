@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 import torch.distributed
-from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rgbdseg.engine._timm_layers import BatchNormAct2d, SyncBatchNormAct
 from rgbdseg.errors import UsageError
 
 # B batch, C channels; ... any number of further axes; P processes

@@ -19,10 +19,11 @@ from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints, read_progress, restore
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import check_hardware, check_share, device_type, make_fabric, with_chosen_precision
+from rgbdseg.engine.hardware import check_hardware, check_share, device_type, make_fabric, with_choices
 from rgbdseg.engine.loggers import check_loggers
 from rgbdseg.engine.loop import train_loop
 from rgbdseg.engine.memory import plan_passes
+from rgbdseg.engine.probe import is_open, probed
 from rgbdseg.engine.processes import is_main_process, working_together
 from rgbdseg.engine.reporting import Report
 from rgbdseg.engine.run_folder import RunFolder, trim_log
@@ -34,7 +35,7 @@ from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
 from rgbdseg.parallel import WorkerError
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 __all__ = ["build_run", "explained_failures", "is_main_process", "quiet_lightning", "train", "trains_on_depth"]
 
@@ -54,12 +55,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
     """
     console = console or Console(quiet=True)
     check_hardware(config.hardware)
-    config = _with_precision(config, console)
     check_loggers(config.logging)
     run = RunFolder(Path(out))
     fabric = make_fabric(config.hardware)
     if resume:
         run.require_run()
+        config = _as_stored(config, run)
     elif fabric.is_global_zero:
         run.check_new()
     with locked(run.root) if fabric.is_global_zero else contextlib.nullcontext():
@@ -67,9 +68,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, console: C
         model, datasets = build_run(config)
         # A checkpoint holds all weights, so a resumed run does not need the files that it started from.
         earlier = None if checkpoint else load_first_weights(model, config.model, datasets[0].label_set)
+        if fabric.world_size > 1 or fabric.device.type != "cpu":
+            config = _with_choices(config, console)
         if fabric.is_global_zero:
             config = _with_passes(config, model, console)
             samples_per_pass(config, fabric.world_size)
+            config = _with_probe(config, model, fabric, console)
             if datasets[1] is not None:
                 check_share(len(datasets[1]), fabric.world_size)
             # Everything that can be refused has been: only now is something created.
@@ -160,7 +164,8 @@ def _prepare_folder(
 def explained_failures(run: RunFolder | None = None) -> Iterator[None]:
     """Turn what training trips over, and a user can mend, into RGBDSegError with the remedy.
 
-    run: whose last checkpoint is offered, where there is one.
+    Args:
+        run: whose last checkpoint is offered, where there is one.
     """
     try:
         yield
@@ -205,8 +210,6 @@ def build_run(config: TrainConfig) -> tuple[SegmentationModel, tuple[RGBDDataset
     label_set = RGBDDataset(tree, loader.train_split, needs=("label",)).label_set
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, num_classes=len(label_set), **config.model.options)
-    if config.hardware.channels_last:
-        model.to(memory_format=torch.channels_last)
     needs = rasters_needed(model.input_spec, label=True)
     train_set = RGBDDataset(tree, loader.train_split, needs=needs, hha_cache=loader.hha_cache)
     if "hha" in needs:
@@ -248,11 +251,33 @@ def _with_depth_target(
     return train_set
 
 
-def _with_precision(config: TrainConfig, console: Console) -> TrainConfig:
-    """Fill in what precision ``auto`` stands for here, and say so."""
-    hardware = with_chosen_precision(config.hardware)
-    if hardware != config.hardware:
+def _as_stored(config: TrainConfig, run: RunFolder) -> TrainConfig:
+    """Fill in what the config leaves open by what the run was started with."""
+    stored, hardware = run.stored_config().get("hardware"), config.hardware
+    if not isinstance(stored, dict):
+        return config
+    if hardware.precision == "auto":
+        hardware = dataclasses.replace(hardware, precision=stored.get("precision", "auto"))
+    if hardware.channels_last is None:
+        hardware = dataclasses.replace(hardware, channels_last=stored.get("channels_last"))
+    return dataclasses.replace(config, hardware=hardware)
+
+
+def _with_choices(config: TrainConfig, console: Console) -> TrainConfig:
+    """Fill in the precision and the order in memory that the devices suggest, and say so."""
+    hardware = with_choices(config.hardware)
+    if hardware.precision != config.hardware.precision:
         console.print(f"hardware.precision auto: {hardware.precision} on this machine", highlight=False)
+    return dataclasses.replace(config, hardware=hardware)
+
+
+def _with_probe(config: TrainConfig, model: SegmentationModel, fabric: Fabric, console: Console) -> TrainConfig:
+    """Fill in the precision and the order in memory that are fastest here, and say so."""
+    if not is_open(config.hardware):
+        return config
+    with explained_failures():
+        hardware, text = probed(config, model, fabric)
+    console.print(text, highlight=False, soft_wrap=True)
     return dataclasses.replace(config, hardware=hardware)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rgbdseg.errors import UsageError
 from rgbdseg.export.onnx_graph import OnnxRunner
-from rgbdseg.files import atomic_path, write_text
+from rgbdseg.files import atomic_path, is_replaceable, write_text
 from rgbdseg.outputs import LabelFiles
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 GRAPH, FACTS, PROGRAM = "model.onnx", "labels.json", "run.py"
+_FACTS_BEGIN = b'{\n  "model": '
 
 
 def write_bundle(graph: Path, folder: Path) -> list[Path]:
@@ -26,8 +27,8 @@ def write_bundle(graph: Path, folder: Path) -> list[Path]:
         UsageError: where something else is in the folder under one of these names.
         WriteError: when a file cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; expected a folder to write to")
+    program = Path(__file__).with_name(PROGRAM).read_text(encoding="utf-8")
+    check_bundle_folder(folder)
     facts = OnnxRunner(graph).facts()
     label_set, plan = facts["model"]["label_set"], facts["plan"]
     model = ModelFacts.from_dict(facts["model"])
@@ -46,5 +47,15 @@ def write_bundle(graph: Path, folder: Path) -> list[Path]:
         with atomic_path(folder / GRAPH) as temporary:
             shutil.copyfile(graph, temporary)
     write_text(folder / FACTS, json.dumps(described, indent=2) + "\n")
-    write_text(folder / PROGRAM, Path(__file__).with_name(PROGRAM).read_text(encoding="utf-8"))
+    write_text(folder / PROGRAM, program)
     return [folder / name for name in (GRAPH, FACTS, PROGRAM)]
+
+
+def check_bundle_folder(folder: Path) -> None:
+    """Raise UsageError where `write_bundle` would replace files that are not of a bundle."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; expected a folder to write to")
+    first_line = Path(__file__).with_name(PROGRAM).read_bytes().partition(b"\n")[0]
+    for name, begins in ((FACTS, _FACTS_BEGIN), (PROGRAM, first_line)):
+        if not is_replaceable(folder / name, begins):
+            raise UsageError(f"{folder / name} is there already and of no bundle; choose another folder")

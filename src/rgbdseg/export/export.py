@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,7 @@ from rgbdseg.labels import LabelSet
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.transforms.spatial import crop
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 Format = Literal["onnx", "torch-export", "openvino"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
@@ -282,6 +283,13 @@ def _export_program(
     if not report.passed:
         raise ExportError(_refusal(report, "export it as .onnx to see where"))
     metadata = json.dumps(graph_facts(facts, plan, "fp32", report, free_batch=True))
-    with atomic_path(out) as temporary:
-        torch.export.save(program, temporary, extra_files={f"{METADATA_KEY}.json": metadata})
+    write_program(program, out, metadata)
     return Exported(out, plan, report, free_batch=True)
+
+
+def write_program(program: torch.export.ExportedProgram, out: Path, metadata: str) -> None:
+    """Write a program atomically, with its metadata; raises WriteError."""
+    content = io.BytesIO()  # given a file, its writer ends the whole process where the disk is full
+    torch.export.save(program, content, extra_files={f"{METADATA_KEY}.json": metadata})
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(content.getbuffer())

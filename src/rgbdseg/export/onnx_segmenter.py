@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from rgbdseg.export.plan import GRAPH_FORMAT, GraphPlan
 from rgbdseg.inference import Segmentation
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmented_frame import SegmentedFrame
-from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.segmenter import Segmenter, no_confidence
+from rgbdseg.weights.facts import ModelFacts
 
 
 class OnnxSegmenter(Segmenter):
@@ -47,14 +48,19 @@ class OnnxSegmenter(Segmenter):
         self.label_values, self.dataset = model.label_values, model.dataset
         self.training_size = None  # the graph takes images of its own size alone, or all as they are
 
-    def segment(self, sample: RGBDSample) -> SegmentedFrame:
+    def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
         """Label a frame that is given as a sample.
+
+        Args:
+            sample: the frame.
+            with_confidence: see `Segmenter.segment`.
 
         Raises:
             DataError: where the frame lacks what the graph takes, or has another size than the graph.
         """
-        outputs = self._outputs(sample)
-        return self.labeled_frame(sample, outputs["labels"][0], outputs["confidence"][0])
+        outputs = self._outputs(sample, ["labels", "confidence"] if with_confidence else ["labels"])
+        confidence = outputs["confidence"][0] if with_confidence else no_confidence(sample.size)
+        return self.labeled_frame(sample, outputs["labels"][0], confidence)
 
     def score(self, sample: RGBDSample) -> Segmentation:
         """Return the scores of every class.
@@ -70,7 +76,7 @@ class OnnxSegmenter(Segmenter):
         """Return the sample as it is: the graph computes all that it needs."""
         return sample
 
-    def _outputs(self, sample: RGBDSample) -> dict[str, Any]:
+    def _outputs(self, sample: RGBDSample, names: Sequence[str] | None = None) -> dict[str, Any]:
         if self.plan.needs_hha:
             for name in ("hha", "raw_depth_m"):
                 if sample.raster(name) is not None:
@@ -78,7 +84,7 @@ class OnnxSegmenter(Segmenter):
                         f"frame '{sample.sample_id}' comes with {name}, which the graph does not take: it computes HHA "
                         "from depth; leave it out"
                     )
-        return self.runner(graph_inputs([plain_frame(sample, self.plan)], self.plan))
+        return self.runner(graph_inputs([plain_frame(sample, self.plan)], self.plan), names)
 
 
 def load_onnx(file: Path, device: str | torch.device = "auto") -> OnnxSegmenter:

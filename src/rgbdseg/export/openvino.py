@@ -79,5 +79,9 @@ def write_openvino(model: bytes, metadata: Mapping[str, Any], out: Path) -> None
     graph = OpenVINORunner(model).model
     graph.set_rt_info(json.dumps(metadata), METADATA_KEY)
     with atomic_path(out) as temporary:
-        openvino.save_model(graph, temporary, compress_to_fp16=False)
-        temporary.with_suffix(".bin").replace(out.with_suffix(".bin"))
+        weights = temporary.with_suffix(".bin")
+        try:
+            openvino.save_model(graph, temporary, compress_to_fp16=False)
+            weights.replace(out.with_suffix(".bin"))
+        finally:
+            weights.unlink(missing_ok=True)

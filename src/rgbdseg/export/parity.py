@@ -189,20 +189,14 @@ def compare(
         raise UsageError("there is no frame to compare the graph with the model on; give one at least")
     scored = label_set == segmenter.label_set
     confusions = np.zeros((2, len(segmenter.label_set), len(segmenter.label_set)), dtype=np.int64)
-    equal, pixels, largest, squares, total, count = 0, 0, 0.0, 0.0, 0.0, 0
-    labeled = 0
+    labeled, seen = 0, _Differences()
     for frame in frames:
         sample = plain_frame(frame, plan)
         outputs = run(graph_inputs([sample], plan))
         wanted = segmenter.score(sample)
         log_scores = wanted.log_scores.cpu().numpy()
         labels = (wanted.prediction.cpu().numpy(), outputs["labels"][0])
-        equal += int((labels[0] == labels[1]).sum())
-        pixels += labels[0].size
-        finite = np.isfinite(log_scores) & np.isfinite(outputs["log_scores"][0])
-        largest = max(largest, float(np.abs(np.where(finite, log_scores - outputs["log_scores"][0], 0)).max()))
-        values = log_scores[np.isfinite(log_scores)].astype(np.float64)
-        squares, total, count = squares + float((values**2).sum()), total + float(values.sum()), count + values.size
+        seen.add(labels, log_scores, outputs["log_scores"][0])
         if scored and sample.label is not None:
             labeled += 1
             truth = sample.label[0].numpy()
@@ -212,8 +206,46 @@ def compare(
     if labeled:
         first, second = (SegmentationScores.from_confusion(one, labeled).mean_iou for one in confusions)
         mean_iou = (first, second)
-    spread = math.sqrt(max(0.0, squares / max(1, count) - (total / max(1, count)) ** 2))
-    return ParityReport(len(frames), equal / pixels, largest, spread, mean_iou, bar)
+    return ParityReport(len(frames), seen.equal / seen.pixels, seen.largest, seen.spread, mean_iou, bar)
+
+
+@dataclasses.dataclass
+class _Differences:
+    """What sets a graph apart from its model, added up over frames.
+
+    Args:
+        equal: pixels with equal labels.
+        pixels: all of them.
+        largest: difference of two finite log scores.
+        total: sum of the model's finite log scores.
+        squares: sum of their squares.
+        count: their number.
+    """
+
+    equal: int = 0
+    pixels: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    count: int = 0
+
+    def add(self, labels: tuple[Array, Array], model_scores: Array, graph_scores: Array) -> None:
+        """Add a frame: labels (H, W) and log scores (classes, H, W) of the model and of the graph."""
+        self.equal += int((labels[0] == labels[1]).sum())
+        self.pixels += labels[0].size
+        known = np.isfinite(model_scores)
+        both = known & np.isfinite(graph_scores)
+        self.largest = max(self.largest, float(np.abs(np.where(both, model_scores - graph_scores, 0)).max()))
+        values = model_scores[known].astype(np.float64)
+        self.total += float(values.sum())
+        self.squares += float((values**2).sum())
+        self.count += values.size
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the model's log scores."""
+        count = max(1, self.count)
+        return math.sqrt(max(0.0, self.squares / count - (self.total / count) ** 2))
 
 
 def stage_differences(

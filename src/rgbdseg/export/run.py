@@ -17,7 +17,9 @@ from 0.  All else (normalization, HHA, resizing) happens inside the graph.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ Array = np.ndarray[Any, Any]
 
 METERS_PER_UNIT = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+KINDS = ("label", "color", "overlay", "cloud")
 HERE = Path(__file__).resolve().parent
 
 
@@ -108,19 +111,18 @@ class SegmentedFrame:
         """
         stem, files = name or self.name, []
         if self.label_files:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "classes.json").write_text(json.dumps(self.label_files, indent=1), encoding="utf-8")
+            write_key(Path(folder), self.label_files)
         for kind, image in {
             "label": self.numbers[self.labels],
             "color": self.colors(),
             "overlay": self.overlay(),
         }.items():
             files.append(Path(folder) / kind / f"{stem}.png")
-            files[-1].parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(files[-1])
+            encoded = io.BytesIO()
+            Image.fromarray(image).save(encoded, format="PNG")
+            write_whole(files[-1], encoded.getvalue())
         if self.depth_m is not None and self.camera is not None:
             files.append(Path(folder) / "cloud" / f"{stem}.ply")
-            files[-1].parent.mkdir(parents=True, exist_ok=True)
             xyz, colors, labels = self.point_cloud()
             void = [f"label {self.label_files['void']} void"] if self.label_files else []
             named = [f"label {number} {name}" for number, name in zip(self.numbers.tolist(), self.names, strict=True)]
@@ -280,7 +282,34 @@ def write_ply(file: Path, xyz_cam_m: Array, colors: Array, labels: Array, commen
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {' '.join(line.split())}" for line in comments)]
     lines += [f"element vertex {len(points)}"]
     lines += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
-    file.write_bytes("\n".join(lines).encode() + points.tobytes())
+    write_whole(file, "\n".join(lines).encode() + points.tobytes())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that is either there as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name[:40]}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_key(folder: Path, label_files: dict[str, Any]) -> None:
+    """Write classes.json; raise InputError where files of somebody else, or labels of other classes, are there."""
+    key, text = folder / "classes.json", json.dumps(label_files, indent=1)
+    for kind in () if key.exists() else KINDS:
+        if (folder / kind).is_dir() and any((folder / kind).iterdir()):
+            raise InputError(f"{folder} holds files in {kind}/ and no classes.json; choose another folder")
+    try:
+        same = key.exists() and json.loads(key.read_text(encoding="utf-8")) == label_files
+    except ValueError:
+        same = False
+    if key.exists() and not same:
+        raise InputError(f"{key} is of other classes, or of something else; choose another folder")
+    if not same:
+        write_whole(key, text.encode())
 
 
 def read_depth(file: Path) -> Array:

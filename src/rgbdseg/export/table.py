@@ -25,8 +25,9 @@ from rgbdseg.export.parity import BARS, ParityReport, Run, compare, graph_inputs
 from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.files import write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
+from rgbdseg.reading import read_text
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.weights.checkpoint import ModelFacts
+from rgbdseg.weights.facts import ModelFacts
 
 BEGIN, END = "<!-- table: rgbdseg export --table -->", "<!-- end of the table -->"
 THREADS = (1, 2)
@@ -183,9 +184,11 @@ def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
 
 
 def check_table_file(file: Path) -> None:
-    """Raise UsageError for a file that is not Markdown by its name."""
+    """Raise UsageError for a file that is not Markdown by its name, and DataError for one that is no text."""
     if file.suffix != ".md":
         raise UsageError(f"{file} does not end in .md, the table's format")
+    if file.exists():
+        read_text(file)
 
 
 def _markdown(rows: Sequence[FamilyExport], size: Size) -> str:

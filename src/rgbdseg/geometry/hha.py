@@ -21,6 +21,7 @@ from rgbdseg.errors import DataError, UsageError, unknown_name
 from rgbdseg.geometry.backproject import clean_depth, pixel_rays
 from rgbdseg.geometry.gravity import gravity_direction
 from rgbdseg.geometry.normals import SingularWindows, fit_planes, measured_depth, plane_fit_normals
+from rgbdseg.worker_threads import run_workers, worker_count
 
 # B images, H height, W width
 
@@ -224,11 +225,20 @@ def encode_hha(
         return _encode_together(depth_m, camera, raw_depth_m, parameters)
     if raw_depth_m is not None and raw_depth_m.shape != depth_m.shape:
         raise DataError(f"raw_depth_m has shape {tuple(raw_depth_m.shape)}, but depth_m {tuple(depth_m.shape)}")
-    # A CPU's cache holds the maps of one frame from step to step, but not those of several.
+    # A CPU's cache holds the maps of one frame from step to step, but not those of several; and frames side by side
+    # wait for each other once, where threads that share every operation do so hundreds of times.
     cameras = camera.expand(count, -1).split(1)
-    raws = [None] * count if raw_depth_m is None else raw_depth_m.split(1)
-    frames = zip(depth_m.split(1), cameras, raws, strict=True)
-    return torch.cat([_encode_together(*frame, parameters) for frame in frames])
+    raws = [None] * count if raw_depth_m is None else list(raw_depth_m.split(1))
+    frames = list(zip(depth_m.split(1), cameras, raws, strict=True))
+    hha = torch.empty((count, 3, *depth_m.shape[2:]), dtype=torch.uint8)
+    workers = worker_count(depth_m.device, count)
+
+    def encode(worker: int) -> None:
+        for index in range(worker, count, workers):
+            hha[index] = _encode_together(*frames[index], parameters)[0]
+
+    run_workers(workers, encode)
+    return hha
 
 
 def _encode_together(depth_m: Tensor, camera: Tensor, raw_depth_m: Tensor | None, parameters: HHAParameters) -> Tensor:

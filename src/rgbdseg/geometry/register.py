@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError
+from rgbdseg.geometry.lens import Lens
 
 # H W size of the depth image, h w size of the color image, N = H * W
 
@@ -26,6 +28,8 @@ def register_depth(
     *,
     rotation: Tensor | None = None,
     translation_m: Tensor | None = None,
+    depth_lens: Lens | None = None,
+    color_lens: Lens | None = None,
 ) -> Tensor:
     """Return the depth map of the color camera.
 
@@ -36,10 +40,12 @@ def register_depth(
     Args:
         depth_m: float (H, W), z-depth in meters in the depth camera's frame, 0 = no reading.
         depth_camera: intrinsics of ``depth_m``.
-        color_camera: intrinsics of the color image, both free of distortion.
+        color_camera: intrinsics of the color image.
         color_size: (height, width) of the color image.
         rotation: (3, 3), turns a point of the depth camera's frame into the color camera's; None: the identity.
         translation_m: (3,) in meters, added after the rotation; None: zero.
+        depth_lens: distortion of ``depth_m``; None: it is free of distortion.
+        color_lens: distortion of the color image, whose own pixels are kept; None: it is free of distortion.
 
     Returns:
         float32 (h, w), z-depth in meters in the color camera's frame, 0 = no reading.
@@ -54,28 +60,44 @@ def register_depth(
     valid = torch.isfinite(depth_m) & (depth_m > 0)
     rows, columns = valid.nonzero(as_tuple=True)
     z = depth_m[rows, columns].double()
-    cameras = (depth_camera, color_camera)
-    first = _project((columns - _HALF_PIXEL, rows - _HALF_PIXEL), z, cameras, (turn, shift))
-    second = _project((columns + _HALF_PIXEL, rows + _HALF_PIXEL), z, cameras, (turn, shift))
-    center = _project((columns, rows), z, cameras, (turn, shift))
+    size = (depth_m.shape[0], depth_m.shape[1])
+    seen = []
+    for offset in (0.0, -_HALF_PIXEL, _HALF_PIXEL):
+        if depth_lens is None or depth_lens.is_plain:
+            x, y = _directions((columns.double() + offset, rows.double() + offset), depth_camera)
+        else:
+            x, y = (
+                one.to(depth_m.device)[rows, columns] for one in _seen_through(depth_lens, depth_camera, size, offset)
+            )
+        seen.append(_project(turn @ torch.stack([x * z, y * z, z]) + shift[:, None], color_camera, color_lens))
+    center, first, second = seen
+    # What a lens does not show is not a number, which is never in front.
     in_front = (first[2] > 0) & (second[2] > 0) & (center[2] > 0)
     left, right = torch.minimum(first[0], second[0])[in_front], torch.maximum(first[0], second[0])[in_front]
     top, bottom = torch.minimum(first[1], second[1])[in_front], torch.maximum(first[1], second[1])[in_front]
     return _nearest(center[2][in_front], (left, right), (top, bottom), color_size)
 
 
-def _project(
-    position: tuple[Tensor, Tensor],
-    z: Tensor,
-    cameras: tuple[PinholeCamera, PinholeCamera],
-    transform: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return column, row and z in the second camera of image points (column, row), each (N,), at depth z (N,)."""
-    (u, v), (source, target), (turn, shift) = position, cameras, transform
-    xyz_source_3N = torch.stack([(u - source.cx) * z / source.fx, (v - source.cy) * z / source.fy, z])
-    x, y, z_target = turn @ xyz_source_3N + shift[:, None]
-    ahead = z_target.clamp_min(1e-9)
-    return target.fx * x / ahead + target.cx, target.fy * y / ahead + target.cy, z_target
+def _directions(position: tuple[Tensor, Tensor], camera: PinholeCamera) -> tuple[Tensor, Tensor]:
+    """Return X / Z and Y / Z of image points (column, row)."""
+    return (position[0] - camera.cx) / camera.fx, (position[1] - camera.cy) / camera.fy
+
+
+@functools.lru_cache(maxsize=6)  # the three of a depth camera are the same for all frames
+def _seen_through(lens: Lens, camera: PinholeCamera, size: tuple[int, int], offset: float) -> tuple[Tensor, Tensor]:
+    """Return the directions, float64 (H, W) each, that a lens shows ``offset`` pixels beside the pixels' centers."""
+    rows, columns = (torch.arange(length, dtype=torch.float64) + offset for length in size)
+    return lens.undistort(*_directions((columns.expand(size), rows[:, None].expand(size)), camera))
+
+
+def _project(xyz_3N: Tensor, camera: PinholeCamera, lens: Lens | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return column, row and z of points in the camera's frame; not a number where the lens shows none."""
+    z = xyz_3N[2]
+    x, y = xyz_3N[:2] / z.clamp_min(1e-9)
+    if lens is not None and not lens.is_plain:
+        x, y = lens.distort(x, y)
+        z = torch.where(x.isfinite(), z, math.nan)
+    return camera.fx * x + camera.cx, camera.fy * y + camera.cy, z
 
 
 def _nearest(z: Tensor, columns: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rgbdseg.errors import UsageError
-from rgbdseg.inference.setup import Setup, logits_of
+from rgbdseg.inference.setup import Setup, logits_of, logits_of_views
 from rgbdseg.inference.windows import Size, window_positions
 from rgbdseg.sample import RASTERS, RGBDBatch, RGBDSample
 from rgbdseg.transforms.pack import pack_placed
@@ -35,11 +35,9 @@ def score_inputs(setup: Setup, sample: RGBDSample) -> Tensor:
     total: Tensor | None = None
     for scale in protocol.scales:
         scaled = _resized(setup, batch, size, protocol.scaled_size(size, scale))
-        for mirrored in (False, True) if protocol.flip else (False,):
-            logits = _logits(setup, flip_batch(scaled) if mirrored else scaled)
-            logits = logits.flip(-1) if mirrored else logits
-            logits = functional.interpolate(logits, size, mode="bilinear", align_corners=True)[0]
-            scores = logits if protocol.combination == "logits" else logits.softmax(0)
+        for logits in _views(setup, scaled):
+            own_size = functional.interpolate(logits, size, mode="bilinear", align_corners=True)[0]
+            scores = own_size if protocol.combination == "logits" else own_size.softmax(0)
             total = scores if total is None else total.add_(scores)
     assert total is not None
     if protocol.combination == "logits":
@@ -90,18 +88,27 @@ def _move(camera: Tensor, old: Size, new: Size, aligned: bool) -> Tensor:
     return (camera + half) * camera.new_tensor([width, height, width, height]) - half
 
 
-def _logits(setup: Setup, batch: RGBDBatch) -> Tensor:
-    """Return float32 logits (1, C, h, w) of an input, averaged over windows where the protocol has them."""
+def _views(setup: Setup, batch: RGBDBatch) -> list[Tensor]:
+    """Return float32 logits (1, C, h, w) of an input and, where asked for, of its mirror image, mirrored back."""
     protocol = setup.protocol
     if protocol.mode == "whole" or protocol.crop_size is None:
-        return logits_of(setup, batch.images, batch.camera)
+        return logits_of_views(setup, batch)
+    # Windows begin at the left border of what is looked at, so those of the mirror image show other parts.
+    logits = [_mean_of_windows(setup, batch, protocol.crop_size)]
+    if protocol.flip:
+        logits.append(_mean_of_windows(setup, flip_batch(batch), protocol.crop_size).flip(-1))
+    return logits
+
+
+def _mean_of_windows(setup: Setup, batch: RGBDBatch, window: Size) -> Tensor:
+    """Return float32 logits (1, C, h, w) of an input, averaged over windows."""
     size = next(iter(batch.images.values())).shape[-2:]
-    positions = window_positions((size[0], size[1]), protocol.crop_size, protocol.stride_rate, "down")
+    positions = window_positions((size[0], size[1]), window, setup.protocol.stride_rate, "down")
     total: Tensor | None = None
     count = torch.zeros(size, device=next(iter(batch.images.values())).device)
     for start in range(0, len(positions), setup.window_batch):
         areas = [
-            (slice(top, top + protocol.crop_size[0]), slice(left, left + protocol.crop_size[1]))
+            (slice(top, top + window[0]), slice(left, left + window[1]))
             for top, left in positions[start : start + setup.window_batch]
         ]
         images = {name: torch.cat([image[..., *area] for area in areas]) for name, image in batch.images.items()}

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# C classes, H height, W width
+# C classes, H height, W width, N pixels
 
 
 def largest_class(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest of the values (C, H, W), float (H, W), and its class, uint8 (H, W), the first of equal ones.
 
-    On a CPU that is a third of the time of argmax, which looks at one pixel after the other in steps of a whole map.
+    On a CPU that is a tenth of the time of argmax, which looks at one pixel after the other in steps of a whole map.
     """
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
         largest, index = values.max(0)
         return largest, index.to(torch.uint8)
-    largest = values[0].clone()
-    index = torch.zeros_like(largest, dtype=torch.uint8)
-    for part in _pixels_at_once(largest):
-        best, classes, maps = largest.view(-1)[part], index.view(-1)[part], values.flatten(1)[:, part]
+    maps = values.detach().flatten(1).numpy()
+    largest_N, index_N = maps[0].copy(), np.zeros(maps.shape[1], np.uint8)
+    above_N, number_N = np.empty(_COMPARED_PIXELS, np.bool_), np.empty(_COMPARED_PIXELS, np.uint8)
+    for start in range(0, maps.shape[1], _COMPARED_PIXELS):
+        part = slice(start, start + _COMPARED_PIXELS)
+        best, classes = largest_N[part], index_N[part]
+        above, numbers = above_N[: len(best)], number_N[: len(best)]
         for number in range(1, len(maps)):
-            # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
-            torch.maximum(classes, (maps[number] > best).view(torch.uint8).mul_(number), out=classes)
-            torch.maximum(best, maps[number], out=best)
-    return largest, index
+            one = maps[number, part]
+            np.greater(one, best, out=above)
+            # Numbers only grow, so that the larger one is the later one.
+            np.maximum(classes, np.multiply(above.view(np.uint8), np.uint8(number), out=numbers), out=classes)
+            np.maximum(best, one, out=best)
+    shape = values.shape[1:]
+    return torch.from_numpy(largest_N).view(shape), torch.from_numpy(index_N).view(shape)
 
 
 def share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
@@ -43,4 +50,5 @@ def _pixels_at_once(image: Tensor) -> list[slice]:
     return [slice(start, start + _CACHED_PIXELS) for start in range(0, image.numel(), _CACHED_PIXELS)]
 
 
+_COMPARED_PIXELS = 2**14  # of two maps and their comparison, which stay in the nearest cache
 _CACHED_PIXELS = 2**16  # whose values stay in a processor's cache from class to class

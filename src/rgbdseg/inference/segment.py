@@ -16,15 +16,15 @@ from rgbdseg.inference.coarse import decides_coarsely, score_coarsely
 from rgbdseg.inference.inputs import score_inputs
 from rgbdseg.inference.scores import add_resized, combine
 from rgbdseg.inference.segmentation import Segmentation
-from rgbdseg.inference.setup import Model, Setup, logits_of
+from rgbdseg.inference.setup import Model, Setup, logits_of_views
 from rgbdseg.inference.windows import released_cmx_placements, window_positions
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationOutput
-from rgbdseg.sample import RGBDBatch, RGBDSample
+from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.derive import with_derived
 from rgbdseg.transforms.pack import pack_placed, required_raster
 from rgbdseg.transforms.placement import Placement
-from rgbdseg.transforms.spatial import cut_margin, flip_batch, place, resize
+from rgbdseg.transforms.spatial import cut_margin, place, resize
 
 # V views (windows of one image), C classes, H height, W width
 
@@ -38,16 +38,27 @@ def segment(
     device: torch.device | str | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> Segmentation:
-    """Score every pixel of ``sample`` by ``protocol``.
+    """Score every pixel of a frame.
 
-    model: in evaluation mode.  device: where to compute; default the model's own.  autocast_dtype: bfloat16 or float16
-    runs the model in mixed precision; scores stay float32.  Views go through the model ``protocol.window_batch`` at a
-    time.  Besides one batch of views, one score map of the image is held, and with several scales or one other than 1
-    a second one at the scale in progress: memory grows with the image and the number of classes, but not with the
-    numbers of windows and scales.  Pixels of a margin that is cut off get the scores of the nearest pixel inside.
+    Views go through the model ``protocol.window_batch`` at a time.  Besides one batch of views, one score map of the
+    image is held, and with several scales or one other than 1 a second one at the scale in progress: memory grows with
+    the image and the number of classes, but not with the numbers of windows and scales.
 
-    Raises UsageError for a model in training mode or a window the model cannot take, DataError for a sample that lacks
-    what the model needs.
+    Args:
+        model: in evaluation mode.
+        sample: the frame; what its rasters need besides, such as HHA, is there already.
+        spec: what the model is fed.
+        protocol: the views, and how they become one score map.  Pixels of a margin that is cut off get the scores of
+            the nearest pixel inside.
+        device: where to compute; None: where the model is.
+        autocast_dtype: bfloat16 or float16 runs the model in mixed precision; scores stay float32.
+
+    Returns:
+        Segmentation: scores of (classes, H, W) at the size of the frame.
+
+    Raises:
+        DataError: for a frame that lacks what the model needs.
+        UsageError: for a model in training mode, and a window or scaled sides that the model cannot take.
     """
     if isinstance(model, nn.Module) and model.training:
         raise UsageError("the model is in training mode; call model.eval() before segmenting")
@@ -149,24 +160,9 @@ def _views(setup: Setup, sample: RGBDSample, placements: Sequence[Placement]) ->
         chosen = placements[start : start + windows_at_once]
         batch = pack_placed([(sample, placement) for placement in chosen], setup.spec).to(sample.rgb.device)
         combination = "mean" if setup.postponed else setup.protocol.combination
-        combined = combine(_logits(setup, batch), combination)
+        combined = combine(logits_of_views(setup, batch), combination)
         for placement, scores in zip(chosen, combined, strict=True):
             yield placement.uncover(scores)
-
-
-def _logits(setup: Setup, batch: RGBDBatch) -> list[Tensor]:
-    """Return float32 logits (V, C, h, w) of the batch and, where asked for, of its mirror image, mirrored back."""
-    if not setup.protocol.flip:
-        return [logits_of(setup, batch.images, batch.camera)]
-    mirror = flip_batch(batch)
-    if setup.window_batch == 1:
-        first = logits_of(setup, batch.images, batch.camera)
-        second = logits_of(setup, mirror.images, mirror.camera)
-    else:
-        images = {name: torch.cat((image, mirror.images[name])) for name, image in batch.images.items()}
-        camera = None if mirror.camera is None or batch.camera is None else torch.cat((batch.camera, mirror.camera))
-        first, second = logits_of(setup, images, camera).chunk(2)
-    return [first, second.flip(-1)]
 
 
 def _check_window(protocol: EvaluationProtocol, spec: InputSpec) -> None:

@@ -17,10 +17,11 @@ from rgbdseg.inference.largest import largest_class, share_of_largest
 class Segmentation:
     """Class scores of one image.
 
-    given: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.  Or
-        logits that are enlarged to that when they are asked for.
-    normalized: whether that is all; else a softmax over the classes of every pixel is still to be taken, which changes
-        neither the prediction nor the confidence.
+    Args:
+        given: float32 (C, H, W) at the size of the sample, natural logarithm of the scores; -inf is a score of 0.  Or
+            logits that are enlarged to that when they are asked for.
+        normalized: whether that is all; else a softmax over the classes of every pixel is still to be taken, which
+            changes neither the prediction nor the confidence.
     """
 
     given: Tensor | CoarseScores

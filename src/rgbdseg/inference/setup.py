@@ -11,6 +11,8 @@ from torch import Tensor
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationOutput
+from rgbdseg.sample import RGBDBatch
+from rgbdseg.transforms.spatial import flip_batch
 
 Model = Callable[[Mapping[str, Tensor], Tensor | None], SegmentationOutput]
 """Called with images, (V, C, h, w) by name of the stream, and camera (V, 4) or None, as `SegmentationModel`."""
@@ -46,3 +48,18 @@ def model_output(setup: Setup, images: Mapping[str, Tensor], camera: Tensor | No
 def logits_of(setup: Setup, images: Mapping[str, Tensor], camera: Tensor | None) -> Tensor:
     """Return float32 logits (V, C, h, w), each class a map of its own in memory: quickest for all that follows."""
     return model_output(setup, images, camera).float().contiguous()
+
+
+def logits_of_views(setup: Setup, batch: RGBDBatch) -> list[Tensor]:
+    """Return float32 logits (V, C, h, w) of the batch and, where asked for, of its mirror image, mirrored back."""
+    if not setup.protocol.flip:
+        return [logits_of(setup, batch.images, batch.camera)]
+    mirror = flip_batch(batch)
+    if setup.window_batch == 1:
+        first = logits_of(setup, batch.images, batch.camera)
+        second = logits_of(setup, mirror.images, mirror.camera)
+    else:
+        images = {name: torch.cat((image, mirror.images[name])) for name, image in batch.images.items()}
+        camera = None if mirror.camera is None or batch.camera is None else torch.cat((batch.camera, mirror.camera))
+        first, second = logits_of(setup, images, camera).chunk(2)
+    return [first, second.flip(-1)]

@@ -106,7 +106,10 @@ class RerunView:
         pictures = blueprint.Vertical(
             blueprint.Spatial2DView(origin=f"{CAMERA}/image", name="labels over color"),
             blueprint.Spatial2DView(origin="depth", name="depth"),
-            blueprint.TimeSeriesView(origin="pace", name="pace"),
+            blueprint.Horizontal(  # beside each other: on one axis, a few frames per second are 0 ms
+                blueprint.TimeSeriesView(origin="pace/frames_per_second", name="frames per second"),
+                blueprint.TimeSeriesView(origin="pace/latency_ms", name="latency in ms"),
+            ),
         )
         space = blueprint.Spatial3DView(origin="world", name="labeled points")
         return blueprint.Blueprint(blueprint.Horizontal(space, pictures), collapse_panels=True)

@@ -40,7 +40,7 @@ class Pace:
     """How fast a live view is.
 
     Args:
-        fps: frames labeled per second, of the last three seconds.
+        fps: frames labeled per second, of the last three seconds, or of the last frame where it took longer.
         latency_s: from taking the last frame to its labels.
         frames: labeled so far.
         missed: frames of the source that were never looked at, since newer ones were there.
@@ -92,7 +92,7 @@ def run_live(
         DataError: when the camera fails.
     """
     start = time.monotonic()
-    ends: collections.deque[float] = collections.deque()
+    ends = collections.deque([start])
     latencies: collections.deque[float] = collections.deque(maxlen=10_000)
     frames = missed = damaged = 0
     pace = Pace(0.0, 0.0, 0, 0, 0)
@@ -111,7 +111,7 @@ def run_live(
             now = time.monotonic()
             frames, missed = frames + 1, missed + live.missed
             ends.append(now)
-            while ends[0] < now - _WINDOW_S:
+            while len(ends) > 2 and ends[0] < now - _WINDOW_S:
                 ends.popleft()
             latencies.append(now - live.taken_s)
             pace = Pace(_rate(ends), latencies[-1], frames, missed, damaged)
@@ -142,4 +142,4 @@ def _labeled(segmenter: Segmenter, frame: RecordedFrame, steadying: Steadying | 
 
 
 def _rate(ends: collections.deque[float]) -> float:
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
+    return (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)

@@ -93,8 +93,8 @@ class SegmentationModel(nn.Module):
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield (stream, encoder) of every encoder that takes ImageNet weights.
 
-        stream: its name in the input spec, or what else it sees.  A model with one module ``encoder``, which sees the
-        first stream, need not say so; other models do.
+        The stream is its name in the input spec, or what else the encoder sees.  A model with one module ``encoder``,
+        which sees the first stream, need not say so; other models do.
         """
         encoder = getattr(self, "encoder", None)
         if isinstance(encoder, nn.Module):

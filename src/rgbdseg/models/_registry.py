@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,15 @@ VARIANTS: OpenRegistry[Variant] = OpenRegistry("model", "rgbdseg.models", "VARIA
 
 
 def register_model(name: str, variant: Variant) -> None:
-    """Add a model from outside this package; raises UsageError for a name that is taken."""
+    """Add a model from outside this package.
+
+    Args:
+        name: by which `create_model` knows it.
+        variant: the class, with options.
+
+    Raises:
+        UsageError: for a name that is taken.
+    """
     VARIANTS.register(name, variant)
 
 
@@ -70,7 +79,11 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> Segmentation
     Args:
         name: one of `list_models`, or ``module:NAME``, see `get_variant`.
         num_classes: number of classes of the logits.
-        **options: keyword options of the family's class; they take the place of those of the variant.
+        **options: keyword options of the family's class; they take the place of those of the variant.  Another decoder
+            or encoder than the variant's comes without the variant's ``decoder_options`` or ``encoder_options``.
+
+    Returns:
+        SegmentationModel: in training mode, on the CPU or the device of PyTorch's context.
 
     Raises:
         UsageError: for an unknown name (with a suggestion), option or option value.
@@ -83,7 +96,23 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> Segmentation
         if unknown := [option for option in options if option not in types]:
             raise unknown_name(f"{name} option", unknown[0], types)
         check_options("model", types, options)
-    return variant.model(num_classes, **{**variant.options, **options})
+    return variant.model(num_classes, **{**_fitting(variant, options), **options})
+
+
+def _fitting(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variant's options, without those of a part that ``options`` exchange for another one."""
+    parameters = inspect.signature(variant.model).parameters
+
+    def exchanged(part: str) -> bool:
+        own = variant.options[part] if part in variant.options else getattr(parameters.get(part), "default", None)
+        return part in options and options[part] != own
+
+    suffix = "_options"
+    return {
+        name: value
+        for name, value in variant.options.items()
+        if not (name.endswith(suffix) and exchanged(name.removesuffix(suffix)))
+    }
 
 
 def model_options(name: str) -> dict[str, Any] | None:

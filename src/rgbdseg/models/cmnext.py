@@ -53,8 +53,14 @@ _CARD = MethodCard(
     results=(
         PublishedResult("NYU Depth V2, 40", "cmnext_mit_b4", 56.9, "6 scales, flip, best epoch on the test set"),
         PublishedResult("SUN RGB-D, 37", "cmnext_mit_b4", 51.9, "as quoted by DPLNet"),
-        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 63.58, "RGB and depth"),
-        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 66.30, "RGB, depth, events and LiDAR"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 57.20, "validation split, RGB"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 57.48, "validation split, RGB and events"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 58.04, "validation split, RGB and LiDAR"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 63.58, "validation split, RGB and depth"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 64.44, "validation split, RGB, depth and events"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 65.50, "validation split, RGB, depth and LiDAR"),
+        PublishedResult("DELIVER, 25", "cmnext_mit_b2", 66.30, "validation split, RGB, depth, events and LiDAR"),
+        PublishedResult("MFNet, 9", "cmnext_mit_b4", 59.9, "RGB and thermal, best epoch on the test set"),
     ),
     exact="network with any number of modalities, initialization and drop path of the released code",
     ours="MiT-B0 with a decoder of 128, other RGB encoders, the further modalities without the scramble "

@@ -57,6 +57,7 @@ _CARD = MethodCard(
         PublishedResult("NYU Depth V2, 40", "cmx_mit_b5", 56.8, "single scale"),
         PublishedResult("NYU Depth V2, 40", "cmx_mit_b5", 56.9, "3 scales, flip"),
         PublishedResult("MFNet, 9", "cmx_mit_b2", 58.2, "RGB and thermal"),
+        PublishedResult("MFNet, 9", "cmx_mit_b4", 59.7, "RGB and thermal"),
         PublishedResult("ScanNet, 20", "cmx_mit_b2", 61.3),
         PublishedResult("EventScape, 12", "cmx_mit_b4", 64.28, "RGB and events"),
     ),

@@ -34,6 +34,7 @@ from rgbdseg.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Stream, r
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._card import MethodCard, PublishedResult
 from rgbdseg.models._layout import Layout, replace_prefix
+from rgbdseg.models._modalities import check_modalities
 from rgbdseg.models._own_encoders import freeze
 from rgbdseg.models._registry import Variant
 from rgbdseg.nn.blocks import halves
@@ -153,6 +154,7 @@ class Sigma(SegmentationModel):
     Args:
         num_classes: number of classes.
         encoder: one of the VMamba encoders.
+        modality: see `modality_stream`.
         drop_path_rate: of the encoder's last block.
         decoder_blocks: of every level of the decoder.
         decoder_drop_path_rate: see `rgbdseg.nn.decoders.mamba.MambaDecoderOptions`.
@@ -169,17 +171,18 @@ class Sigma(SegmentationModel):
         num_classes: int,
         encoder: ENCODERS = "vmamba_tiny",
         *,
+        modality: str = "depth",
         drop_path_rate: float = 0.2,
         decoder_blocks: int = 4,
         decoder_drop_path_rate: float = 0.1,
         channel_order: Literal["stored", "reversed"] = "reversed",
         train_all: bool = True,
     ) -> None:
+        check_modalities((modality,))
         built = create_encoder(encoder, drop_path_rate=drop_path_rate, whole_patches=False)
         if not isinstance(built, VMamba):
             raise UsageError(f"encoder '{encoder}' is no VMamba; Sigma needs one")
-        depth = Stream("depth", "depth_m", IMAGENET_MEAN, IMAGENET_STD, missing="mean", stretch="image")
-        super().__init__(num_classes, InputSpec((rgb_stream(channel_order=channel_order), depth)))
+        super().__init__(num_classes, InputSpec((rgb_stream(channel_order=channel_order), modality_stream(modality))))
         self.encoder = built
         self.cross_blocks = nn.ModuleList(CrossBlock(width) for width in built.channels)
         self.concat_blocks = nn.ModuleList(ConcatBlock(width) for width in built.channels)
@@ -204,6 +207,18 @@ class Sigma(SegmentationModel):
             fused.append(concat(*cross(*halves(both.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2))
         size = (color.shape[-2], color.shape[-1])
         return SegmentationOutput(self.decoder.upsample(self.decoder(fused), size))
+
+
+def modality_stream(modality: str) -> Stream:
+    """Return the second input, normalized with the statistics of RGB; a gray picture is repeated three times.
+
+    Args:
+        modality: ``depth``, a picture that stretches from the nearest to the farthest reading of a frame, or a raster
+            that is shown as it is stored, such as ``thermal``.
+    """
+    if modality == "depth":
+        return Stream("depth", "depth_m", IMAGENET_MEAN, IMAGENET_STD, missing="mean", stretch="image")
+    return Stream(modality, modality, IMAGENET_MEAN, IMAGENET_STD)
 
 
 # Names of the release

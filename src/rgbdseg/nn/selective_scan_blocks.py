@@ -263,7 +263,11 @@ def _to_log_decay(g: Tensor, decay: Tensor, h: Tensor, start: Tensor) -> None:
 def _add_later(g: Tensor, decay: Tensor, product: Tensor, from_later: Tensor) -> Tensor:
     """Add to the gradients ``g`` of a block's states what comes from later tokens; return what earlier ones get.
 
-    g, decay: (B, K, M, T, N, D).  product: memory of the same size.  from_later: (B, K, N, D).
+    Args:
+        g: (B, K, M, T, N, D), changed in place.
+        decay: (B, K, M, T, N, D).
+        product: memory of the same size.
+        from_later: (B, K, N, D).
     """
     at_token, decay_at_token, product_at_token = g.unbind(3), decay.unbind(3), product.unbind(3)
     chunks, length = g.shape[2:4]

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from rgbdseg.data.description import DatasetDescription
+from rgbdseg.datasets import find_facts
 from rgbdseg.depth import DepthUnit
 from rgbdseg.labels import LabelSet
 from rgbdseg.prepare.writer import PrepareResult
@@ -32,6 +33,18 @@ def report(result: PrepareResult, notes: Sequence[str] = ()) -> list[str]:
         )
     lines += [f"  {line}" for line in (*_meanings(description), *notes)]
     return [*lines, f"  next: rgbdseg check {shlex.quote(str(result.root))}"]
+
+
+def official_split_notes(result: PrepareResult) -> list[str]:
+    """Return what to say where splits have other numbers of frames than the official ones; nothing otherwise."""
+    facts = find_facts(result.description.name)
+    if facts is None or all(result.counts.get(name) == count for name, count in facts.splits.items()):
+        return []
+    *most, last = (f"{count} {_SPLIT_WORDS.get(name, name)}" for name, count in facts.splits.items())
+    return [f"note: the official split has {', '.join(most)} and {last} frames; this one has others"]
+
+
+_SPLIT_WORDS = {"train": "training", "val": "validation"}
 
 
 def _meanings(description: DatasetDescription) -> list[str]:

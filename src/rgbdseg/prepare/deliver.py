@@ -25,7 +25,7 @@ from rgbdseg.data.conditions import CONDITIONS_FILE, conditions_text
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.datasets.deliver import DELIVER25, FAILURES, OFFICIAL_FRAMES, WEATHERS
 from rgbdseg.errors import DataError
-from rgbdseg.prepare._report import report
+from rgbdseg.prepare._report import official_split_notes, report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.pictures import decode_picture, enlarge_nearest, read_picture
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
@@ -54,11 +54,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     meanings = {"hha": "HHA/  HHA images", "event": "Event/  event images", "lidar": "LiDAR/  LiDAR images"}
     notes = [text for name, text in meanings.items() if name in options.rasters]
     notes.append("conditions.json  the weather of each image, and the sensor that fails")
-    if dict(result.counts) != OFFICIAL_FRAMES:
-        notes.append(
-            "note: the official dataset has 3983 training, 2005 validation and 1897 test frames; this has others"
-        )
-    return report(result, notes)
+    return report(result, [*notes, *official_split_notes(result)])
 
 
 SOURCES = {"deliver": Source(add_arguments, prepare)}

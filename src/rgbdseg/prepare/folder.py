@@ -20,18 +20,19 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.from_recording import is_container, prepare_recorded, refuse_labels
 from rgbdseg.prepare.label_tables import LabelTable, read_label_table
+from rgbdseg.prepare.pairing import find_pairs
 from rgbdseg.prepare.recording import (
     CopyContext,
     RecordingOptions,
     are_masks,
     copy_frame,
     find_labels,
-    find_pairs,
     frame_job,
     listed_split,
     random_split,
     read_class_names,
     record_of_options,
+    require_listed_files,
     stated_intrinsics,
     stated_unit,
 )
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "name", "time"),
         default="auto",
         help="images with depth maps; auto: by time where rgb.txt and depth.txt, or associations.txt or associate.txt, "
-        "are, else by name",
+        "are, else by name, or by the times that files of other names are named by",
     )
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
     parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
@@ -141,6 +142,8 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
         progress=progress,
     )
     notes = [prepared.depth.line(), *(f"note: {note}" for note in prepared.notes)]
+    if prepared.depth.median_m is None:
+        notes.append("WARNING none of the depth maps that were looked at has a reading; is --missing right?")
     if prepared.camera_oddity is not None:
         notes.append(f"note: camera {prepared.camera_oddity}")
     if prepared.without_depth:
@@ -212,10 +215,16 @@ def _label_table(options: argparse.Namespace, label_set: LabelSet | None) -> Lab
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PreparedRecording:
-    """What was written, and what of the recording was left out: images without depth in time, or without a label.
+    """What was written, and what of the recording was left out.
 
-    distorted: whether the intrinsics state lens distortion, which is not modeled.  depth: what a few depth maps hold.
-    camera_oddity: what is unusual about the camera, if anything is.  notes: what was assumed.
+    Args:
+        result: of writing the tree.
+        without_depth: images without depth in time.
+        without_label: pairs without a label, where there are labels.
+        distorted: whether the intrinsics state lens distortion, which is not modeled.
+        depth: what a few depth maps hold.
+        camera_oddity: what is unusual about the camera, if anything is.
+        notes: what was assumed.
     """
 
     result: PrepareResult
@@ -238,22 +247,32 @@ def prepare_folder(
 ) -> PreparedRecording:
     """Write a recording as a prepared tree; files are copied byte by byte, but for colored labels and resampled depth.
 
-    name: of the dataset; None is the folder's.  All images must have one size, and depth and labels that of their
-    image: depth must have been aligned to color (or color to depth) when it was recorded.
-    Raises DataError naming the file that is missing or unusable, for depth and cameras that cannot be right, and
-    UsageError for options that do not fit.
+    All images must have one size, and depth and labels that of their image: depth must have been aligned to color (or
+    color to depth) when it was recorded.
+
+    Args:
+        source: folder of the recording.
+        destination: folder of the tree, see `write_prepared_tree`.
+        options: how the recording is read.
+        name: of the dataset; None is the folder's.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
+
+    Raises:
+        DataError: naming the file that is missing or unusable, and for depth and cameras that cannot be right.
+        UsageError: for options that do not fit.
+        WriteError: when the disk is full or not writable.
     """
     root = Path(source)
     if not root.is_dir():
         what = "is a file of no known recording" if root.is_file() else what_is_there(root)
         raise DataError(f"{root} {what}; expected the folder of a recording")
-    pairs, image_count = find_pairs(root, options)
-    paired = len(pairs)
+    found = find_pairs(root, options.pairing_rules)
+    require_listed_files(root, found)
+    pairs, image_count, paired = found.pairs, found.images, len(found.pairs)
     labels = find_labels(root, options, pairs)
-    if labels is not None:
-        pairs = [pair for pair in pairs if pair.sample_id in labels]
-    without_label = paired - len(pairs)
-    pairs = pairs[:: options.every]
+    labeled = pairs if labels is None else [pair for pair in pairs if pair.sample_id in labels]
+    pairs = labeled[:: options.every]
     size = image_size(root / pairs[0].rgb)
     intrinsics = stated_intrinsics(options, size)
     masks = labels is not None and are_masks(root, [labels[pair.sample_id] for pair in pairs], options)
@@ -293,13 +312,22 @@ def prepare_folder(
         workers=workers,
         progress=progress,
     )
-    distorted = intrinsics is not None and intrinsics.distorted
-    oddity = None if camera is None else camera_oddity(camera, size)
-    notes: tuple[str, ...] = ()
-    if masks and options.label_set is not None:
-        first, second = options.label_set.classes
-        notes = (f"the label maps hold 0 and 255 only: taken as masks, 0 = {first}, 255 = {second}, nothing void",)
-    return PreparedRecording(result, image_count - paired, without_label, distorted, depth, oddity, notes)
+    return PreparedRecording(
+        result,
+        without_depth=image_count - paired,
+        without_label=paired - len(labeled),
+        distorted=intrinsics is not None and intrinsics.distorted,
+        depth=depth,
+        camera_oddity=None if camera is None else camera_oddity(camera, size),
+        notes=_mask_notes(options.label_set) if masks else (),
+    )
+
+
+def _mask_notes(label_set: LabelSet | None) -> tuple[str, ...]:
+    if label_set is None:
+        return ()
+    first, second = label_set.classes
+    return (f"the label maps hold 0 and 255 only: taken as masks, 0 = {first}, 255 = {second}, nothing void",)
 
 
 def _label_facts(options: RecordingOptions, masks: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import read_camera
 from rgbdseg.data.json_fields import FieldReader, is_number
 from rgbdseg.errors import DataError
+from rgbdseg.prepare.azure_calibration import COLOR, DEPTH, DEPTH_MODES, azure_camera
 from rgbdseg.prepare.intrinsics_files import KNOWN_FORMATS, load_intrinsics, with_usual_keys
 
 INTRINSICS_FILES = ("intrinsics.json", "intrinsic.json", "camera.json", "camera_info.yaml", "camera_intrinsic.json")
@@ -22,15 +23,6 @@ _SECTIONS = (
 )  # fmt: skip
 _MATRICES = ("K", "k", "camera_matrix", "Camera_Matrix", "cameraMatrix", "cam_K", "M1", "matrix")
 _COEFFICIENTS = ("D", "d", "distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "dist_coeffs", "D1")
-
-# Image size (height, width) -> side of the square sensor image and the corner cut out of it, from the SDK's modes.
-_AZURE_DEPTH_MODES: Mapping[tuple[int, int], tuple[int, int, int]] = {
-    (576, 640): (1024, 192, 180),
-    (288, 320): (512, 96, 90),
-    (1024, 1024): (1024, 0, 0),
-    (512, 512): (512, 0, 0),
-}
-_AZURE_COLOR, _AZURE_DEPTH = "CALIBRATION_CameraLocationPV0", "CALIBRATION_CameraLocationD0"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,36 +137,13 @@ def _read_open3d(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
 
 
 def _read_azure(section: FieldReader, size: tuple[int, int]) -> Intrinsics:
-    """Read the calibration that an Azure Kinect holds and its recordings carry.
+    """Read the calibration of an Azure Kinect.
 
-    Numbers are fractions of the sensor's width and height from the outer corner of the image; the SDK crops and
-    scales the sensor image, and counts pixel centers from 0.  Images of a depth mode's size are taken for the depth
-    camera's, i.e. color was transformed to depth; all others for the color camera's.
+    Images of a depth mode's size are taken for the depth camera's, i.e. color was transformed to depth; all others for
+    the color camera's.
     """
-    cameras = section.section("CalibrationInformation").get("Cameras")
-    location = _AZURE_DEPTH if size in _AZURE_DEPTH_MODES else _AZURE_COLOR
-    entries = [c for c in _as_list(cameras) if isinstance(c, dict) and c.get("Location") == location]
-    if not entries:
-        raise DataError(f"{section.file} has no camera at {location}; expected the calibration of an Azure Kinect")
-    camera = FieldReader(section.file, entries[0], path="CalibrationInformation.Cameras")
-    parameters = camera.section("Intrinsics").get("ModelParameters")
-    if not _is_numbers(_as_list(parameters)[:4], 4):
-        raise camera.section("Intrinsics").wrong("ModelParameters", "numbers cx, cy, fx, fy, ...")
-    cx, cy, fx, fy = parameters[:4]
-    distorted = _any(parameters[4:])
-    if size in _AZURE_DEPTH_MODES:
-        side, left, top = _AZURE_DEPTH_MODES[size]
-        return Intrinsics(
-            PinholeCamera(fx * side, fy * side, cx * side - left - 0.5, cy * side - top - 0.5), None, distorted
-        )
-    height, width = size
-    full_height = width * 3 / 4  # all color modes show the full width of a sensor of 4:3
-    if camera.integer("SensorWidth") * 9 == camera.integer("SensorHeight") * 16:  # older calibrations: of 16:9 images
-        cy, fy = cy * 3 / 4 + 1 / 8, fy * 3 / 4
-    top_px = (full_height - height) / 2
-    return Intrinsics(
-        PinholeCamera(fx * width, fy * full_height, cx * width - 0.5, cy * full_height - top_px - 0.5), None, distorted
-    )
+    found = azure_camera(section, DEPTH if size in DEPTH_MODES else COLOR, size)
+    return Intrinsics(found.camera, None, found.distorted)
 
 
 def _read_ros(section: FieldReader, size: tuple[int, int], rectified: bool = False) -> Intrinsics:

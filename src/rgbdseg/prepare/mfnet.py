@@ -20,9 +20,9 @@ import numpy.typing as npt
 from rgbdseg.data.conditions import CONDITIONS_FILE, conditions_text
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import read_label_values
-from rgbdseg.datasets.mfnet import MFNET9, OFFICIAL_FRAMES, SIZE, TIMES
+from rgbdseg.datasets.mfnet import MFNET9, SIZE, TIMES
 from rgbdseg.errors import DataError
-from rgbdseg.prepare._report import report
+from rgbdseg.prepare._report import official_split_notes, report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.pictures import read_picture
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
@@ -51,11 +51,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree that the arguments ask for; return lines for the user."""
     result = prepare_mfnet(options.source, options.destination, workers=options.workers, progress=progress)
     notes = ["Thermal/  thermal images of one channel", "conditions.json  day or night of each image"]
-    if {name: result.counts[name] for name in OFFICIAL_FRAMES} != OFFICIAL_FRAMES:
-        notes.append(
-            "note: the official lists have 784 training, 392 validation and 393 test frames; these have others"
-        )
-    return report(result, notes)
+    return report(result, [*notes, *official_split_notes(result)])
 
 
 SOURCES = {"mfnet": Source(add_arguments, prepare)}

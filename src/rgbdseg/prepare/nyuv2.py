@@ -26,7 +26,7 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.datasets.nyuv2 import CAMERA, FACTS, NYU13_OF_NYU40, SIZE
 from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.prepare._report import report
+from rgbdseg.prepare._report import official_split_notes, report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import MatFile, close_mats, load_old_mat, open_mat
 from rgbdseg.prepare.writer import (
@@ -100,9 +100,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     if options.classes == 894:
         notes.append("Label/  the official numbers as 16-bit PNG, 0 = not labeled; classes.txt names them")
         notes.append("training takes at most 255 classes: to train, prepare another folder with --classes 40 or 13")
-    if dict(result.counts) != OFFICIAL_FRAMES:
-        notes.append("note: the official split has 795 training and 654 test frames; this one has others")
-    return report(result, notes)
+    return report(result, [*notes, *official_split_notes(result)])
 
 
 SOURCES = {"nyuv2": Source(add_arguments, prepare)}

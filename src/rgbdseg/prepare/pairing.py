@@ -1,15 +1,28 @@
-"""Finding which depth map belongs to which image of a recording: by file name, or by time stamp."""
+"""Finding which depth map belongs to which image of a recording: by file name, or by time stamp.
+
+Whoever reads a folder of images and depth maps asks `find_pairs`: one rule for `rgbdseg prepare folder` and for
+recordings that are read as they are.
+"""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from rgbdseg.data.depth_formats import DEPTH_ONLY_SUFFIXES
-from rgbdseg.data.frame_names import agreeing_names, bare_frame_name, files_of_kind, frame_name, why_unusable
+from rgbdseg.data.frame_names import (
+    agreeing_names,
+    bare_frame_name,
+    files_of_kind,
+    frame_name,
+    is_flat,
+    why_unusable,
+)
 from rgbdseg.data.images import image_mode
 from rgbdseg.data.text_files import listed_lines, read_text
 from rgbdseg.data.tree import index_folder, natural_key
@@ -21,6 +34,10 @@ DEPTH_FOLDERS = ("depth",)
 """Usual names of the folders of a recording, in lower case."""
 ASSOCIATION_FILES = ("associations.txt", "associate.txt")
 """Usual names of the file that `read_associations` reads, the first one that is there."""
+STAMP_FILES = ("rgb.txt", "depth.txt")
+"""Usual names of the files that `read_stamps` reads, of images and of depth maps."""
+
+Pairing = Literal["auto", "name", "time"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +60,128 @@ class Stamped:
 
     time_s: float
     path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PairingRules:
+    """How the files of a recording are paired.
+
+    Args:
+        rgb_folder: inside the recording; None looks for the usual names.
+        depth_folder: likewise.
+        pairing: by "name", by "time", or "auto": as lists in the recording say, else by name, else, where all files are
+            named by times with a fraction, by these.
+        associations: a file of lines "time path time path" instead.
+        max_difference_s: between an image and its depth map.
+    """
+
+    rgb_folder: str | None = None
+    depth_folder: str | None = None
+    pairing: Pairing = "auto"
+    associations: Path | None = None
+    max_difference_s: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundPairs:
+    """The pairs of a recording.
+
+    Args:
+        pairs: in order.
+        images: number of images that they were chosen from.
+        timed: whether the pairs have their own times.
+        origin: the list that names the files; None where the files were found in folders.
+    """
+
+    pairs: list[Pair]
+    images: int
+    timed: bool
+    origin: Path | None = None
+
+
+def find_pairs(root: Path, rules: PairingRules) -> FoundPairs:
+    """Pair the images and depth maps of the recording ``root``.
+
+    Raises:
+        DataError: when there are none, or they cannot be paired.
+    """
+    stamped = [root / name for name in STAMP_FILES]
+    listed = all(path.is_file() for path in stamped)
+    associations = rules.associations
+    if associations is None and rules.pairing == "auto" and not listed:
+        associations = next((root / name for name in ASSOCIATION_FILES if (root / name).is_file()), None)
+    if associations is not None:
+        pairs = read_associations(associations, root)
+        return FoundPairs(pairs, len(pairs), timed=True, origin=associations)
+    if listed and rules.pairing != "name":
+        rgb_stamps, depth_stamps = (read_stamps(path) for path in stamped)
+    else:
+        rgb = frame_files(root, recording_folder(root, rules.rgb_folder, RGB_FOLDERS, "images"), "rgb")
+        depth = frame_files(root, recording_folder(root, rules.depth_folder, DEPTH_FOLDERS, "depth maps"), "depth_m")
+        if not _are_paired_by_time(rules.pairing, rgb, depth):
+            return _timed_by_names(pair_by_name(rgb, depth))
+        rgb_stamps, depth_stamps = stamps_from_names(rgb), stamps_from_names(depth)
+    pairs = pair_by_time(rgb_stamps, depth_stamps, rules.max_difference_s)
+    if not pairs:
+        raise DataError(
+            f"{root}: no depth map lies within {rules.max_difference_s} s of an image; expected time stamps in "
+            "seconds of one clock, or a larger maximal difference"
+        )
+    return FoundPairs(pairs, len(rgb_stamps), timed=True, origin=stamped[0] if listed else None)
+
+
+def _are_paired_by_time(pairing: Pairing, rgb: Mapping[str, str], depth: Mapping[str, str]) -> bool:
+    if pairing != "auto" or rgb.keys() == depth.keys():
+        return pairing == "time"
+    return _are_times((*rgb, *depth))
+
+
+def _are_times(names: Iterable[str]) -> bool:
+    """Tell whether frames are all named by a time with a fraction."""
+    return all(re.fullmatch(r"\d+\.\d+", name.rpartition("/")[2]) for name in names)
+
+
+def _timed_by_names(pairs: list[Pair]) -> FoundPairs:
+    timed = _are_times(pair.sample_id for pair in pairs)
+    if timed:
+        named = [dataclasses.replace(pair, time_s=float(pair.sample_id.rpartition("/")[2])) for pair in pairs]
+        pairs = sorted(named, key=lambda pair: pair.time_s)
+    return FoundPairs(pairs, len(pairs), timed)
+
+
+def has_pairs(root: Path) -> bool:
+    """Tell by names alone whether a folder is a recording: with lists, a folder of each kind, or all files in one."""
+    if not root.is_dir():
+        return False
+    if all((root / name).is_file() for name in STAMP_FILES):
+        return True
+    if any((root / name).is_file() for name in ASSOCIATION_FILES):
+        return True
+    return all(_present(root, usual) for usual in (RGB_FOLDERS, DEPTH_FOLDERS)) or is_flat(root)
+
+
+def recording_folder(root: Path, named: str | None, usual: Sequence[str], what: str) -> str:
+    """Return the folder of one kind of files inside a recording: ``named``, or the one that has a usual name.
+
+    Raises DataError when there is none, or several.
+    """
+    if named is not None:
+        return named
+    present = _present(root, usual)
+    if not present and is_flat(root):
+        return FLAT
+    if len(present) != 1:
+        found = f"several folders of {what}: {', '.join(present)}" if present else f"no folder of {what}"
+        raise DataError(
+            f"{root} has {found}; expected one of {', '.join(usual)} in any case, its name as an option, or all files "
+            "in one folder, named as 7_rgb.png and 7_depth.png"
+        )
+    return present[0]
+
+
+def _present(root: Path, usual: Sequence[str]) -> list[str]:
+    # Compared with the names in the folder: where case does not matter, "rgb" and "RGB" are one folder.
+    return sorted(path.name for path in root.iterdir() if path.name.lower() in usual and path.is_dir())
 
 
 def frame_files(root: Path, folder: str, raster: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.depth_size import resample_depth, same_view
 from rgbdseg.data.depth_survey import MissingValues
-from rgbdseg.data.frame_names import agreeing_names, frame_name, is_flat
+from rgbdseg.data.frame_names import agreeing_names, frame_name
 from rgbdseg.data.images import check_upright, image_size, read_depth_values, read_label_values
 from rgbdseg.data.text_files import NameFinder, listed_lines, plain_path, read_text
 from rgbdseg.data.tree import natural_key
@@ -27,22 +27,8 @@ from rgbdseg.geometry.hha import SENSOR, HHAParameters
 from rgbdseg.labels import LabelSet, generic_palette
 from rgbdseg.prepare.intrinsics import Intrinsics, read_intrinsics
 from rgbdseg.prepare.label_tables import LabelTable, colors_to_classes
-from rgbdseg.prepare.pairing import (
-    ASSOCIATION_FILES,
-    DEPTH_FOLDERS,
-    FLAT,
-    RGB_FOLDERS,
-    Pair,
-    frame_files,
-    pair_by_name,
-    pair_by_time,
-    read_associations,
-    read_stamps,
-    stamps_from_names,
-)
+from rgbdseg.prepare.pairing import FoundPairs, Pair, Pairing, PairingRules, frame_files, recording_folder
 from rgbdseg.prepare.writer import Content, FrameJob
-
-Pairing = Literal["auto", "name", "time"]
 
 COMMON_UNITS = "0.001 (RealSense, Kinect, Azure Kinect: millimeters), 0.0002 (TUM RGB-D: 1/5000 m), 1 (meters)"
 _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
@@ -52,21 +38,33 @@ _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 class RecordingOptions:
     """How to read a recording.
 
-    rgb_folder, depth_folder, label_folder: inside the recording; None looks for the usual names.
-    pairing: by "name", by "time", or "auto": by time where association files lie in the recording, else by name.
-    associations: a file of lines "time path time path" instead.  max_difference_s: between an image and its depth map.
-    meters_per_unit: of the depth files; None takes what the intrinsics file states.
-    missing: stored depth that means "no reading", one value or several; "usual": 0, and 65535 in files of 16 bits.
-    largest_m: depth beyond is no reading; None believes all of it.
-    hha: the parameters that HHA of the tree is computed with.
-    camera: the intrinsics; or intrinsics: a file, see `read_intrinsics`.  rectified: take P of a ROS camera_info.
-    label_set: classes, None for a recording without labels.  first_label, void_labels: stored values.
-    label_table: the colors, or other numbers, of the classes in the label maps; label_set is by default
-    its own.
-    resample_depth: enlarge depth that is coarser than its image and shows the same view, see `resample_depth`.
-    every: keep every n-th frame only.
-    test_share, seed: a random split with this share of the frames for testing; 0 makes no split.
-    lists: split name -> file of frame names, one per line, instead of a random split.
+    Args:
+        rgb_folder: see `PairingRules`.
+        depth_folder: see there.
+        pairing: see there.
+        associations: see there.
+        max_difference_s: see there.
+        label_folder: inside the recording, where there are classes; None looks for the usual names.
+        meters_per_unit: of the depth files; None takes what the intrinsics file states.
+        missing: stored depth that means "no reading", one value or several; "usual": 0, and 65535 in files of 16 bits.
+        largest_m: depth beyond is no reading; None believes all of it.
+        hha: the parameters that HHA of the tree is computed with.
+        camera: the intrinsics.
+        intrinsics: a file with them instead, see `read_intrinsics`.
+        rectified: take P of a ROS camera_info.
+        label_set: classes, None for a recording without labels.
+        first_label: stored value of the first class.
+        void_labels: stored values of what is not labeled.
+        label_table: the colors, or other numbers, of the classes in the label maps; ``label_set`` is by default its
+            own.
+        resample_depth: enlarge depth that is coarser than its image and shows the same view, see `resample_depth`.
+        every: keep every n-th frame only.
+        test_share: of the frames in a random split, for testing; 0 makes no split.
+        seed: of the random split.
+        lists: split name -> file of frame names, one per line, instead of a random split.
+
+    Raises:
+        UsageError: for values that mean nothing, or contradict each other.
     """
 
     rgb_folder: str | None = None
@@ -99,7 +97,7 @@ class RecordingOptions:
             raise UsageError(f"depth unit {self.meters_per_unit}: expected meters per unit, e.g. {COMMON_UNITS}")
         if self.largest_m is not None and not 0 < self.largest_m < float("inf"):
             raise UsageError(f"largest depth {self.largest_m}: expected a positive number of meters")
-        if self.every < 1 or not 0 <= self.test_share < 1 or self.max_difference_s < 0 or self.seed < 0:
+        if self.every < 1 or not 0 <= self.test_share < 1 or not self.max_difference_s >= 0 or self.seed < 0:
             raise UsageError(
                 f"every {self.every}, test share {self.test_share}, maximal difference {self.max_difference_s} s, "
                 f"seed {self.seed}: expected 1 or more, 0 to below 1, and 0 or more"
@@ -118,6 +116,11 @@ class RecordingOptions:
                     f"void label {clash}, first label {self.first_label}: the {len(self.label_set)} classes take the "
                     f"values {self.first_label}..{last}, expected void values outside"
                 )
+
+    @property
+    def pairing_rules(self) -> PairingRules:
+        """Which image and which depth map belong together."""
+        return PairingRules(self.rgb_folder, self.depth_folder, self.pairing, self.associations, self.max_difference_s)
 
 
 def read_class_names(text_or_path: str | Path) -> LabelSet:
@@ -220,64 +223,11 @@ def _size_of(raster: str, path: Path) -> tuple[int, int]:
     return (height, width)
 
 
-def find_pairs(root: Path, options: RecordingOptions) -> tuple[list[Pair], int]:
-    """Return the pairs and the number of images that they were chosen from."""
-    if options.associations is not None:
-        pairs = read_associations(options.associations, root)
-        _require_files(root, pairs, options.associations)
-        return pairs, len(pairs)
-    stamped = [root / "rgb.txt", root / "depth.txt"]
-    listed = all(path.exists() for path in stamped)
-    associations = next((root / name for name in ASSOCIATION_FILES if (root / name).exists()), None)
-    if options.pairing == "auto" and not listed and associations is not None:
-        pairs = read_associations(associations, root)
-        _require_files(root, pairs, associations)
-        return pairs, len(pairs)
-    if options.pairing == "name" or (options.pairing == "auto" and not listed):
-        rgb, depth = _image_folders(root, options)
-        return pair_by_name(rgb, depth), len(rgb)
-    if listed:
-        rgb_stamps, depth_stamps = (read_stamps(path) for path in stamped)
-    else:
-        rgb_stamps, depth_stamps = (stamps_from_names(files) for files in _image_folders(root, options))
-    pairs = pair_by_time(rgb_stamps, depth_stamps, options.max_difference_s)
-    if not pairs:
-        raise DataError(
-            f"{root}: no depth map lies within {options.max_difference_s} s of an image; expected time stamps in "
-            "seconds of one clock, or a larger maximal difference"
-        )
-    _require_files(root, pairs, stamped[0] if listed else root)
-    return pairs, len(rgb_stamps)
-
-
-def _image_folders(root: Path, options: RecordingOptions) -> tuple[dict[str, str], dict[str, str]]:
-    return (
-        frame_files(root, _folder(root, options.rgb_folder, RGB_FOLDERS, "images"), "rgb"),
-        frame_files(root, _folder(root, options.depth_folder, DEPTH_FOLDERS, "depth maps"), "depth_m"),
-    )
-
-
-def _folder(root: Path, named: str | None, usual: Sequence[str], what: str) -> str:
-    if named is not None:
-        return named
-    # compared with the names in the folder: where case does not matter, "rgb" and "RGB" are one folder
-    present = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in usual)
-    if not present and is_flat(root):
-        return FLAT
-    if len(present) != 1:
-        found = f"several folders of {what}: {', '.join(present)}" if present else f"no folder of {what}"
-        raise DataError(
-            f"{root} has {found}; expected one of {', '.join(usual)} in any case, its name as an option, or all files "
-            "in one folder, named as 7_rgb.png and 7_depth.png"
-        )
-    return present[0]
-
-
 def find_labels(root: Path, options: RecordingOptions, pairs: Sequence[Pair]) -> dict[str, str] | None:
     """Return frame -> label file; raises DataError for labels without images, and when there are none."""
     if options.label_set is None:
         return None
-    folder = _folder(root, options.label_folder, _LABEL_FOLDERS, "labels")
+    folder = recording_folder(root, options.label_folder, _LABEL_FOLDERS, "labels")
     known = {pair.sample_id for pair in pairs}
     labels = frame_files(root, folder, "label")
     if not labels.keys() & known:
@@ -289,10 +239,11 @@ def find_labels(root: Path, options: RecordingOptions, pairs: Sequence[Pair]) ->
     return labels
 
 
-def _require_files(root: Path, pairs: Sequence[Pair], origin: Path) -> None:
-    for path in (path for pair in pairs for path in (pair.rgb, pair.depth)):
-        if not (root / path).exists():
-            raise DataError(f"{root / path} does not exist; {origin} lists it")
+def require_listed_files(root: Path, found: FoundPairs) -> None:
+    """Raise DataError naming the first file that a list of the recording names and that is not there."""
+    for path in (path for pair in found.pairs for path in (pair.rgb, pair.depth)):
+        if found.origin is not None and not (root / path).exists():
+            raise DataError(f"{root / path} does not exist; {found.origin} lists it")
 
 
 def stated_intrinsics(options: RecordingOptions, size: tuple[int, int]) -> Intrinsics | None:

@@ -29,10 +29,10 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import read_depth_values
 from rgbdseg.data.tree import open_tree
-from rgbdseg.datasets.sunrgbd import FACTS, SUN37
+from rgbdseg.datasets.sunrgbd import SUN37
 from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import DataError
-from rgbdseg.prepare._report import report
+from rgbdseg.prepare._report import official_split_notes, report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import close_mats, load_old_mat, open_mat
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, write_prepared_tree
@@ -42,7 +42,6 @@ from rgbdseg.reading import read_text
 
 SENSORS = {"kv1": "kinect_v1", "kv2": "kinect_v2", "realsense": "realsense", "xtion": "xtion"}
 """First folder of a frame's path -> the name of its sensor."""
-OFFICIAL_FRAMES = FACTS["sunrgbd"].splits
 LABELS = "SUNRGBD2Dseg/seglabel"
 
 _META_FILES = ("Metadata/SUNRGBDMeta.mat", "Metadata/SUNRGBDMeta3DBB_v2.mat")
@@ -75,9 +74,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     )
     sensors = Counter(open_tree(result.root).sensors.values())
     notes = ["sensors: " + ", ".join(f"{count} {sensor}" for sensor, count in sorted(sensors.items()))]
-    if dict(result.counts) != OFFICIAL_FRAMES:
-        notes.append("note: the official split has 5285 training and 5050 test frames; this one has others")
-    return report(result, notes)
+    return report(result, [*notes, *official_split_notes(result)])
 
 
 SOURCES = {"sunrgbd": Source(add_arguments, prepare)}

@@ -62,10 +62,13 @@ class PrepareResult:
     """What a preparation did.
 
     Args:
+        root: of the tree.
+        description: as it was written.
         counts: frames of each split.
         frames: all of them.
         converted: those written by this run; the others were there.
         convert_seconds: wall time spent on them.
+        verify_seconds: wall time spent on reading all of them.
         bytes_in_tree: size of all files.
         already_complete: nothing was to do.
     """
@@ -111,21 +114,26 @@ def write_prepared_tree(
     """Convert all frames into ``destination``, verify them and complete the tree.
 
     A call with the same arguments goes on with an interrupted run, also when source files were mended, added or removed
-    in between, and returns at once when the tree is complete.  The
-    same arguments and input give the same bytes, whatever ``workers`` is.
+    in between, and returns at once when the tree is complete.  The same arguments and input give the same bytes,
+    whatever ``workers`` is.
 
     Args:
+        destination: folder of the tree; a new or an empty one, or one that such a call has written to.
         description: without splits and files of cameras and sensors, which are filled in here.
-        convert: called as convert(context, job) in ``workers`` processes (0: in this one), so it must be a module's
-            function, and the context and the jobs picklable. Arrays are written as PNG: uint8 (H, W) or (H, W, 3), or
+        frames: all of them, whatever split they belong to.
+        convert: called as convert(context, job) in ``workers`` processes, so it must be a module's function, and the
+            context and the jobs picklable. Arrays are written as PNG: uint8 (H, W) or (H, W, 3), or
             uint16 (H, W); bytes are written as they are.
+        context: what all frames have in common.
         splits: name -> ids in list order.
+        parameters: everything else that decides what the files hold; they are added to ``source`` in ``dataset.json``.
         cameras: by id, when they differ between the frames.
         sensors: by id, when they differ between the frames.
-        parameters: everything else that decides what the files hold; they are added to ``source`` in ``dataset.json``.
         extra_files: further text files, name -> content.
         copies_of: folder whose files the frames hold byte by byte, so that no other argument decides what they hold.
         conversion: how they are changed on the way, where they are, in a few words that differ for other results.
+        workers: processes; 0 works in this one.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         DataError: for a destination that holds anything else and for frames that cannot be converted or verified.

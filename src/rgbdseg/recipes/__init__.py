@@ -6,13 +6,18 @@ The numbers that were published are in the cards of the models.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rgbdseg.config.train import TrainConfig
 from rgbdseg.errors import RGBDSegError, UsageError
-from rgbdseg.open_registry import OpenRegistry, load_object
+from rgbdseg.open_registry import OpenRegistry, first_lines, load_object
 
-Recipe = Callable[[], TrainConfig]
+if TYPE_CHECKING:
+    from rgbdseg.config.train import TrainConfig
+
+Recipe = Callable[[], "TrainConfig"]
 
 RECIPES: OpenRegistry[Recipe] = OpenRegistry("recipe", "rgbdseg.recipes", "RECIPES", "rgbdseg.recipes")
 """Every recipe by name: modules of this folder, and those that entry points of other packages name, say theirs in
@@ -37,6 +42,8 @@ def get_recipe(name: str) -> TrainConfig:
     Raises:
         UsageError: for an unknown name, with a suggestion, and for what is no recipe.
     """
+    from rgbdseg.config.train import TrainConfig  # noqa: PLC0415 - names are listed without it
+
     recipe = load_object(name) if ":" in name else RECIPES.get(name)
     try:
         config = recipe() if callable(recipe) else recipe
@@ -51,4 +58,17 @@ def get_recipe(name: str) -> TrainConfig:
 
 def describe_recipe(name: str) -> str:
     """Return the first line of what a recipe says about itself."""
-    return (RECIPES.get(name).__doc__ or "").strip().partition("\n")[0]
+    return describe_recipes([name])[name]
+
+
+def describe_recipes(names: Sequence[str]) -> dict[str, str]:
+    """Return the first line of what recipes say about themselves, from their text where it is written out there."""
+    said: dict[str, str] = {}
+    for module in sorted({home for name in names if (home := RECIPES.homes.get(name))}):
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
+            said |= first_lines(Path(spec.origin).read_text(encoding="utf-8"), RECIPES.variable)
+    return {
+        name: said[name] if name in said else (RECIPES.get(name).__doc__ or "").strip().partition("\n")[0]
+        for name in names
+    }

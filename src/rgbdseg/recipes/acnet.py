@@ -5,13 +5,13 @@ from __future__ import annotations
 from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import (
-    AugmentationConfig,
     LoaderConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
+from rgbdseg.recipes._shared import ACNET_AUGMENTATION
 
 # fmt: off
 NYU40_CLASS_WEIGHTS = (
@@ -43,13 +43,7 @@ def acnet_nyuv2() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(name="acnet_resnet50"),
         loader=LoaderConfig(batch_size=5),
-        augmentation=AugmentationConfig(
-            crop_size=(480, 640),
-            scale_range=(1.0, 1.4),
-            hsv_hue_factor=0.1,
-            hsv_saturation_factor=0.1,
-            hsv_value_shift=25.0,
-        ),
+        augmentation=ACNET_AUGMENTATION,
         optimizer=OptimizerConfig(
             name="sgd", learning_rate=0.002, momentum=0.9, weight_decay=1e-4, weight_decay_on="all"
         ),

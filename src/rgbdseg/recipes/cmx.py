@@ -1,8 +1,9 @@
-"""CMX on NYU Depth V2 (Zhang et al., T-ITS 2023), with the settings of the released trainer."""
+"""CMX (Zhang et al., T-ITS 2023), with the settings of the released trainer."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.published_protocols import PUBLISHED_PROTOCOLS
@@ -14,6 +15,9 @@ from rgbdseg.config.train import (
     ScheduleConfig,
     TrainConfig,
 )
+from rgbdseg.recipes._shared import training_frames
+
+BATCH_SIZE = 8
 
 
 def cmx_mit_b2_nyuv2() -> TrainConfig:
@@ -42,15 +46,34 @@ def cmx_mit_b5_nyuv2() -> TrainConfig:
     return _cmx_nyuv2("cmx_mit_b5")
 
 
+def cmx_mit_b2_mfnet() -> TrainConfig:
+    """CMX MiT-B2 on the RGB and thermal images of MFNet, otherwise as cmx-mit-b2-nyuv2.
+
+    Released: 500 epochs of 99 batches of 8 crops of 480x640; evaluation of the whole test images with one scale.
+    Open: an earlier version of the released settings normalized with statistics of the training images, that of the
+    published weights is not known; here it is that of ImageNet for both images, as in the final code.
+    """
+    return _cmx("cmx_mit_b2", "mfnet", modality="thermal")
+
+
+def cmx_mit_b4_mfnet() -> TrainConfig:
+    """CMX MiT-B4 on the RGB and thermal images of MFNet, otherwise as cmx-mit-b2-mfnet."""
+    return _cmx("cmx_mit_b4", "mfnet", modality="thermal")
+
+
 def _cmx_nyuv2(model: str) -> TrainConfig:
+    return _cmx(model, "nyuv2")
+
+
+def _cmx(model: str, dataset: str, **options: Any) -> TrainConfig:
     return TrainConfig(
-        model=ModelConfig(name=model, options={"decoder_options": {"norm_eps": 1e-3}}),
-        loader=LoaderConfig(batch_size=8),
+        model=ModelConfig(name=model, options={"decoder_options": {"norm_eps": 1e-3}, **options}),
+        loader=LoaderConfig(batch_size=BATCH_SIZE),
         augmentation=AugmentationConfig(crop_size=(480, 640), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
         optimizer=OptimizerConfig(name="adamw", learning_rate=6e-5, weight_decay=0.01),
         schedule=ScheduleConfig(
             epochs=500,
-            iterations_per_epoch=100,
+            iterations_per_epoch=training_frames(dataset) // BATCH_SIZE + 1,
             warmup_epochs=10,
             set_after_step=True,
             checkpoint_every_epochs=25,
@@ -65,4 +88,6 @@ RECIPES = {
     "cmx-mit-b2-nyuv2": cmx_mit_b2_nyuv2,
     "cmx-mit-b4-nyuv2": cmx_mit_b4_nyuv2,
     "cmx-mit-b5-nyuv2": cmx_mit_b5_nyuv2,
+    "cmx-mit-b2-mfnet": cmx_mit_b2_mfnet,
+    "cmx-mit-b4-mfnet": cmx_mit_b4_mfnet,
 }

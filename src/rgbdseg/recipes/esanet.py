@@ -1,4 +1,4 @@
-"""ESANet and EMSANet on NYU Depth V2 (Seichter et al., ICRA 2021 and IJCNN 2022), as the released trainers ran."""
+"""ESANet and EMSANet (Seichter et al., ICRA 2021 and IJCNN 2022), as the released trainers ran."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 from rgbdseg.config.loss import LossConfig
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import (
-    AugmentationConfig,
     LoaderConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
+from rgbdseg.recipes._shared import ACNET_AUGMENTATION, training_frames
 
 # fmt: off
 NYU40_CLASS_WEIGHTS = (
@@ -49,13 +49,7 @@ def esanet_r34_nbt1d_nyuv2() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(name="esanet_r34_nbt1d"),
         loader=LoaderConfig(batch_size=8),
-        augmentation=AugmentationConfig(
-            crop_size=(480, 640),
-            scale_range=(1.0, 1.4),
-            hsv_hue_factor=0.1,
-            hsv_saturation_factor=0.1,
-            hsv_value_shift=25.0,
-        ),
+        augmentation=ACNET_AUGMENTATION,
         optimizer=OptimizerConfig(
             name="sgd", learning_rate=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, weight_decay_on="all"
         ),
@@ -129,9 +123,40 @@ def emsanet_r34_nbt1d_nyuv2() -> TrainConfig:
     )
 
 
+def esanet_r34_nbt1d_sunrgbd() -> TrainConfig:
+    """ESANet-R34-NBt1D on SUN RGB-D: the released settings of esanet-r34-nbt1d-nyuv2, which hold for it, too.
+
+    An epoch has 660 batches of 8; filled depth, normalized with the statistics of this dataset.
+    Open: the class weights, which the released code counts in the training images, are not published; here all classes
+    weigh alike.  Images are resized to 480x640 there before anything else, and here keep the sizes of their sensors.
+    """
+    return _on_sunrgbd(esanet_r34_nbt1d_nyuv2())
+
+
+def emsanet_r34_nbt1d_sunrgbd() -> TrainConfig:
+    """EMSANet-R34-NBt1D on the semantic task of SUN RGB-D: emsanet-r34-nbt1d-nyuv2 with 660 batches in an epoch.
+
+    Open: as esanet-r34-nbt1d-sunrgbd, and the rate, which is published for NYU Depth V2 only.
+    """
+    return _on_sunrgbd(emsanet_r34_nbt1d_nyuv2())
+
+
+def _on_sunrgbd(base: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, options={"depth_statistics": "sunrgbd"}),
+        schedule=dataclasses.replace(
+            base.schedule, iterations_per_epoch=training_frames("sunrgbd") // base.loader.batch_size
+        ),
+        loss=dataclasses.replace(base.loss, class_weights=None),
+    )
+
+
 RECIPES = {
     "esanet-r34-nbt1d-nyuv2": esanet_r34_nbt1d_nyuv2,
     "esanet-r18-nbt1d-nyuv2": esanet_r18_nbt1d_nyuv2,
     "esanet-r50-nyuv2": esanet_r50_nyuv2,
     "emsanet-r34-nbt1d-nyuv2": emsanet_r34_nbt1d_nyuv2,
+    "esanet-r34-nbt1d-sunrgbd": esanet_r34_nbt1d_sunrgbd,
+    "emsanet-r34-nbt1d-sunrgbd": emsanet_r34_nbt1d_sunrgbd,
 }

@@ -71,7 +71,7 @@ class OpenOptions:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1 or (self.max_difference_s is not None and self.max_difference_s < 0):
+        if self.every < 1 or (self.max_difference_s is not None and not self.max_difference_s >= 0):
             raise UsageError(
                 f"every {self.every}, largest difference {self.max_difference_s} s; expected 1 or more, and 0 or more"
             )

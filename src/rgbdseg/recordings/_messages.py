@@ -58,7 +58,7 @@ def decode_color(message: Any, name: str) -> NDArray[np.uint8]:
     """
     encoding = getattr(message, "encoding", None)
     if encoding is None:
-        return _decode_picture(bytes(message.data), name)
+        return decode_picture(bytes(message.data), name)
     if encoding not in _COLOR:
         raise DataError(f"{name}: a color image in the encoding '{encoding}'; expected {', '.join(_COLOR)}")
     channels, order = _COLOR[encoding]
@@ -122,7 +122,8 @@ def _rows(message: Any, kind: str, channels: int, name: str) -> NDArray[Any]:
     return rows.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(height, width, channels)
 
 
-def _decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Return a compressed picture, uint8 (H, W, 3) in RGB order; raises DataError for one that is damaged."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,7 @@ from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
-from rgbdseg.prepare.pairing import (
-    ASSOCIATION_FILES,
-    DEPTH_FOLDERS,
-    RGB_FOLDERS,
-    Pair,
-    Stamped,
-    frame_files,
-    pair_by_name,
-    pair_by_time,
-    read_associations,
-    read_stamps,
-)
+from rgbdseg.prepare.pairing import Pair, PairingRules, find_pairs, has_pairs
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
 
@@ -48,8 +36,6 @@ TUM_CAMERAS = {
 ICL_CAMERA = PinholeCamera(481.2, 480.0, 319.5, 239.5)
 """Of ICL-NUIM's rendered living room and office."""
 
-_RGB_FOLDERS = (*RGB_FOLDERS, "RGB")
-_DEPTH_FOLDERS = (*DEPTH_FOLDERS, "Depth")
 _FPS = 30.0
 """Assumed of folders whose files carry no time."""
 _MAX_DIFFERENCE_S = 0.02
@@ -120,24 +106,15 @@ def fitted(depth_m: NDArray[np.float32], size: tuple[int, int], name: str) -> ND
     return nearest(depth_m, size)
 
 
-def recognizes(path: Path) -> bool:
-    """Tell whether a folder has lists of both kinds of files, or a folder of each kind."""
-    if not path.is_dir():
-        return False
-    if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
-        return True
-    if any((path / name).is_file() for name in ASSOCIATION_FILES):
-        return True
-    names = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    return bool(names.intersection(_RGB_FOLDERS)) and bool(names.intersection(_DEPTH_FOLDERS))
-
-
 def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     """Open a folder; raises DataError for lists and files that cannot be used."""
-    pairs = _pairs(path, options)
-    if not pairs:
-        raise DataError(f"{path}: no depth map lies within the largest difference of any image's time")
-    notes: list[str] = []
+    limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
+    found = find_pairs(path, PairingRules(max_difference_s=limit))
+    pairs, notes = found.pairs, list[str]()
+    if len(pairs) < found.images:
+        notes.append(f"{found.images - len(pairs)} images have no depth map within {limit:g} s: left out")
+    if not found.timed:
+        pairs = [dataclasses.replace(pair, time_s=index / _FPS) for index, pair in enumerate(pairs)]
     tum = (path / "rgb.txt").is_file() or (path / "associations.txt").is_file()
     icl = next(iter(sorted(path.glob("*.gt.freiburg"))), None)
     size = image_size(path / pairs[0].rgb)
@@ -154,36 +131,6 @@ def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
         pairs = [dataclasses.replace(pair, time_s=pair.time_s / _FPS) for pair in pairs]
         trajectory = None if trajectory is None else trajectory.slowed(1 / _FPS)
     return _FolderRecording(path, pairs, unit, camera=camera, trajectory=trajectory, notes=notes)
-
-
-def _pairs(path: Path, options: OpenOptions) -> list[Pair]:
-    limit = _MAX_DIFFERENCE_S if options.max_difference_s is None else options.max_difference_s
-    if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
-        rgb, depth = (read_stamps(path / name) for name in ("rgb.txt", "depth.txt"))
-        return pair_by_time(rgb, depth, limit)
-    lists = next((path / name for name in ASSOCIATION_FILES if (path / name).is_file()), None)
-    if lists is not None:
-        return read_associations(lists, path)
-    folders = [_present(path, names) for names in (_RGB_FOLDERS, _DEPTH_FOLDERS)]
-    rgb_files, depth_files = frame_files(path, folders[0], "rgb"), frame_files(path, folders[1], "depth_m")
-    stamps = [_stamps(files) for files in (rgb_files, depth_files)]
-    if rgb_files.keys() == depth_files.keys() or None in stamps:
-        pairs = pair_by_name(rgb_files, depth_files)
-        return [dataclasses.replace(pair, time_s=index / _FPS) for index, pair in enumerate(pairs)]
-    assert stamps[0] is not None
-    assert stamps[1] is not None
-    return pair_by_time(stamps[0], stamps[1], limit)
-
-
-def _present(path: Path, names: Sequence[str]) -> str:
-    return next(entry.name for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in names)
-
-
-def _stamps(files: dict[str, str]) -> list[Stamped] | None:
-    """Return the times that files are named by; None where the names are no times with a fraction."""
-    if not all(re.fullmatch(r"\d+\.\d+", name.rpartition("/")[2]) for name in files):
-        return None
-    return [Stamped(float(name.rpartition("/")[2]), file) for name, file in files.items()]
 
 
 def _camera(
@@ -211,4 +158,4 @@ def _unit_of(file: Path, tum: bool) -> DepthUnit:
     return TUM_DEPTH if tum and kind.kind == "u" and kind.itemsize == 2 else usual_unit(kind, str(file))
 
 
-RECORDINGS = {"folder": RecordingFormat(recognizes, open_folder, rank=9)}
+RECORDINGS = {"folder": RecordingFormat(has_pairs, open_folder, rank=9)}

@@ -256,7 +256,7 @@ def _stored(*files: UploadFile | None) -> Iterator[tuple[Upload | None, ...]]:
                 stored.append(None)
                 continue
             name = Path(file.filename or "").name or f"file {index + 1}"
-            path = Path(folder) / f"{index}{Path(name).suffix.lower()[:8]}"
+            path = Path(folder) / f"{index}{_plain(Path(name).suffix.lower()[:8])}"
             path.write_bytes(file.file.read())
             stored.append(Upload(path, name))
         yield tuple(stored)

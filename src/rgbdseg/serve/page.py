@@ -44,7 +44,9 @@ CSS = """
 #patches { display: none }
 #legend .wrap label span::before { content: ''; display: inline-block; width: 14px; height: 14px; border-radius: 3px;
   margin-right: 8px; vertical-align: -2px; border: 1px solid rgba(0, 0, 0, .25) }
+#model input, #unit input { padding-right: 2.2rem; text-overflow: ellipsis }
 """
+_CLICK_ARCHIVE = "() => { document.querySelector('#archive').click() }"
 
 
 def make_page(shelf: ModelShelf, limits: Limits) -> gradio.Blocks:
@@ -135,7 +137,8 @@ class _Shown:
         self.legend = gradio.CheckboxGroup(
             [], label="Classes: share of the pixels", elem_id=_LEGEND, show_select_all=True
         )
-        self.download = gradio.DownloadButton("Download all", interactive=False, elem_id="download")
+        self.download = gradio.Button("Download all", interactive=False, elem_id="download")
+        self.archive = gradio.DownloadButton("Archive", elem_id="archive", visible="hidden")
 
 
 def _connect(
@@ -152,9 +155,9 @@ def _connect(
 
     def label(*given: Any) -> list[Any]:
         try:
-            return _label(shelf, limits, store, Asked(*given))
+            return _label(shelf, limits, Asked(*given))
         except RequestError as error:
-            nothing = [gradio.CheckboxGroup(choices=[], value=[]), gradio.DownloadButton(value=None, interactive=False)]
+            nothing = [gradio.CheckboxGroup(choices=[], value=[]), gradio.Button(interactive=False)]
             return [None, None, "", *nothing, _problem(error), None]
 
     def cloud(answer: Answer | None, names: Sequence[str], visible: bool) -> str | None:
@@ -191,6 +194,21 @@ def _connect(
         tab.select(lambda is_cloud=is_cloud: is_cloud, None, [in_cloud_tab], **quiet).then(
             cloud, [found, shown.legend, in_cloud_tab], [shown.cloud], **quiet
         )
+
+    def archive(answer: Answer | None) -> str:
+        if answer is None:
+            raise gradio.Error("This answer is more than an hour old; press Label again.")
+        return store.archive(answer)
+
+    # Packed for those who ask for it; the browser then takes it by a click of its own.
+    shown.download.click(
+        archive,
+        [found],
+        [shown.archive],
+        concurrency_limit=2,
+        show_progress="minimal",
+        api_visibility="private",
+    ).success(None, None, None, js=_CLICK_ARCHIVE, **quiet)
     sent.camera_file.upload(_camera_text, [sent.camera_file], [sent.camera, sent.message], **quiet)
 
 
@@ -239,7 +257,6 @@ class Asked:
 def _label(
     shelf: ModelShelf,
     limits: Limits,
-    store: FileStore,
     asked: Asked,
 ) -> list[Any]:
     sample = read_frame(_upload(asked.color), _upload(asked.depth), asked.camera, asked.unit, limits)
@@ -262,7 +279,7 @@ def _label(
         found.confidence(),
         legend_style(names, palette, _LEGEND),
         legend,
-        gradio.DownloadButton(value=store.archive(found), interactive=True),
+        gradio.Button(interactive=True),
         f'<div class="said" role="status">{html.escape(said)}</div>',
         found,
     ]

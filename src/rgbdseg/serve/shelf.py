@@ -13,9 +13,8 @@ from rgbdseg.errors import CheckpointError, RGBDSegError, UsageError
 from rgbdseg.loading import load
 from rgbdseg.segmenter import Segmenter
 from rgbdseg.serve.frames import RequestError
-from rgbdseg.weights.hub import HUB_PREFIX
 from rgbdseg.weights.source import CHECKPOINTS, LAST
-from rgbdseg.weights.zoo import zoo_entries
+from rgbdseg.weights.zoo import HUB_PREFIX, zoo_entries
 
 BUILT_IN_NAME = "built-in"
 _KEPT_OPEN = 3

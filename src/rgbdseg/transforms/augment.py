@@ -6,15 +6,14 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from rgbdseg.config.train import AugmentationConfig
 from rgbdseg.errors import DataError
 from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.sample import RASTERS, RGBDSample
+from rgbdseg.transforms._torchvision import tvf
 from rgbdseg.transforms.hsv import change_hsv
 from rgbdseg.transforms.spatial import (
-    flip_horizontal,
     resize_and_crop,
     resize_raster,
     rotate,
@@ -31,11 +30,17 @@ BLUR_DEVIATION = 0.8
 class Moves:
     """What was drawn for one sample; applied in this order.
 
-    rotation_degrees: counter-clockwise, or None.  flip: mirror left and right.  scaled: (height, width) after scaling.
-    top, left, height, width: the window cut from the scaled sample.
-    color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
-    hsv: factors of hue and saturation and the shifts of value and saturation, see `change_hsv`; None as above.
-    blur: blur RGB, last of all.
+    Args:
+        rotation_degrees: counter-clockwise, or None.
+        flip: mirror left and right.
+        scaled: (height, width) after scaling.
+        top: of the window that is cut from the scaled sample.
+        left: of the window.
+        height: of the window.
+        width: of the window.
+        color: factors of brightness, contrast and saturation and the shift of hue in turns; None leaves that one alone.
+        hsv: factors of hue and saturation and the shifts of value and saturation, see `change_hsv`; None as above.
+        blur: blur RGB, last of all.
     """
 
     rotation_degrees: float | None
@@ -89,9 +94,11 @@ def draw_moves(sample: RGBDSample, config: AugmentationConfig, generator: torch.
 
 
 def draw_class_pixel(label: Tensor, generator: torch.Generator) -> tuple[int, int] | None:
-    """Draw one of the classes of ``label``, uint8 (1, H, W), and one of its pixels, each with equal probability.
+    """Return (row, column) of a pixel of a class, both drawn with equal probability; None when no pixel is labeled.
 
-    Returns its (row, column), or None when no pixel is labeled.
+    Args:
+        label: uint8 (1, H, W).
+        generator: of both random numbers.
     """
     values = label.flatten()
     present = torch.bincount(values, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].nonzero()
@@ -106,9 +113,7 @@ def apply_moves(sample: RGBDSample, moves: Moves) -> RGBDSample:
     """Rotate, mirror, scale, crop and, where asked for, change colors."""
     if moves.rotation_degrees is not None:
         sample = rotate(sample, moves.rotation_degrees)
-    if moves.flip:
-        sample = flip_horizontal(sample)
-    sample = resize_and_crop(sample, moves.scaled, moves.top, moves.left, (moves.height, moves.width))
+    sample = resize_and_crop(sample, moves.scaled, moves.top, moves.left, (moves.height, moves.width), flip=moves.flip)
     return sample.replace(rgb=change_colors(sample.rgb, moves)) if moves.changes_colors else sample
 
 
@@ -133,9 +138,7 @@ def _moved_label(sample: RGBDSample, rotation: float | None, flip: bool, scaled:
         )
     if rotation is not None:
         label = rotate_raster(label, "label", rotation, rotation_center(sample))
-    if flip:
-        label = label.flip(-1)
-    return resize_raster(label, scaled, RASTERS["label"].interpolation)
+    return resize_raster(label, scaled, RASTERS["label"].interpolation, flip=flip)
 
 
 def _draw_corner(

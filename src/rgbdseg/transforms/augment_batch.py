@@ -29,10 +29,10 @@ class Taps:
     """Where each row (or column) of the result comes from.
 
     Args:
-        low: int64 (B, n), the two source positions.
-        high: int64 (B, n), the two source positions.
-        weight_low: int32 (B, n), 11-bit weights.
-        weight_high: int32 (B, n), 11-bit weights.
+        low: int64 (B, n), the source position before it.
+        high: int64 (B, n), the one after it.
+        weight_low: int32 (B, n), the weight of ``low`` in 11 bits.
+        weight_high: int32 (B, n), that of ``high``.
         fraction: float32 (B, n), the weight of ``high``, for rasters that are not of whole numbers.
         nearest: int64 (B, n), the source of rasters that are not interpolated.
         inside: bool (B, n), False in the border.
@@ -53,12 +53,13 @@ class FrameBatch:
 
     Args:
         rasters: each (B, C, H, W) by name; smaller frames are filled up below and on the right, which is never read.
-        rows: see `Taps`.
-        columns: see `Taps`.
+        rows: where each row of the result comes from.
+        columns: where each column comes from.
         camera: float32 (B, 4) of the result, or None.
         reading_ranges: by raster, float32 (B, 2), see `RGBDSample`.
-        moves: one per sample; the placement is that of the scaled frame in the result.
-        placements: one per sample; the placement is that of the scaled frame in the result.
+        moves: what was drawn for each sample.
+        placements: of each scaled frame in the result.
+        sample_ids: the frames' names.
     """
 
     rasters: dict[str, Tensor]

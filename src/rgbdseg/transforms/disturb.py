@@ -1,19 +1,23 @@
-"""Faults of depth sensors, added to depth maps in training so that no sensor's faults are new to a network.
+"""Faults of depth sensors, added to depth maps: in training so that no sensor's faults are new to a network, and in
+evaluation to see what they cost.  Names and strengths: `rgbdseg.config.disturbance`.
 
 Every fault takes depth (B, 1, H, W) in meters with 0 = no reading and returns the same; it never adds a reading.  All
-chance comes from the generator that is passed in, and each image draws its own.
+chance comes from the generator that is passed in, and each image draws its own.  Strengths are drawn uniformly from a
+range, whose ends may be equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.errors import DataError, UsageError
+from rgbdseg.config.disturbance import DEFAULT_DISTURBANCE, FAULTS, DepthDisturbance
+from rgbdseg.errors import DataError
 
 # B images, H height, W width
 
@@ -21,59 +25,10 @@ _NEAREST_M = 0.05
 _EDGE_RATIO = 1.06
 _QUANTILE_STRIDE = 7
 """Every so many pixels are sorted to find how high the noise of `drop_patches` must be cut off."""
+_USUAL_SIDE = 320
+"""Widths are in pixels of an image whose longer side has so many."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DepthDisturbance:
-    """How bad sensors are taken to be.
-
-    Args:
-        probability: of each kind of fault in each image.
-        scale_deviation: standard deviation of an image's scale error, cut off at three times that.
-        noise_strength: largest factor of the axial noise, see `add_axial_noise`.
-        coarsest_disparity: largest step of the inverse depth, in 1/m.
-        coarsest_blur: the fewest readings are one in so many squared.
-        widest_edge: in pixels on either side of a jump.
-        largest_hole_share: of the image.
-        nearest_m: the shortest distance that is read is drawn from this range.
-        farthest_m: the longest, from this one.
-        drop_probability: of a frame without any reading.
-
-    Raises:
-        UsageError: for values that mean nothing.
-    """
-
-    probability: float = 0.5
-    scale_deviation: float = 0.03
-    noise_strength: float = 2.0
-    coarsest_disparity: float = 0.006
-    coarsest_blur: int = 8
-    widest_edge: int = 4
-    largest_hole_share: float = 0.4
-    nearest_m: tuple[float, float] = (0.2, 0.8)
-    farthest_m: tuple[float, float] = (3.0, 10.0)
-    drop_probability: float = 0.12
-
-    def __post_init__(self) -> None:
-        for name in ("probability", "largest_hole_share", "drop_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"depth disturbance {name} is {getattr(self, name)!r}; expected 0..1")
-        for name in ("scale_deviation", "noise_strength", "coarsest_disparity"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"depth disturbance {name} is {getattr(self, name)!r}; expected 0 or more")
-        for name in ("coarsest_blur", "widest_edge"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"depth disturbance {name} is {getattr(self, name)!r}; expected 1 or more pixels")
-        if self.scale_deviation >= 1 / 3:
-            raise UsageError(f"depth disturbance scale_deviation is {self.scale_deviation}; expected less than 1/3")
-        for name in ("nearest_m", "farthest_m"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise UsageError(f"depth disturbance {name} is {(low, high)}; expected a range of meters, lower first")
-
-
-DEFAULT_DISTURBANCE = DepthDisturbance()
-"""Kinect v1 and v2, RealSense and telephones: all of their faults, some of them at once."""
+_Add = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def disturb_depth(
@@ -89,22 +44,70 @@ def disturb_depth(
     Raises:
         DataError: for another shape.
     """
-    if depth_m.ndim != 4 or depth_m.shape[1] != 1:
-        raise DataError(f"depth has shape {tuple(depth_m.shape)}; expected (batch, 1, height, width)")
+    _check_shape(depth_m)
     d = disturbance
-    faults: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda z: scale_depth(z, generator, d.scale_deviation),
-        lambda z: blur_depth(z, generator, d.coarsest_blur),
-        lambda z: add_axial_noise(z, generator, d.noise_strength),
-        lambda z: quantize_disparity(z, generator, d.coarsest_disparity),
-        lambda z: limit_range(z, generator, d.nearest_m, d.farthest_m),
-        lambda z: drop_edges(z, generator, d.widest_edge),
-        lambda z: drop_patches(z, generator, d.largest_hole_share),
-    )
-    for fault in faults:
-        chosen = _uniform(depth_m, 0, 1, generator) < d.probability
-        depth_m = torch.where(chosen, fault(depth_m), depth_m)
-    return depth_m * (_uniform(depth_m, 0, 1, generator) >= d.drop_probability)
+    for fault in _drawn_up_to(d).values():
+        chosen = _uniform(depth_m, (0, 1), generator) < d.probability
+        depth_m = torch.where(chosen, fault(depth_m, generator), depth_m)
+    return depth_m * (_uniform(depth_m, (0, 1), generator) >= d.drop_probability)
+
+
+def disturb_as_named(depth_m: Tensor, faults: Mapping[str, float], name: str, seed: int = 0) -> Tensor:
+    """Return depth with faults of given strengths; the same arguments give the same values.
+
+    Each fault draws from a generator of its own, so that what one does does not depend on which others there are.
+
+    Args:
+        depth_m: (B, 1, H, W), 0 = no reading.
+        faults: strength of each fault, in the order in which they are added; see `FAULTS`.
+        name: of the frame, which what is drawn follows from.
+        seed: for other draws.
+
+    Raises:
+        DataError: for another shape.
+    """
+    _check_shape(depth_m)
+    for fault, strength in faults.items():
+        generator = frame_generator(name, f"{fault} {seed}")
+        depth_m = _add_named(fault, strength)(depth_m, generator)
+    return depth_m
+
+
+def frame_generator(name: str, purpose: str) -> torch.Generator:
+    """Return a generator that follows from a frame's name and what is drawn for it."""
+    digest = hashlib.sha256(f"{purpose}\0{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _drawn_up_to(d: DepthDisturbance) -> dict[str, _Add]:
+    """Return every fault at strengths that are drawn as in training."""
+    return {
+        "scale": lambda z, g: scale_depth(z, g, d.scale_deviation),
+        "blur": lambda z, g: blur_depth(z, g, (min(2, d.coarsest_blur), d.coarsest_blur)),
+        "noise": lambda z, g: add_axial_noise(z, g, (0, d.noise_strength)),
+        "quantization": lambda z, g: quantize_disparity(z, g, (d.coarsest_disparity / 12, d.coarsest_disparity)),
+        "range": lambda z, g: limit_range(z, g, d.nearest_m, d.farthest_m),
+        "edges": lambda z, g: drop_edges(z, g, (1, d.widest_edge)),
+        "holes": lambda z, g: drop_patches(z, g, (0, d.largest_hole_share)),
+    }
+
+
+def _add_named(name: str, strength: float) -> _Add:
+    """Return one fault at a strength."""
+    s = strength
+    mixed = dataclasses.replace(DEFAULT_DISTURBANCE, probability=s, drop_probability=0) if name == "mixed" else None
+    faults: dict[str, _Add] = {
+        "scale": lambda z, g: scale_depth(z, g, s),
+        "blur": lambda z, g: blur_depth(z, g, (round(s), round(s))),
+        "noise": lambda z, g: add_axial_noise(z, g, (s, s)),
+        "quantization": lambda z, g: quantize_disparity(z, g, (s, s)),
+        "range": lambda z, g: limit_range(z, g, (0, 0), (s, s)),
+        "edges": lambda z, g: drop_edges(z, g, (round(s), round(s))),
+        "holes": lambda z, g: drop_patches(z, g, (s, s)),
+        "mixed": lambda z, g: disturb_depth(z, g, mixed or DEFAULT_DISTURBANCE),
+    }
+    assert faults.keys() == FAULTS.keys()
+    return faults[name]
 
 
 def scale_depth(depth_m: Tensor, generator: torch.Generator, deviation: float) -> Tensor:
@@ -113,31 +116,31 @@ def scale_depth(depth_m: Tensor, generator: torch.Generator, deviation: float) -
     return depth_m * (1 + drawn.to(depth_m).clamp(-3, 3) * deviation)
 
 
-def add_axial_noise(depth_m: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+def add_axial_noise(depth_m: Tensor, generator: torch.Generator, strength: tuple[float, float]) -> Tensor:
     """Return depth with noise that grows with the square of the distance.
 
-    Half of its variance is of single pixels, half of patches a fortieth of the image wide.  The deviation is 0 to
+    Half of its variance is of single pixels, half of patches a fortieth of the image wide.  The deviation is
     ``strength`` times that of Kinect v1: Nguyen, Izadi, Lovell, Modeling Kinect Sensor Noise, 3DIMPVT 2012.
     """
-    sigma_m = (0.0012 + 0.0019 * (depth_m - 0.4).square()) * _uniform(depth_m, 0, strength, generator)
+    sigma_m = (0.0012 + 0.0019 * (depth_m - 0.4).square()) * _uniform(depth_m, strength, generator)
     fine = torch.randn(depth_m.shape, generator=generator, device=generator.device).to(depth_m)
     noise = (fine + _smooth_noise(depth_m, 40, generator)) * 0.5**0.5
     return (depth_m + sigma_m * noise).clamp(min=_NEAREST_M) * (depth_m > 0)
 
 
-def quantize_disparity(depth_m: Tensor, generator: torch.Generator, coarsest: float) -> Tensor:
-    """Return depth whose inverse is a multiple of a step, in 1/m, drawn from a twelfth of ``coarsest`` up to it."""
-    step = _uniform(depth_m, coarsest / 12, coarsest, generator).clamp(min=1e-6)
-    steps = (1 / depth_m.clamp(min=_NEAREST_M) / step).round().clamp(min=1)
-    return 1 / (steps * step) * (depth_m > 0)
+def quantize_disparity(depth_m: Tensor, generator: torch.Generator, step: tuple[float, float]) -> Tensor:
+    """Return depth whose inverse is a multiple of ``step``, in 1/m."""
+    drawn = _uniform(depth_m, step, generator).clamp(min=1e-6)
+    steps = (1 / depth_m.clamp(min=_NEAREST_M) / drawn).round().clamp(min=1)
+    return 1 / (steps * drawn) * (depth_m > 0)
 
 
-def blur_depth(depth_m: Tensor, generator: torch.Generator, coarsest: int) -> Tensor:
+def blur_depth(depth_m: Tensor, generator: torch.Generator, square: tuple[int, int]) -> Tensor:
     """Return depth as of a sensor with few readings, enlarged: its jumps are wide ramps.
 
-    One in 2 to ``coarsest`` squared is left, the same for all images; holes stay as they are.
+    One in ``square`` squared is left, the same for all images; holes stay as they are.
     """
-    factor = _integer(min(2, coarsest), coarsest, generator)
+    factor = _pixels(depth_m, _integer(square, generator))
     known = (depth_m > 0).to(depth_m.dtype)
     share = functional.avg_pool2d(known, factor, ceil_mode=True, count_include_pad=False)
     small = functional.avg_pool2d(depth_m, factor, ceil_mode=True, count_include_pad=False)
@@ -148,39 +151,53 @@ def blur_depth(depth_m: Tensor, generator: torch.Generator, coarsest: int) -> Te
     return total / weight.clamp(min=1e-6) * known
 
 
-def drop_edges(depth_m: Tensor, generator: torch.Generator, widest: int) -> Tensor:
-    """Return depth without the readings up to 1 to ``widest`` pixels beside jumps of more than 6 %."""
-    radius = _integer(1, widest, generator)
+def drop_edges(depth_m: Tensor, generator: torch.Generator, width: tuple[int, int]) -> Tensor:
+    """Return depth without the readings up to ``width`` pixels beside jumps of more than 6 %."""
+    radius = _pixels(depth_m, _integer(width, generator))
     near = -functional.max_pool2d(-depth_m, 3, 1, 1)
     edge = (functional.max_pool2d(depth_m, 3, 1, 1) > _EDGE_RATIO * near).to(depth_m.dtype)
     return depth_m * (1 - functional.max_pool2d(edge, 2 * radius + 1, 1, radius))
 
 
-def drop_patches(depth_m: Tensor, generator: torch.Generator, largest_share: float) -> Tensor:
-    """Return depth with frayed holes of some size that cover up to ``largest_share`` of each image."""
+def drop_patches(depth_m: Tensor, generator: torch.Generator, share: tuple[float, float]) -> Tensor:
+    """Return depth with frayed holes of some size that cover ``share`` of each image."""
     fine = torch.randn(depth_m.shape, generator=generator, device=generator.device).to(depth_m)
-    noise = _smooth_noise(depth_m, _integer(3, 15, generator), generator) + 0.3 * fine
-    kept = 1 - _uniform(depth_m, 0, largest_share, generator).flatten()
+    noise = _smooth_noise(depth_m, _integer((3, 15), generator), generator) + 0.3 * fine
+    kept = 1 - _uniform(depth_m, share, generator).flatten()
     ordered = noise.flatten(1)[:, ::_QUANTILE_STRIDE].sort(dim=1).values
     limit = ordered.gather(1, (kept * (ordered.shape[1] - 1)).round().to(torch.int64)[:, None])
-    return depth_m * (noise <= limit[:, :, None, None])
+    kept_HW = kept[:, None, None, None]
+    lost = ((noise > limit[:, :, None, None]) & (kept_HW < 1)) | (kept_HW <= 0)
+    return depth_m * ~lost
 
 
 def limit_range(
     depth_m: Tensor, generator: torch.Generator, nearest_m: tuple[float, float], farthest_m: tuple[float, float]
 ) -> Tensor:
     """Return depth without what is nearer or farther than limits drawn from the two ranges."""
-    nearest, farthest = _uniform(depth_m, *nearest_m, generator), _uniform(depth_m, *farthest_m, generator)
+    nearest, farthest = _uniform(depth_m, nearest_m, generator), _uniform(depth_m, farthest_m, generator)
     return depth_m * ((depth_m >= nearest) & (depth_m <= farthest))
 
 
-def _uniform(depth_m: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+def _check_shape(depth_m: Tensor) -> None:
+    if depth_m.ndim != 4 or depth_m.shape[1] != 1:
+        raise DataError(f"depth has shape {tuple(depth_m.shape)}; expected (batch, 1, height, width)")
+
+
+def _pixels(depth_m: Tensor, usual: int) -> int:
+    """Return so many pixels of an image whose longer side has 320 in pixels of this one, at least 1."""
+    return max(1, round(usual * max(depth_m.shape[-2:]) / _USUAL_SIDE))
+
+
+def _uniform(depth_m: Tensor, span: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Return one number for each image (B, 1, 1, 1)."""
+    low, high = span
     drawn = torch.rand(depth_m.shape[0], 1, 1, 1, generator=generator, device=generator.device)
     return drawn.to(depth_m) * (high - low) + low
 
 
-def _integer(low: int, high: int, generator: torch.Generator) -> int:
+def _integer(span: tuple[int, int], generator: torch.Generator) -> int:
+    low, high = span
     return int(torch.randint(low, high + 1, (1,), generator=generator, device=generator.device))
 
 

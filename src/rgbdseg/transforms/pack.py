@@ -25,21 +25,22 @@ _REMEDIES = {
 """What to do about a sample without the raster that a stream is made from."""
 
 
-def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = None) -> Tensor:
+def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Turn a physical raster into what the network sees, (stored / divide_by - mean) / std, as ``stream`` says.
 
     Args:
         raster: (..., C, H, W).
         stream: how; one channel is repeated where the stream has more.
         reading_range: (..., 2), smallest and largest reading of the whole frames, for streams that are stretched.
+        out: float32, where the result is to lie; None for new memory.
 
     Raises:
         UsageError: for a raster of another number of channels.
     """
-    values = raster.float()
+    values = raster.to(torch.float32, copy=True)
     missing = raster <= 0 if stream.missing is not None else None
     if missing is not None and isinstance(stream.missing, int | float):
-        values = values.masked_fill(missing, stream.missing)
+        values.masked_fill_(missing, stream.missing)
     if stream.stretch == "image":
         values = _stretched(values, reading_range)
         if stream.tone == "greys_r":
@@ -47,7 +48,7 @@ def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = Non
     if stream.channel_order == "reversed":
         values = values.flip(-3)
     if stream.divide_by != 1:
-        values = values / stream.divide_by
+        values.div_(stream.divide_by)
     if values.shape[-3] not in (1, stream.channels):
         raise UsageError(
             f"stream '{stream.name}' has {stream.channels} channels, but its raster {stream.raster} has "
@@ -56,9 +57,9 @@ def normalize(raster: Tensor, stream: Stream, reading_range: Tensor | None = Non
     shape = (stream.channels, 1, 1)
     mean = torch.tensor(stream.mean, dtype=values.dtype, device=values.device).view(shape)
     std = torch.tensor(stream.std, dtype=values.dtype, device=values.device).view(shape)
-    values = (values - mean) / std
+    values = torch.div(values.sub_(mean) if values.shape[-3] == stream.channels else values - mean, std, out=out)
     if missing is not None and stream.missing == "mean":
-        values = values * ~(missing.flip(-3) if stream.channel_order == "reversed" else missing)
+        values.mul_(~(missing.flip(-3) if stream.channel_order == "reversed" else missing))
     return values
 
 
@@ -96,7 +97,7 @@ def pack_placed(placed: Sequence[Placed], spec: InputSpec, with_depth: bool = Fa
     labels = [_placed_raster("label", one, IGNORE_INDEX) for one in placed]
     depths = [_placed_raster("depth_m", one, 0) for one in placed] if with_depth else []
     return RGBDBatch(
-        images={stream.name: torch.stack([_placed_image(stream, *one) for one in placed]) for stream in spec.streams},
+        images={stream.name: _placed_images(stream, placed) for stream in spec.streams},
         camera=_cameras(placed, spec.needs_camera),
         label=None if (stacked := _stacked(labels)) is None else stacked[:, 0].long(),
         depth_m=_stacked(depths),
@@ -147,17 +148,26 @@ def _greys_r(values: Tensor) -> Tensor:
     return table.to(values.dtype).to(values.device)[steps]
 
 
-def _placed_image(stream: Stream, sample: RGBDSample, placement: Placement) -> Tensor:
-    part = placement.take(required_raster(sample, stream.raster))
-    reading_range = None
-    if stream.stretch == "image":
-        if stream.raster not in sample.reading_ranges:
-            raise UsageError(
-                f"sample '{sample.sample_id}' does not say the range of its {stream.raster}; add it to the whole frame "
-                "with rgbdseg.transforms.derive.with_derived"
-            )
-        reading_range = torch.tensor(sample.reading_ranges[stream.raster], device=part.device)
-    return placement.surround(normalize(part, stream, reading_range), 0)
+def _placed_images(stream: Stream, placed: Sequence[Placed]) -> Tensor:
+    """Return normalized images (B, C, h, w), each written to its place in the batch at once."""
+    device, bordered = placed[0][0].rgb.device, any(placement.has_border for _, placement in placed)
+    shape = (len(placed), stream.channels, *placed[0][1].input_size)
+    images = (torch.zeros if bordered else torch.empty)(shape, device=device)
+    for image, (sample, placement) in zip(images, placed, strict=True):
+        part = placement.take(required_raster(sample, stream.raster))
+        normalize(part, stream, _reading_range(stream, sample), out=placement.uncover(image))
+    return images
+
+
+def _reading_range(stream: Stream, sample: RGBDSample) -> Tensor | None:
+    if stream.stretch != "image":
+        return None
+    if stream.raster not in sample.reading_ranges:
+        raise UsageError(
+            f"sample '{sample.sample_id}' does not say the range of its {stream.raster}; add it to the whole frame "
+            "with rgbdseg.transforms.derive.with_derived"
+        )
+    return torch.tensor(sample.reading_ranges[stream.raster], device=sample.rgb.device)
 
 
 def _placed_raster(name: str, placed: Placed, fill: int) -> Tensor | None:

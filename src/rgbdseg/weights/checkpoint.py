@@ -10,104 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.files import WriteError, atomic_path
 from rgbdseg.input_spec import InputSpec
-from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
-from rgbdseg.reading import parse_json, require_file
 from rgbdseg.weights.building import without_first_values
 from rgbdseg.weights.compare import compare_weights
-from rgbdseg.weights.earlier_options import current_options
+from rgbdseg.weights.facts import FACTS_KEY, STATE_PREFIX, ModelFacts
 from rgbdseg.weights.files import load_safetensors_file, load_torch_file, save_safetensors_file
-
-FACTS_KEY = "rgbdseg"
-FACTS_FORMAT = 2
-STATE_PREFIX = "model."
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """Everything beside the weights that prediction, evaluation and resuming need.
-
-    Args:
-        model_name: a name that `create_model` takes.
-        model_options: its options.
-        input_spec: what the model was fed in training.
-        label_set: names and colors of the classes.
-        dataset: name of the dataset it was trained on.
-        hha: parameters of the HHA encoding of its input, or None.
-        config: the resolved training config as plain values, or None for converted checkpoints.
-        label_values: numbers of the classes in the label files it was trained on, or None where they are not known.
-        image_size: (height, width) of the images it was trained on, None where the file does not say.
-    """
-
-    model_name: str
-    model_options: dict[str, Any]
-    input_spec: InputSpec
-    label_set: LabelSet
-    dataset: str = ""
-    hha: dict[str, Any] | None = None
-    config: dict[str, Any] | None = None
-    label_values: LabelValues | None = None
-    image_size: tuple[int, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON or a checkpoint."""
-        return {
-            "format": FACTS_FORMAT,
-            "model_name": self.model_name,
-            "model_options": dict(self.model_options),
-            "input_spec": self.input_spec.to_dict(),
-            "label_set": self.label_set.to_dict(),
-            "dataset": self.dataset,
-            "hha": self.hha,
-            "config": self.config,
-            **({} if self.label_values is None else {"label_values": self.label_values.to_dict()}),
-            "image_size": None if self.image_size is None else list(self.image_size),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelFacts:
-        """Rebuild from `to_dict`, of this version or of 0.1; raises CheckpointError for anything else."""
-        if not isinstance(values, Mapping):
-            raise CheckpointError(f"checkpoint facts are {values!r:.80}; expected a mapping")
-        if values.get("format") not in (1, FACTS_FORMAT):
-            raise CheckpointError(
-                f"checkpoint facts have format {values.get('format')!r}; this version reads up to {FACTS_FORMAT}; "
-                "upgrade rgbdseg"
-            )
-        try:
-            json.dumps(values)  # a .ckpt could hold tensors and loops in the place of plain values
-            name, options = str(values["model_name"]), dict(values["model_options"])
-            hha, config = values.get("hha"), values.get("config")
-            if not all(part is None or isinstance(part, dict) for part in (hha, config)):
-                raise TypeError("hha and config are mappings, or null")
-            return cls(
-                model_name=name,
-                model_options=current_options(name, options) if values["format"] == 1 else options,
-                input_spec=InputSpec.from_dict(values["input_spec"]),
-                label_set=LabelSet.from_dict(values["label_set"]),
-                dataset=str(values.get("dataset", "")),
-                hha=hha,
-                config=config,
-                label_values=LabelValues.from_dict(stored) if (stored := values.get("label_values")) else None,
-                image_size=_image_size(values.get("image_size")),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise CheckpointError(f"checkpoint facts are not understood: {error!r}") from None
-
-
-def _image_size(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
-        raise ValueError(f"image_size {value!r}")
-    return (value[0], value[1])
+from rgbdseg.weights.header import progress_count, require_checkpoint, safetensors_facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +77,7 @@ def save_torch(values: dict[str, Any], path: Path) -> None:
 
 def load_torch(path: Path) -> dict[str, Any]:
     """Read with torch.load(weights_only=True); raises CheckpointError for anything that is not a checkpoint."""
-    _require_file(path)
+    require_checkpoint(path)
     values = load_torch_file(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}; expected a checkpoint dictionary")
@@ -208,12 +122,12 @@ def read_stored_model(path: str | Path) -> StoredModel:
             "from (rgbdseg.load labels frames with the graph as it is)"
         )
     read = _read_safetensors if file.suffix == ".safetensors" else _read_lightning
-    raw_facts, state, progress = read(file)
+    raw_facts, state = read(file)
     try:
         facts = ModelFacts.from_dict(raw_facts)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
-    return StoredModel(facts, state, file, _count(progress, "epoch"), _count(progress, "iteration"))
+    return StoredModel(facts, state, file, progress_count(raw_facts, "epoch"), progress_count(raw_facts, "iteration"))
 
 
 def save_bundle(bundle_facts: ModelFacts, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -238,7 +152,7 @@ def _stored_spec(own: InputSpec, stored: InputSpec, path: Path) -> InputSpec:
     return dataclasses.replace(stored, streams=tuple(stored.stream(name) for name in own.names))
 
 
-def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, int]]:
+def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     values = load_torch(path)
     if FACTS_KEY not in values or "state_dict" not in values:
         raise CheckpointError(
@@ -253,29 +167,10 @@ def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]
     state = {
         name.removeprefix(STATE_PREFIX): tensor for name, tensor in stored.items() if name.startswith(STATE_PREFIX)
     }
-    return facts, state, facts.get("progress", {}) if isinstance(facts, Mapping) else {}
+    return facts, state
 
 
-def _count(progress: object, key: str) -> int | None:
-    value = progress.get(key) if isinstance(progress, Mapping) else None
-    return value if type(value) is int and value >= 0 else None
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, int]]:
-    _require_file(path)
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    require_checkpoint(path)
     state = load_safetensors_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if FACTS_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} has weights but does not say of which model; write it with save_bundle or rgbdseg convert"
-        )
-    return parse_json(metadata[FACTS_KEY], f"{path}: the text with the facts of the model", CheckpointError), state, {}
-
-
-def _require_file(path: Path) -> None:
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint at {path}")
-    require_file(path, CheckpointError)
-    if path.suffix in (".yaml", ".yml", ".json", ".jsonl", ".txt"):
-        raise CheckpointError(f"{path} is text, not a checkpoint; name a file .ckpt or .safetensors, or a run folder")
+    return safetensors_facts(path), state

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ADDED_GROUP = "logging"
+"""A group that the configurations of version 0.1 do not have, and all since do."""
 _STACKED_OR_ALONE = {"rgb": ("rgb",), "geometry": ("hha",), "stacked": ("rgb", "hha")}
 
 
@@ -32,6 +34,20 @@ def current_options(model_name: str, options: Mapping[str, Any]) -> dict[str, An
     if family in ("sagate", "deeplabv3plus"):
         current |= dict.fromkeys(_ignored_widths(model_name, current))
     return current
+
+
+def current_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a training configuration, those of version 0.1 in today's words.
+
+    Args:
+        values: as `rgbdseg.config.train.TrainConfig.to_dict` gives them, or a file that a user has written.
+    """
+    model = values.get("model")
+    if ADDED_GROUP in values or not isinstance(model, dict) or not isinstance(model.get("options"), dict):
+        return values
+    options = current_options(str(model.get("name", "")), model["options"])
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {**values, "model": {**model, "options": plain}}
 
 
 def _ignored_widths(model_name: str, options: Mapping[str, Any]) -> tuple[str, ...]:

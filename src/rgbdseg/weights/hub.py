@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import Any
 import yaml
 
 from rgbdseg.errors import UsageError
-from rgbdseg.weights.checkpoint import ModelFacts, read_stored_model, save_bundle
-from rgbdseg.weights.zoo import explained_download
+from rgbdseg.weights.checkpoint import read_stored_model, save_bundle
+from rgbdseg.weights.facts import ModelFacts
+from rgbdseg.weights.zoo import HUB_PREFIX, explained_download
 
 WEIGHTS_FILE = "model.safetensors"
-HUB_PREFIX = "hf:"
-"""``hf:OWNER/NAME`` is accepted wherever a checkpoint is."""
 
 
 def push(
@@ -53,7 +53,7 @@ def push(
         if stored.facts.config:
             text = yaml.safe_dump(stored.facts.config, sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
-        api = hub.HfApi(endpoint=endpoint)
+        api = hub.HfApi(endpoint=endpoint or os.environ.get("HF_ENDPOINT"))
         api.create_repo(repository, exist_ok=True, private=private)
         info = api.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"rgbdseg: {stored.facts.model_name}"
@@ -70,6 +70,7 @@ def pull(repository: str, endpoint: str | None = None) -> Path:
     repository = repository.removeprefix(HUB_PREFIX)
     _check_repository(repository)
     hub: Any = importlib.import_module("huggingface_hub")
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT")
     with explained_download(repository):
         return Path(hub.hf_hub_download(repository, WEIGHTS_FILE, endpoint=endpoint))
 

@@ -14,6 +14,7 @@ from rgbdseg.encoders import StagedEncoder
 from rgbdseg.errors import CheckpointError
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.nn.conv2_5d.operator import DepthConv2d
+from rgbdseg.weights import zoo
 from rgbdseg.weights.compare import compare_weights
 from rgbdseg.weights.files import read_state_dict
 
@@ -46,10 +47,10 @@ def load_encoder_weights(model: SegmentationModel, source: str | Path) -> tuple[
     Args:
         model: with at least one encoder.
         source: ``"timm"`` downloads the weights of the encoder's timm model from the Hugging Face hub (a cached copy is
-            used when there is one); ``"timm:NAME.TAG"`` names other weights of the same network.  Anything else is a
-            local file, ``.safetensors`` or ``.pth``, in a layout that the encoder knows: for those of timm its names,
-            which for ResNets are also torchvision's and those of the ``resnet101_v1c.pth`` that segmentation code
-            shares.
+            used when there is one); ``"timm:NAME.TAG"`` names other weights of the same network; a name of the zoo
+            (``rgbdseg zoo``) whose entry holds weights of an encoder is fetched.  Anything else is a local file,
+            ``.safetensors`` or ``.pth``, in a layout that the encoder knows: for those of timm its names, which for
+            ResNets are also torchvision's and those of the ``resnet101_v1c.pth`` that segmentation code shares.
 
     Raises:
         CheckpointError: when the file cannot be read, entries are missing, misshapen, unexpected or not finite, the
@@ -71,7 +72,8 @@ def load_encoder_weights(model: SegmentationModel, source: str | Path) -> tuple[
 
 def _read(encoder: StagedEncoder, source: str) -> dict[str, Tensor]:
     if source != "timm" and not source.startswith("timm:"):
-        return read_state_dict(source)
+        in_zoo = not Path(source).exists() and source in zoo.zoo_entries()
+        return read_state_dict(zoo.resolve_encoder(source) if in_zoo else source)
     if encoder.weights != "timm":
         where = f"fetch them from {encoder.weights} and give the file" if encoder.weights else "give a local file"
         raise CheckpointError(f"timm has no ImageNet weights for the encoder '{encoder.name}'; {where}")

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.files import atomic_path
+from rgbdseg.geometry.hha import INDOOR
+from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._layout import Layout
-from rgbdseg.weights.checkpoint import STATE_PREFIX
+from rgbdseg.models._registry import create_model
+from rgbdseg.weights.checkpoint import save_bundle, save_torch
 from rgbdseg.weights.compare import Comparison, compare_weights
+from rgbdseg.weights.facts import STATE_PREFIX, ModelFacts
 from rgbdseg.weights.files import read_state_dict, save_safetensors_file, without_prefixes
 
 
@@ -56,6 +59,37 @@ def load_published(model: SegmentationModel, source: str | Path | Mapping[str, A
             f"{where} does not fit {model.card.method} with {model.num_classes} classes: " + "; ".join(problems)
         )
     model.load_state_dict(ours)
+
+
+def convert_published(
+    source: str | Path,
+    target: str | Path,
+    model_name: str,
+    label_set: LabelSet,
+    *,
+    options: Mapping[str, Any] | None = None,
+    dataset: str = "",
+) -> None:
+    """Write a published file as a checkpoint of this library, which evaluation and `rgbdseg.load` take.
+
+    Args:
+        source: of the published code, see `load_published`.
+        target: a ``.safetensors`` file; one that is there is replaced.
+        model_name: a name that `rgbdseg.create_model` takes.
+        label_set: the classes in the order of the logits.
+        options: of the model.
+        dataset: that it was trained on, where it is known.
+
+    Raises:
+        CheckpointError: as `load_published` does.
+        UsageError: for an unknown model, option or option value.
+        WriteError: when the file cannot be written.
+    """
+    chosen = dict(options or {})
+    model = create_model(model_name, len(label_set), **chosen)
+    load_published(model, source)
+    hha = INDOOR.to_dict() if "hha" in model.input_spec.rasters else None
+    save_bundle(ModelFacts(model_name, chosen, model.input_spec, label_set, dataset, hha), model.state_dict(), target)
 
 
 _OWNERS = ("model.", "net.", "network.", "module.", "_orig_mod.")
@@ -102,8 +136,7 @@ def save_published(model: SegmentationModel, path: str | Path, key: str = "") ->
         save_safetensors_file(state, target, {})
     elif target.suffix == ".pth":
         plain = {name: tensor.detach().cpu() for name, tensor in state.items()}
-        with atomic_path(target) as temporary:
-            torch.save({key: plain} if key else plain, temporary)
+        save_torch({key: plain} if key else plain, target)
     else:
         raise UsageError(f"{target} with key='{key}': expected a .pth file, or .safetensors without a key")
     return len(state)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from rgbdseg.errors import CheckpointError, UsageError
-from rgbdseg.weights import hub, zoo
+from rgbdseg.weights import zoo
 
 LAST = "last.ckpt"
 CHECKPOINTS = "checkpoints"
@@ -71,7 +71,9 @@ def find_checkpoints(path: str | Path, epochs: str | None = None) -> list[Path]:
 
 def _fetched(name: str) -> Path | None:
     """Return the file of a name of the zoo or of the hub; None for anything else."""
-    if name.startswith(hub.HUB_PREFIX):
+    if name.startswith(zoo.HUB_PREFIX):
+        from rgbdseg.weights import hub  # noqa: PLC0415 - it needs torch, which takes seconds to import
+
         return hub.pull(name)
     return zoo.resolve(name) if name in zoo.zoo_entries() else None
 

@@ -19,6 +19,9 @@ from rgbdseg.errors import CheckpointError, UsageError, unknown_name
 from rgbdseg.files import WriteError, write_text
 from rgbdseg.weights.zoo_table import ENTRIES, ByHand, HubFile, Url, ZooEntry
 
+HUB_PREFIX = "hf:"
+"""``hf:OWNER/NAME`` is accepted wherever a checkpoint is."""
+
 _BLOCK = 1 << 20
 _NOTHING_LEFT = 416  # HTTP: the range asked for lies beyond the file
 
@@ -82,7 +85,8 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
 
     Raises:
         UsageError: for a name that the zoo does not have.
-        CheckpointError: as `fetch`; for weights of an encoder alone; for a file that does not fit the model.
+        CheckpointError: as `fetch`; for weights of an encoder alone; for classes in an unknown order; for a file that
+            does not fit the model.
     """
     entry = get_entry(name)
     if entry.kind == "encoder":
@@ -91,26 +95,41 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
             "model.encoder_weights set to it"
         )
     published = fetch(entry, endpoint)
+    if not entry.label_set:
+        options = "".join(f" --option {name} {value}" for name, value in entry.options.items())
+        raise CheckpointError(
+            f"the order of the classes of '{name}' is not known here; write their names into a file, one per line, and "
+            f"run: rgbdseg convert {entry.model} {published} OUT.safetensors --label-set FILE{options}"
+        )
     converted = cache_folder() / "converted" / f"{name}-{_recorded_hash(published)[:12]}.safetensors"
     if not converted.is_file():
         _convert(entry, published, converted)
     return converted
 
 
+def resolve_encoder(name: str, endpoint: str | None = None) -> Path:
+    """Return the file of a zoo name that holds weights an encoder starts from, as it was published.
+
+    Raises:
+        UsageError: for a name that the zoo does not have.
+        CheckpointError: as `fetch`, and for a whole model.
+    """
+    entry = get_entry(name)
+    if entry.kind != "encoder":
+        raise CheckpointError(
+            f"'{name}' holds a whole model, not the weights that an encoder starts from; train with model.start_from "
+            "set to it"
+        )
+    return fetch(entry, endpoint)
+
+
 def _convert(entry: ZooEntry, published: Path, converted: Path) -> None:
     # Imported here: the table of the zoo is listed without torch.
     from rgbdseg.datasets import get_label_set  # noqa: PLC0415
-    from rgbdseg.geometry.hha import INDOOR  # noqa: PLC0415
-    from rgbdseg.models._registry import create_model  # noqa: PLC0415
-    from rgbdseg.weights.checkpoint import ModelFacts, save_bundle  # noqa: PLC0415
-    from rgbdseg.weights.published import load_published  # noqa: PLC0415
+    from rgbdseg.weights.published import convert_published  # noqa: PLC0415
 
     label_set = get_label_set(entry.label_set)
-    model = create_model(entry.model, len(label_set), **entry.options)
-    load_published(model, published)
-    hha = INDOOR.to_dict() if "hha" in model.input_spec.rasters else None
-    facts = ModelFacts(entry.model, dict(entry.options), model.input_spec, label_set, entry.dataset, hha)
-    save_bundle(facts, model.state_dict(), converted)
+    convert_published(published, converted, entry.model, label_set, options=entry.options, dataset=entry.dataset)
 
 
 def _fetch_url(url: str) -> Path:

@@ -52,7 +52,7 @@ class ZooEntry:
         name: what is typed instead of a path.
         model: name in the registry of models, or of encoders where ``kind`` is ``encoder``.
         dataset: what it was trained on, with the number of classes.
-        label_set: name of the classes in the order of the logits; empty for encoders.
+        label_set: name of the classes in the order of the logits; empty for encoders, and where the order is not known.
         source: where the file is.
         license: of the weights, as their authors state it.
         recipe: whose evaluation protocol is the authors'; empty where none is known.
@@ -85,6 +85,7 @@ class ZooEntry:
 
 
 _NYU, _SUN = "NYU Depth V2, 40", "SUN RGB-D, 37"
+_MFNET, _DELIVER, _CITY = "MFNet, 9", "DELIVER, 25", "Cityscapes, 19"
 _DRIVE_FILE = "https://drive.google.com/file/d/{}/view"
 _DRIVE_OPEN = "https://drive.google.com/uc?id={}"
 _DRIVE_FOLDER = "https://drive.google.com/drive/folders/{}"
@@ -122,8 +123,9 @@ def _geminifusion() -> list[ZooEntry]:
             label_set=_label_set(dataset),
             source=Url(releases + path),
             license="MIT",
-            recipe=f"geminifusion-{variant.replace('_', '-')}-nyuv2" if dataset == _NYU else "",
+            recipe=_recipe(f"geminifusion_{variant}", dataset),
             mean_iou=((_UNSAID, number),),
+            options={"geometry": "depth_picture"} if dataset == _SUN else {},
             note=note,
         )
         for variant, name, dataset, path, number, note in rows
@@ -133,10 +135,10 @@ def _geminifusion() -> list[ZooEntry]:
 def _dformer() -> list[ZooEntry]:
     license_text = "MIT in the license file, non-commercial use in the README"
     entries = []
-    for size, number in (("tiny", 51.8), ("small", 53.6), ("base", 55.6), ("large", 57.2)):
-        for dataset, folder in (
-            (_NYU, "1P5HwnAvifEI6xiTAx6id24FUCt_i7GH8"),
-            (_SUN, "1b005OUO8QXzh0sJM4iykns_UdlbMNZb8"),
+    for size, nyu, sun in (("tiny", 51.8, 48.8), ("small", 53.6, 50.0), ("base", 55.6, 51.2), ("large", 57.2, 52.5)):
+        for dataset, folder, number in (
+            (_NYU, "1P5HwnAvifEI6xiTAx6id24FUCt_i7GH8", nyu),
+            (_SUN, "1b005OUO8QXzh0sJM4iykns_UdlbMNZb8", sun),
         ):
             entries.append(
                 ZooEntry(
@@ -148,18 +150,16 @@ def _dformer() -> list[ZooEntry]:
                         _DRIVE_FOLDER.format(folder), f"NYUv2_DFormer_{size.title()}.pth" if dataset == _NYU else ""
                     ),
                     license=license_text,
-                    recipe=f"dformer-{size}-nyuv2" if dataset == _NYU else "",
-                    mean_iou=((_UNSAID, number),) if dataset == _NYU else (),
+                    recipe=_recipe(f"dformer_{size}", dataset),
+                    mean_iou=((_UNSAID, number),),
                 )
             )
         entries.append(
             _start(f"dformer_{size}", ByHand(_DRIVE_FOLDER.format("1YuW7qUtnguUFkhC-sfqGySrerjK0rZJX")), license_text)
         )
-    for size, number in (("small", 56.0), ("base", 57.7), ("large", 58.4)):
-        for dataset, folder, reported in (
-            (_NYU, "NYU", ((_UNSAID, number),)),
-            (_SUN, "SUNRGBD", ((_UNSAID, 53.3),) if size == "large" else ()),
-        ):
+    sun_options = {"channel_order": "stored", "decoder_width": 1024}
+    for size, nyu, sun in (("small", 56.0, 51.5), ("base", 57.7, 52.8), ("large", 58.4, 53.3)):
+        for dataset, folder, number in ((_NYU, "NYU", nyu), (_SUN, "SUNRGBD", sun)):
             entries.append(
                 ZooEntry(
                     name=f"dformerv2_{size}-{_slug(dataset)}",
@@ -168,8 +168,9 @@ def _dformer() -> list[ZooEntry]:
                     label_set=_label_set(dataset),
                     source=HubFile("bbynku/DFormerv2", f"DFormerv2/{folder}", holds=size),
                     license=license_text,
-                    recipe=f"dformerv2-{size}-nyuv2" if dataset == _NYU else "",
-                    mean_iou=reported,
+                    recipe=_recipe(f"dformerv2_{size}", dataset),
+                    mean_iou=((_UNSAID, number),),
+                    options=sun_options if dataset == _SUN else {},
                 )
             )
         file = f"DFormerv2/pretrained/DFormerv2_{size.title()}_pretrained.pth"
@@ -179,66 +180,93 @@ def _dformer() -> list[ZooEntry]:
 
 def _cmx() -> list[ZooEntry]:
     license_text = "MIT; the encoder started from SegFormer weights under NVIDIA's non-commercial license"
-    rows = [
-        ("cmx_mit_b2", _NYU, "nyu40", "1hlyglGnEB0pnWXfHPtBtCGGlKMDh2K--", (("one scale", 54.1),), "cmx-mit-b2-nyuv2"),
-        ("cmx_mit_b2", "MFNet, 9", "mfnet9", "1wtWxUgDk1N1QOhiGhUavBNc1_Bv9gzOM", ((_UNSAID, 58.2),), ""),
-        ("cmx_mit_b2", "ScanNet, 20", "scannet20", "1vWsG_wm5p6NSfCFmoWsCAuyWQh1m8dym", ((_UNSAID, 61.3),), ""),
-        ("cmx_mit_b4", "EventScape, 12", "eventscape12", "1UEnuzu6fwYTH1DROZ0hmzuboLGs5HdmQ", ((_UNSAID, 64.28),), ""),
+    order = "the order of the classes is not known"
+    rows: list[tuple[str, str, str, dict[str, Any], str, float, str]] = [
+        ("cmx_mit_b2", _NYU, "1hlyglGnEB0pnWXfHPtBtCGGlKMDh2K--", {}, "one scale", 54.1, ""),
+        ("cmx_mit_b2", _MFNET, "1wtWxUgDk1N1QOhiGhUavBNc1_Bv9gzOM", {"modality": "thermal"}, _UNSAID, 58.2, ""),
+        ("cmx_mit_b2", "ScanNet, 20", "1vWsG_wm5p6NSfCFmoWsCAuyWQh1m8dym", {}, _UNSAID, 61.3, order),
+        (
+            "cmx_mit_b4",
+            "EventScape, 12",
+            "1UEnuzu6fwYTH1DROZ0hmzuboLGs5HdmQ",
+            {"modality": "event"},
+            _UNSAID,
+            64.28,
+            order,
+        ),
     ]
     return [
         ZooEntry(
             name=f"{model}-{_slug(dataset)}",
             model=model,
             dataset=dataset,
-            label_set=label_set,
+            label_set=_label_set(dataset),
             source=ByHand(_DRIVE_FILE.format(identity)),
             license=license_text,
-            recipe=recipe,
-            mean_iou=reported,
+            recipe=_recipe(model, dataset),
+            mean_iou=((protocol, number),),
+            options=options,
+            note=note,
         )
-        for model, dataset, label_set, identity, reported, recipe in rows
+        for model, dataset, identity, options, protocol, number, note in rows
     ]
 
 
 def _cmnext() -> list[ZooEntry]:
     license_text = "Apache-2.0; the encoder started from SegFormer weights under NVIDIA's non-commercial license"
     nyu, deliver = "1OXrMv1Mi6E-vyedlkNpfc5ibJeJDfwqq", "1OWteEOrjfrC3VNg3sxJFZPHz9urkZ3lm"
-    rows: list[tuple[str, str, str, dict[str, Any], float]] = [
-        ("cmnext_mit_b4-nyuv2", "cmnext_mit_b4", nyu, {}, 56.9),
-        ("cmnext_mit_b2-deliver-depth", "cmnext_mit_b2", deliver, {"modalities": ("hha",)}, 63.58),
-        ("cmnext_mit_b2-deliver", "cmnext_mit_b2", deliver, {"modalities": ("hha", "event", "lidar")}, 66.30),
+    mfnet = "1OaOHMbD5P_HPwTzzXwdYRUFIiGkyFQfP"
+    b2, b4, hha, event, lidar = "cmnext_mit_b2", "cmnext_mit_b4", "hha", "event", "lidar"
+    rows: list[tuple[str, str, tuple[str, ...], str, str, str, float]] = [
+        (b4, _NYU, (hha,), "", nyu, "cmnext_b4_nyu_rgbd.pth", 56.9),
+        (b4, _MFNET, ("thermal",), "", mfnet, "cmnext_b4_mfnet_rgbt.pth", 59.9),
+        (b2, _DELIVER, (hha, event, lidar), "", deliver, "cmnext_b2_deliver_rgbdel.pth", 66.30),
+        (b2, _DELIVER, (), "-rgb", deliver, "cmnext_b2_deliver_rgb.pth", 57.20),
+        (b2, _DELIVER, (hha,), "-depth", deliver, "cmnext_b2_deliver_rgbd.pth", 63.58),
+        (b2, _DELIVER, (event,), "-event", deliver, "cmnext_b2_deliver_rgbe.pth", 57.48),
+        (b2, _DELIVER, (lidar,), "-lidar", deliver, "cmnext_b2_deliver_rgbl.pth", 58.04),
+        (b2, _DELIVER, (hha, event), "-depth-event", deliver, "cmnext_b2_deliver_rgbde.pth", 64.44),
+        (b2, _DELIVER, (hha, lidar), "-depth-lidar", deliver, "cmnext_b2_deliver_rgbdl.pth", 65.50),
     ]
     return [
         ZooEntry(
-            name=name,
+            name=f"{model}-{_slug(dataset)}{subset}",
             model=model,
-            dataset=_NYU if folder == nyu else "DELIVER, 25",
-            label_set="nyu40" if folder == nyu else "deliver25",
-            source=ByHand(_DRIVE_FOLDER.format(folder)),
+            dataset=dataset,
+            label_set=_label_set(dataset),
+            source=ByHand(_DRIVE_FOLDER.format(folder), file),
             license=license_text,
-            recipe="cmnext-mit-b4-nyuv2" if folder == nyu else "",
+            recipe=_recipe(model, dataset) + subset,
             mean_iou=((_UNSAID, number),),
-            options=options,
+            options={"modalities": modalities},
         )
-        for name, model, folder, options, number in rows
+        for model, dataset, modalities, subset, folder, file, number in rows
     ]
 
 
 def _robots() -> list[ZooEntry]:
     esanet, emsanet = "esanet_r34_nbt1d", "emsanet_r34_nbt1d"
-    appm = {"context": "appm-1-2-4-8"}
-    city = "Cityscapes, 19"
+    city = f"{esanet}_cityscapes"
+    sun = {"depth_statistics": "sunrgbd"}
     rows: list[tuple[str, str, str, str, float, dict[str, Any], str]] = [
         (f"{esanet}-nyuv2", esanet, _NYU, "1C5-kJv4w3foicEudP3DAjdIXVuzUK7O8", 50.30, {}, ""),
         (f"{esanet}-nyuv2-scenenet", esanet, _NYU, "1w_Qa8AWUC6uHzQamwu-PAqA7P00hgl8w", 51.58, {}, "from SceneNet"),
-        (f"{esanet}-sunrgbd", esanet, _SUN, "1tviMAEOr-6lJphpluGvdhBDA_FetIR14", 48.17, {}, ""),
-        (f"{esanet}-sunrgbd-scenenet", esanet, _SUN, "1ukKafozmAcr8fQLbVvTtioKPLwTu0XZO", 48.04, {}, "from SceneNet"),
-        (f"{esanet}-cityscapes-half", esanet, city, "1xal13D_lXYVlfJx_NBiPTvuf4Ijn7wrt", 75.22, appm, "512x1024"),
-        (f"{esanet}-cityscapes", esanet, city, "18eKh2XD9fwdYCUM4MuCYxH7jNucIYk8O", 80.09, appm, "1024x2048"),
+        (f"{esanet}-sunrgbd", esanet, _SUN, "1tviMAEOr-6lJphpluGvdhBDA_FetIR14", 48.17, sun, ""),
+        (f"{esanet}-sunrgbd-scenenet", esanet, _SUN, "1ukKafozmAcr8fQLbVvTtioKPLwTu0XZO", 48.04, sun, "from SceneNet"),
+        (f"{esanet}-cityscapes-half", city, _CITY, "1xal13D_lXYVlfJx_NBiPTvuf4Ijn7wrt", 75.22, {}, "512x1024"),
+        (f"{esanet}-cityscapes", city, _CITY, "18eKh2XD9fwdYCUM4MuCYxH7jNucIYk8O", 80.09, {}, "1024x2048"),
         (f"{emsanet}-nyuv2", emsanet, _NYU, "1fqpj_d_VKsy38kU-X8bLmPK9664N-JaB", 50.97, {}, ""),
         (f"{emsanet}-nyuv2-hypersim", emsanet, _NYU, "1QbOJXVrOzsVM8ltX7AxqFSVLsY6vzvNX", 53.34, {}, "from Hypersim"),
-        (f"{emsanet}-sunrgbd", emsanet, _SUN, "1Bonpax9TcTTbk0UH3NoVuNVlENCADc6f", 48.39, {}, ""),
-        (f"{emsanet}-sunrgbd-hypersim", emsanet, _SUN, "1LD4_g-jL4KJPRUmCGgXxx2xGQ7TNZ_o2", 48.47, {}, "from Hypersim"),
+        (f"{emsanet}-sunrgbd", emsanet, _SUN, "1Bonpax9TcTTbk0UH3NoVuNVlENCADc6f", 48.39, sun, ""),
+        (
+            f"{emsanet}-sunrgbd-hypersim",
+            emsanet,
+            _SUN,
+            "1LD4_g-jL4KJPRUmCGgXxx2xGQ7TNZ_o2",
+            48.47,
+            sun,
+            "from Hypersim",
+        ),
     ]
     entries = [
         ZooEntry(
@@ -246,9 +274,9 @@ def _robots() -> list[ZooEntry]:
             model=model,
             dataset=dataset,
             label_set=_label_set(dataset),
-            source=ByHand(_DRIVE_OPEN.format(identity)),
-            license="BSD-3-Clause" if model == esanet else "Apache-2.0",
-            recipe=f"{model.replace('_', '-')}-nyuv2" if dataset == _NYU else "",
+            source=ByHand(_DRIVE_OPEN.format(identity), "the .pth inside the .tar.gz" if model != emsanet else ""),
+            license="Apache-2.0" if model == emsanet else "BSD-3-Clause",
+            recipe=_recipe(model, dataset),
             mean_iou=((_UNSAID, number),),
             options=options,
             note=note,
@@ -266,8 +294,8 @@ def _sigma() -> list[ZooEntry]:
         ("small", _NYU, "17afDv4BN69m66N3pfwTFnpBSXIUvlkwk", 57.0),
         ("tiny", _SUN, "16mHj7AiEjkIWm77wBHO0dn7DQbGMljTM", 50.0),
         ("small", _SUN, "1PC8_Oj-m4yf-k6BQ4gBlGUdyOnG3xTsP", 52.4),
-        ("tiny", "MFNet, 9", "1N9UU9G5K8qxKsZOuEzSLiCGXC5XCaMaU", 60.2),
-        ("small", "MFNet, 9", "1heHnyvDTSa2oYxAD5wcgpIY3OZ198Cr2", 61.1),
+        ("tiny", _MFNET, "1N9UU9G5K8qxKsZOuEzSLiCGXC5XCaMaU", 60.2),
+        ("small", _MFNET, "1heHnyvDTSa2oYxAD5wcgpIY3OZ198Cr2", 61.1),
     ]
     return [
         ZooEntry(
@@ -277,9 +305,12 @@ def _sigma() -> list[ZooEntry]:
             label_set=_label_set(dataset),
             source=ByHand(_DRIVE_FILE.format(identity)),
             license="MIT",
-            recipe=f"sigma-{size}-nyuv2" if dataset == _NYU else "",
+            recipe=_recipe(f"sigma_{size}", dataset),
             mean_iou=((_UNSAID, number),),
-            note="the authors' number is that of their evaluator: --protocol sigma-released",
+            options={"modality": "thermal"} if dataset == _MFNET else {},
+            note=""
+            if dataset == _MFNET
+            else "the authors' number is that of their evaluator: --protocol sigma-released",
         )
         for size, dataset, identity, number in rows
     ]
@@ -307,6 +338,7 @@ def _others() -> list[ZooEntry]:
             license="none stated",
             recipe="dplnet-mit-b5-nyuv2",
             mean_iou=(("one scale", 58.3), (_SEVERAL, 59.3)),
+            options={"unlabeled_channel": True},
             note="starts from SegFormer-B5 trained on ADE20K",
         ),
         ZooEntry(
@@ -341,15 +373,23 @@ def _start(model: str, source: Source, license_text: str) -> ZooEntry:
     return ZooEntry(f"{model}-imagenet", model, "ImageNet", "", source, license_text, kind="encoder")
 
 
+_SLUGS = {"NYU Depth V2": "nyuv2", "SUN RGB-D": "sunrgbd"}
+_LABEL_SETS = {_NYU: "nyu40", _SUN: "sun37", _MFNET: "mfnet9", _DELIVER: "deliver25", _CITY: "cityscapes19"}
+_WITH_RECIPES = (_NYU, _SUN, _MFNET, _DELIVER)
+
+
 def _slug(dataset: str) -> str:
-    return {"NYU Depth V2": "nyuv2", "SUN RGB-D": "sunrgbd"}.get(
-        dataset.split(",", maxsplit=1)[0], dataset.split(",", maxsplit=1)[0].lower()
-    )
+    title = dataset.partition(",")[0]
+    return _SLUGS.get(title, title.lower())
 
 
 def _label_set(dataset: str) -> str:
-    names = {_NYU: "nyu40", _SUN: "sun37", "MFNet, 9": "mfnet9", "Cityscapes, 19": "cityscapes19"}
-    return names[dataset]
+    return _LABEL_SETS.get(dataset, "")
+
+
+def _recipe(model: str, dataset: str) -> str:
+    """Return the name of the recipe that trains a model on a dataset as its authors did; empty where there is none."""
+    return f"{model.replace('_', '-')}-{_slug(dataset)}" if dataset in _WITH_RECIPES else ""
 
 
 ENTRIES: tuple[ZooEntry, ...] = (

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
 from rgbdseg.nn.conv2_5d.tiles import Tiles, Window, sum_dtype
-from rgbdseg.nn.conv2_5d.workers import run_workers, worker_count
+from rgbdseg.worker_threads import run_workers, worker_count
 
 # B batch, C input channels, O output channels, K depth kernels, k side of the window, T = k*k window positions,
 # H W input size, h w output size; of a tile: N images, D = channels * T, Q = rows * w
@@ -124,7 +124,10 @@ def _masked_product_backward(
 class _GradientSums(NamedTuple):
     """What the tiles' gradients are added to; what is not needed is empty.
 
-    x, weights: of the operator's inputs; workers have different channels.  masks: of each worker, zero at first.
+    Args:
+        x: of the operator's input; workers have different channels.
+        weights: of its weights, likewise.
+        masks: of each worker, zero at first.
     """
 
     x: Tensor

@@ -1,7 +1,7 @@
-"""Threads that run whole tiles side by side.
+"""Threads that each do a part of the work by themselves: whole tiles, whole frames.
 
-PyTorch's own threads share one operation at a time.  The operations on a tile are too small for that: copies and sums
-would stay on one core, and every product waits for the slowest thread.
+PyTorch's own threads share one operation at a time.  Small operations are not worth that: they stay on one core, or
+every one of them waits for the slowest thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
+
+from rgbdseg.parallel import torch_thread_pool
 
 # What each worker adds up on its own has the size of an output.
 _MOST_WORKERS = 8
@@ -55,28 +57,5 @@ def _pool(count: int, threads: int) -> ThreadPoolExecutor:
     key = (count, threads, os.getpid())
     with _making_a_pool:
         if key not in _pools:
-            _pools[key] = _new_pool(count, threads)
+            _pools[key] = torch_thread_pool(count, max(1, threads // count), "operators")
         return _pools[key]
-
-
-def _new_pool(count: int, threads: int) -> ThreadPoolExecutor:
-    """Start the threads of a pool.
-
-    Until it returns, other threads that use PyTorch for the first time take over the workers' number of threads.
-    """
-    ready = threading.Barrier(count + 1)
-    share = max(1, threads // count)
-
-    def start() -> None:
-        # A thread takes over the number that PyTorch has for all threads with its first operation, or here ...
-        torch.get_num_threads()
-        # ... and keeps what it sets afterwards, which is also the new number for all threads that are yet to come.
-        torch.set_num_threads(share)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(count, thread_name_prefix="conv2_5d", initializer=start)
-    for _ in range(count):
-        pool.submit(int)  # threads start with their first task
-    ready.wait()
-    torch.set_num_threads(threads)
-    return pool
