@@ -31,6 +31,7 @@ from rgbdseg.geometry.hha import HHAParameters, encode_hha
 from rgbdseg.metrics import SegmentationMetrics
 from rgbdseg.models._registry import create_model
 from rgbdseg.models.sagate import SAGate, SeparationAggregationGate
+from rgbdseg.recipes.nyuv2_lite import NETWORK
 from rgbdseg.weights.imagenet import load_encoder_weights
 
 # N frames, B batch, C channels, H height, W width
@@ -41,13 +42,6 @@ BATCH, MEASURED_AT, KEPT_EVERY = 8, 4, 25
 HHA = HHAParameters(
     normal_radius=2, gravity_radius=4, missing_fill=0, floor_percentile=1.0, singular_windows="undefined"
 )
-NETWORK = {
-    "encoder": "tf_efficientnet_lite0",
-    "output_stride": 32,
-    "decoder_channels": 64,
-    "reduced_channels": 32,
-    "auxiliary_channels": 64,
-}
 
 
 class PatientGate(SeparationAggregationGate):

@@ -130,6 +130,15 @@ def is_replaceable(path: str | Path, begins: bytes | None = None) -> bool:
         return False
 
 
+def with_section(text: str, begin: str, end: str, section: str) -> str:
+    """Return a page with ``section`` between two marks: in place of what it has there, or at its end."""
+    marked = f"{begin}\n\n{section.strip()}\n\n{end}"
+    if begin not in text or end not in text:
+        return f"{text.rstrip()}\n\n{marked}\n".lstrip()
+    before, _, rest = text.partition(begin)
+    return before + marked + rest.partition(end)[2]
+
+
 def is_alive(process: int) -> bool:
     """Return whether a process of this machine with that number exists; True where it cannot be known."""
     if os.name == "nt":

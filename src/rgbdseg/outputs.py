@@ -102,11 +102,13 @@ class LabelFiles:
             UsageError: when the folder holds labels of other classes, or files of these names that are something else.
             WriteError: when a file cannot be written.
         """
-        require_own_key(folder)
         files = [Path(folder) / CLASSES_FILE, Path(folder) / LEGEND_FILE]
         text = _dump(self.to_dict())
         found = _read(files[0])
-        if found is not None and not replace and _numbers_by_name(found) != _numbers_by_name(text):
+        stated = _numbers_by_name(found)
+        if stated is None:
+            require_own_key(folder)
+        elif not replace and stated != _numbers_by_name(text):
             raise UsageError(
                 f"{files[0]} says that the labels in the folder have other classes or numbers; choose another folder, "
                 "or remove it with what it holds"

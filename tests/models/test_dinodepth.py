@@ -329,6 +329,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for options in ({"depth": "prompts"}, {"depth": "geometry_prior"}, {"decoder": "eomt", "decoder_options": {}}):
         with pytest.raises(UsageError, match="needs a plain transformer"):
             rgbdseg.create_model("dinodepth", 5, encoder="test_resnet", **options)
+    with pytest.raises(UsageError, match="'eomt' has none"):
+        rgbdseg.create_model("dinodepth_vit_pico", 5, decoder="eomt", decoder_options={"channels": 16})
     # Options of the variant's own decoder are not those of another one.
     assert isinstance(rgbdseg.create_model("dinodepth_vit_pico", 5, decoder="eomt").decoder, EoMTHead)
     with pytest.raises(UsageError, match="the encoder has 6 blocks"):

@@ -16,6 +16,7 @@ pytest.importorskip("av")
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.main import main
+from tests.recordings import test_azure_kinect as azure_kinect
 from tests.recordings.layouts import LAYOUTS, Frame, write_all
 from tests.synthetic import make_scene
 
@@ -31,6 +32,7 @@ def test_every_command_of_the_page(
     scenes = [make_scene(index, SIZE) for index in range(2)]
     frames = [Frame(scene.rgb, np.where(scene.hole, np.float32(0), scene.depth_m)) for scene in scenes]
     write_all(tmp_path, frames, CAMERA)
+    azure_kinect.write(tmp_path / "lounge.mkv", azure_kinect.blocks(2), azure_kinect.calibration())
     monkeypatch.chdir(tmp_path)
     labels: dict[str, list[np.ndarray]] = {}
     # The camera that the page gives is that of images of 480x640.
@@ -40,7 +42,8 @@ def test_every_command_of_the_page(
         assert main(shlex.split(command.replace(*small))[1:]) == 0, f"{command}: {capsys.readouterr().err}"
         files = sorted(Path(out, "label").glob("*.png"))
         labels[out] = [np.asarray(Image.open(file)) for file in files]
-        assert all(label.shape == SIZE for label in labels[out])
+        size = azure_kinect.COLOR_SIZE if out == "labels-mkv" else SIZE
+        assert all(label.shape == size for label in labels[out])
         expected = {"labels-bag": 1, "labels-iphone": 1}.get(out, 2)  # of every second frame, and of one photo
         assert len(files) == expected, command
         assert "found: " in capsys.readouterr().out

@@ -160,7 +160,6 @@ def _prepare(
         save: folder of the predictions.
         faults: that the frames get.
     """
-    from rgbdseg.data.hha_audit import require_fitting_hha
     from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import check_save, evaluate
     from rgbdseg.engine.evaluated_data import evaluated_dataset
@@ -191,8 +190,6 @@ def _prepare(
         hha_cache=parts.loader.hha_cache,
         faults=faults,
     )
-    if "hha" in dataset.needs:
-        require_fitting_hha(tree, dataset.ids)
     earlier = check_save(save, dataset.ids) if save is not None else 0
     if earlier and is_main_process():
         say(f"note: {earlier} predictions of an earlier evaluation in {save} are replaced")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rgbdseg.cli.common import Parser, markdown_table, print_table, progress_bar, say
 from rgbdseg.cli.models_plot import DATASET, Latencies, plot_accuracy, plotted_models, read_latencies
 from rgbdseg.errors import UsageError
-from rgbdseg.files import is_replaceable
+from rgbdseg.files import atomic_path, is_replaceable
 
 if TYPE_CHECKING:
     from rgbdseg.models._card import MethodCard
@@ -89,9 +89,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         file = getattr(options, option)
         if file is not None and file.is_dir():
             raise UsageError(f"--{option} {file} is a folder; expected a file")
-        if option == "plot":
-            continue  # a picture has no first line; its name must say that it is one
-        if file is not None and not is_replaceable(file, f"{_TITLES[option]}\n".encode()):
+    for option, title in _TITLES.items():
+        file = getattr(options, option)
+        if file is not None and not is_replaceable(file, f"{title}\n".encode()):
             raise UsageError(f"--{option} {file} exists and is no page of an earlier call; choose another name")
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {options.plot} does not end in .png, .svg or .pdf")
@@ -119,8 +119,6 @@ def _measure(names: Sequence[str], classes: int, size: tuple[int, int], repeats:
 
 def _write_latencies(file: Path, names: Sequence[str], classes: int, size: tuple[int, int], repeats: int) -> Latencies:
     """Measure latencies, write their page and return them."""
-    from rgbdseg.files import atomic_path
-
     # Opened first: minutes of measuring must not be lost to a place where nothing can be written.
     with atomic_path(file) as temporary:
         measured = _measure(names, classes, size, repeats)
@@ -133,8 +131,6 @@ def _write_methods(
     file: Path, count: Callable[[], list[_Measured]], classes: int, size: tuple[int, int], plot: Path | None
 ) -> None:
     """Write the page of what can be counted and of what is published."""
-    from rgbdseg.files import atomic_path
-
     with atomic_path(file) as temporary:
         picture = None if plot is None else Path(os.path.relpath(plot, file.parent)).as_posix()
         page = _methods_page(count(), classes, size, picture)
@@ -146,8 +142,6 @@ def _write_plot(
     file: Path, count: Callable[[], list[_Measured]], size: tuple[int, int], latencies: Latencies | None
 ) -> None:
     """Draw published mIoU over costs."""
-    from rgbdseg.files import atomic_path
-
     seconds, how = latencies if latencies is not None else ({}, "")
     costs = [(one.name, one.card, one.cost.flops / 1e9) for one in count()]
     points = plotted_models(costs, seconds)

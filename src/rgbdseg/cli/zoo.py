@@ -8,6 +8,7 @@ from pathlib import Path
 from rgbdseg.cli.common import Parser, say
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
+from rgbdseg.reading import read_text
 from rgbdseg.weights.zoo_table import ByHand, HubFile, Url, ZooEntry
 
 
@@ -28,7 +29,7 @@ def run(arguments: list[str]) -> int:
             parser.error("--markdown writes the whole list; leave out the name")
         if options.markdown.is_dir():
             raise UsageError(f"--markdown {options.markdown} is a folder; expected a file")
-        page = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else "# Published weights\n"
+        page = read_text(options.markdown) if options.markdown.exists() else "# Published weights\n"
         write_text(options.markdown, with_list(page, zoo_list(zoo_entries().values())))
         say(f"wrote {options.markdown}")
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rgbdseg.cli.common import markdown_table
+from rgbdseg.files import with_section
 from rgbdseg.weights.layout_evidence import LayoutEvidence, layout_evidence
 from rgbdseg.weights.zoo_table import ByHand, HubFile, Url, ZooEntry
 
@@ -15,12 +16,10 @@ _COLUMNS = ("name", "dataset, classes", "authors' mIoU %", "verified", "license"
 
 
 def zoo_list(entries: Iterable[ZooEntry]) -> str:
-    """Return the list between its marks."""
+    """Return what is known of all files, and the list."""
     known = [(entry, layout_evidence(entry)) for entry in entries]
     exact = sum(evidence.exact for _, evidence in known)
     lines = [
-        BEGIN,
-        "",
         "What is known of the layout of these files comes from the published code:",
         "",
         f"* exact ({exact}): the published code, run in the configuration of the file, wrote the complete list of",
@@ -30,18 +29,13 @@ def zoo_list(entries: Iterable[ZooEntry]) -> str:
         "  a file in which any entry is missing, left over or of another shape: no wrong conclusion goes unnoticed.",
         "",
         *markdown_table(_COLUMNS, [_row(entry, evidence) for entry, evidence in known]),
-        "",
-        END,
     ]
     return "\n".join(lines)
 
 
 def with_list(page: str, listed: str) -> str:
     """Return a page with the list in the place of the one that it has, or at its end."""
-    if BEGIN not in page or END not in page:
-        return f"{page.rstrip()}\n\n{listed}\n".lstrip()
-    before, _, rest = page.partition(BEGIN)
-    return before + listed + rest.partition(END)[2]
+    return with_section(page, BEGIN, END, listed)
 
 
 def _row(entry: ZooEntry, evidence: LayoutEvidence) -> tuple[str, ...]:

@@ -82,15 +82,16 @@ class Fault:
 
 
 _D = DEFAULT_DISTURBANCE
-_320 = "pixels of an image whose longer side has 320"
+USUAL_SIDE = 320
+_PIXELS = f"pixels of an image whose longer side has {USUAL_SIDE}"
 
 FAULTS: Mapping[str, Fault] = {
     "scale": Fault(_D.scale_deviation, 0, 0.33, "standard deviation of each frame's scale error"),
-    "blur": Fault(_D.coarsest_blur, 1, 64, f"one reading in a square of so many {_320}, interpolated"),
+    "blur": Fault(_D.coarsest_blur, 1, 64, f"one reading in a square of so many {_PIXELS}, interpolated"),
     "noise": Fault(_D.noise_strength, 0, 100, "times the axial noise of Kinect v1, which grows with squared distance"),
     "quantization": Fault(_D.coarsest_disparity, 1e-5, 1, "1/m, step of the inverse depth"),
     "range": Fault(_D.farthest_m[0], 0.1, 100, "m, farthest reading"),
-    "edges": Fault(_D.widest_edge, 1, 64, f"{_320} without readings on either side of a jump of more than 6 %"),
+    "edges": Fault(_D.widest_edge, 1, 64, f"{_PIXELS} without readings on either side of a jump of more than 6 %"),
     "holes": Fault(_D.largest_hole_share, 0, 1, "share of the image in frayed holes"),
     "mixed": Fault(_D.probability, 0, 1, "probability of each of the other faults, at strengths drawn up to the usual"),
 }

@@ -46,8 +46,9 @@ def evaluated_dataset(
     stored = bool(tree.index("hha").files) if "hha" in needs else False
     disturbed = faults is not None and bool(faults.faults)
     parameters = HHAParameters.from_dict(facts.hha) if facts.hha and (disturbed or not stored) else None
+    dataset: RGBDDataset
     if faults:
-        return DisturbedDataset(
+        dataset = DisturbedDataset(
             tree,
             split,
             faults,
@@ -57,7 +58,8 @@ def evaluated_dataset(
             hha_parameters=parameters,
             limit=limit,
         )
-    dataset = RGBDDataset(tree, split, needs=needs, hha_cache=hha_cache, hha_parameters=parameters, limit=limit)
-    if "hha" in needs:
+    else:
+        dataset = RGBDDataset(tree, split, needs=needs, hha_cache=hha_cache, hha_parameters=parameters, limit=limit)
+    if "hha" in dataset.needs:
         require_fitting_hha(tree, dataset.ids)
     return dataset

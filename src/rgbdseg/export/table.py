@@ -23,7 +23,7 @@ from rgbdseg.export.onnx_graph import Array, OnnxRunner, with_outputs
 from rgbdseg.export.openvino import OpenVINORunner
 from rgbdseg.export.parity import BARS, ParityReport, Run, compare, graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan, Size
-from rgbdseg.files import write_text
+from rgbdseg.files import with_section, write_text
 from rgbdseg.models._registry import VARIANTS, create_model, get_variant
 from rgbdseg.reading import read_text
 from rgbdseg.segmenter import Segmenter
@@ -176,11 +176,8 @@ def write_table(file: Path, rows: Sequence[FamilyExport], size: Size) -> None:
         WriteError: when it cannot be written.
     """
     check_table_file(file)
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    if BEGIN not in text:
-        text += f"\n{BEGIN}\n{END}\n"
-    head, _, rest = text.partition(BEGIN)
-    write_text(file, f"{head}{BEGIN}\n\n{_markdown(rows, size)}\n{END}{rest.partition(END)[2]}")
+    text = read_text(file) if file.exists() else ""
+    write_text(file, with_section(text, BEGIN, END, _markdown(rows, size)))
 
 
 def check_table_file(file: Path) -> None:

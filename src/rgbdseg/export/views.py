@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rgbdseg.export.plan import GraphPlan, Size
-from rgbdseg.inference import window_positions
+from rgbdseg.inference.windows import view_size, window_positions
 from rgbdseg.transforms.placement import Placement
 
 
@@ -26,7 +26,7 @@ def bordered(plan: GraphPlan) -> Placement:
     """
     size = network_size(plan)
     assert size is not None, "asked for with sizes that are known"
-    window = _window(plan, size)
+    window = view_size(plan.protocol, plan.spec, size)
     fits = size[0] <= window[0] and size[1] <= window[1]
     return Placement.centered(size, size if fits or plan.protocol.combination == "softmax" else window)
 
@@ -34,7 +34,7 @@ def bordered(plan: GraphPlan) -> Placement:
 def window_placements(plan: GraphPlan) -> list[Placement]:
     """Return where each window of a frame, with its border, lies; one for a frame that is looked at whole."""
     size = bordered(plan).input_size
-    window = _window(plan, size)
+    window = view_size(plan.protocol, plan.spec, size)
     extent = (min(window[0], size[0]), min(window[1], size[1]))
     positions = window_positions(size, window, plan.protocol.stride_rate)
     return [Placement.centered(extent, window, *position) for position in positions]
@@ -44,9 +44,3 @@ def views_per_frame(plan: GraphPlan) -> int:
     """Return how often the network looks at each frame."""
     windows = 1 if plan.size is None else len(window_placements(plan))
     return windows * (2 if plan.protocol.flip else 1)
-
-
-def _window(plan: GraphPlan, size: Size) -> Size:
-    if plan.protocol.mode == "whole" or plan.protocol.crop_size is None:
-        return plan.spec.padded_size(size)
-    return plan.protocol.crop_size

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rgbdseg.inference.largest import share_of_largest
 from rgbdseg.inference.setup import Model, Setup, logits_of, model_output
+from rgbdseg.inference.windows import view_size
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.nn.resize import PostponedResize, postponed_resize
 from rgbdseg.sample import RGBDSample
@@ -18,6 +19,7 @@ from rgbdseg.transforms.placement import Placement
 # C classes, H height, W width
 
 _SMALLEST_TOTAL = 1e-30
+"""Of the exponentials of a pixel; smaller ones lose digits."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +50,10 @@ class CoarseScores:
     def with_share(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return `largest_class` and the softmax of the largest, float32 (H, W), for little more."""
         # The mean of the highest logits is never below the highest mean, so that no exponential is above 1.
-        bound = dataclasses.replace(self.logits, logits=self.logits.logits.amax(1, keepdim=True)).class_map(0)
-        largest, index, total = self._in_one_pass(bound[0, *self.inside])
-        share = (largest - bound[0, *self.inside]).exp_().div_(total)
+        highest = dataclasses.replace(self.logits, logits=self.logits.logits.amax(1, keepdim=True))
+        bound = CoarseScores(highest, self.inside).class_map(0)
+        largest, index, total = self._in_one_pass(bound)
+        share = (largest - bound).exp_().div_(total)
         if not bool((total > _SMALLEST_TOTAL).all()):  # logits of opposite sign, far beyond what networks return
             share = share_of_largest(self.all_maps(), largest)
         return largest, index, share
@@ -70,11 +73,9 @@ class CoarseScores:
         return largest, index, total
 
 
-def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: torch.device) -> bool:
+def decides_coarsely(model: Model, setup: Setup, device: torch.device) -> bool:
     """Return whether the classes can be decided before all scores are enlarged, which is faster on a CPU."""
-    protocol = setup.protocol
-    fits = protocol.crop_size is None or all(s <= w for s, w in zip(sample.size, protocol.crop_size, strict=True))
-    one_look = (protocol.mode == "whole" or fits) and not protocol.flip and not protocol.margin
+    one_look = setup.postponed and not setup.protocol.flip and not setup.protocol.margin
     if device.type != "cpu" or not one_look or not isinstance(model, SegmentationModel):
         return False
     # What was compiled has decided already how its scores are made.
@@ -83,11 +84,7 @@ def decides_coarsely(model: Model, setup: Setup, sample: RGBDSample, device: tor
 
 def score_coarsely(setup: Setup, sample: RGBDSample) -> CoarseScores | Tensor:
     """Return logits that are still to be enlarged; all of them (C, H, W) where a model does not end so."""
-    protocol = setup.protocol
-    window = protocol.crop_size
-    if protocol.mode == "whole" or window is None:
-        window = setup.spec.padded_size(sample.size)
-    placement = Placement.centered(sample.size, window)
+    placement = Placement.centered(sample.size, view_size(setup.protocol, setup.spec, sample.size))
     batch = pack_placed([(sample, placement)], setup.spec).to(sample.rgb.device)
     with postponed_resize() as asked:
         logits = model_output(setup, batch.images, batch.camera)

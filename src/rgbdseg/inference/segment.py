@@ -17,7 +17,7 @@ from rgbdseg.inference.inputs import score_inputs
 from rgbdseg.inference.scores import add_resized, combine
 from rgbdseg.inference.segmentation import Segmentation
 from rgbdseg.inference.setup import Model, Setup, logits_of_views
-from rgbdseg.inference.windows import released_cmx_placements, window_positions
+from rgbdseg.inference.windows import released_cmx_placements, view_size, window_positions
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationOutput
 from rgbdseg.sample import RGBDSample
@@ -74,7 +74,7 @@ def segment(
         postponed=_is_one_view(source, protocol),
     )
     with torch.no_grad():
-        if setup.postponed and decides_coarsely(model, setup, source, target):
+        if decides_coarsely(model, setup, target):
             return Segmentation(score_coarsely(setup, source), normalized=False)
         scores = _score_all_scales(setup, source) if protocol.resize == "picture" else score_inputs(setup, source)
     if protocol.margin:
@@ -106,9 +106,7 @@ def _score_all_scales(setup: Setup, sample: RGBDSample) -> Tensor:
 def _score_one_scale(setup: Setup, sample: RGBDSample) -> Tensor:
     """Return log scores (C, H, W) of a sample that is already at its scale."""
     protocol = setup.protocol
-    window = protocol.crop_size
-    if protocol.mode == "whole" or window is None:
-        window = setup.spec.padded_size(sample.size)
+    window = view_size(protocol, setup.spec, sample.size)
     if protocol.windows == "cmx_released":
         placements = released_cmx_placements(sample.size, window, protocol.stride_rate, setup.spec)
         return _score_placements(setup, sample, placements)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.transforms.placement import Placement
 
 Size = tuple[int, int]
 """(height, width)."""
+
+
+def view_size(protocol: EvaluationProtocol, spec: InputSpec, size: Size) -> Size:
+    """Return (height, width) of a view of an image of ``size``: the protocol's window, or all of it, padded."""
+    if protocol.mode == "whole" or protocol.crop_size is None:
+        return spec.padded_size(size)
+    return protocol.crop_size
 
 
 def window_positions(

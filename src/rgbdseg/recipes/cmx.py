@@ -33,17 +33,17 @@ def cmx_mit_b2_nyuv2() -> TrainConfig:
     Open: the published numbers were computed with the epsilon of 1e-5 that the released evaluation falls back to; here
     it stays at 1e-3.
     """
-    return _cmx_nyuv2("cmx_mit_b2")
+    return _cmx("cmx_mit_b2", "nyuv2")
 
 
 def cmx_mit_b4_nyuv2() -> TrainConfig:
     """CMX MiT-B4 on NYU Depth V2, otherwise as cmx-mit-b2-nyuv2."""
-    return _cmx_nyuv2("cmx_mit_b4")
+    return _cmx("cmx_mit_b4", "nyuv2")
 
 
 def cmx_mit_b5_nyuv2() -> TrainConfig:
     """CMX MiT-B5 on NYU Depth V2, otherwise as cmx-mit-b2-nyuv2."""
-    return _cmx_nyuv2("cmx_mit_b5")
+    return _cmx("cmx_mit_b5", "nyuv2")
 
 
 def cmx_mit_b2_mfnet() -> TrainConfig:
@@ -59,10 +59,6 @@ def cmx_mit_b2_mfnet() -> TrainConfig:
 def cmx_mit_b4_mfnet() -> TrainConfig:
     """CMX MiT-B4 on the RGB and thermal images of MFNet, otherwise as cmx-mit-b2-mfnet."""
     return _cmx("cmx_mit_b4", "mfnet", modality="thermal")
-
-
-def _cmx_nyuv2(model: str) -> TrainConfig:
-    return _cmx(model, "nyuv2")
 
 
 def _cmx(model: str, dataset: str, **options: Any) -> TrainConfig:

@@ -34,7 +34,7 @@ def sigma_tiny_nyuv2() -> TrainConfig:
     Open: whether its depth pictures went through a color map as DFormer's did (here they did not); the published
     checkpoint is the best of all from epoch 50 on, on the test set.
     """
-    return _sigma_nyuv2("sigma_tiny")
+    return _sigma("sigma_tiny", training_frames("nyuv2"))
 
 
 def sigma_small_nyuv2() -> TrainConfig:
@@ -42,12 +42,12 @@ def sigma_small_nyuv2() -> TrainConfig:
 
     The encoder's weights are in vssmsmall_dp03_ckpt_epoch_238.pth.
     """
-    return _sigma_nyuv2("sigma_small")
+    return _sigma("sigma_small", training_frames("nyuv2"))
 
 
 def sigma_base_nyuv2() -> TrainConfig:
     """Sigma-Base on NYU Depth V2, drop path 0.6, otherwise as sigma-tiny-nyuv2; no number of it is published there."""
-    return _sigma_nyuv2("sigma_base")
+    return _sigma("sigma_base", training_frames("nyuv2"))
 
 
 def sigma_tiny_sunrgbd() -> TrainConfig:
@@ -79,10 +79,6 @@ def sigma_tiny_mfnet() -> TrainConfig:
 def sigma_small_mfnet() -> TrainConfig:
     """Sigma-Small on the RGB and thermal images of MFNet, drop path 0.3, otherwise as sigma-tiny-mfnet."""
     return _sigma_mfnet("sigma_small")
-
-
-def _sigma_nyuv2(model: str) -> TrainConfig:
-    return _sigma(model, training_frames("nyuv2"))
 
 
 def _sigma_sunrgbd(model: str) -> TrainConfig:

@@ -50,10 +50,15 @@ def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> 
             evaluation.
     """
     if generator is None:
-        digest = hashlib.sha256(sample.sample_id.encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = generator_of(sample.sample_id)
     noise = torch.randint(256, (3, *sample.size), dtype=torch.uint8, generator=generator)
     return sample.replace(noise=noise)
+
+
+def generator_of(text: str) -> torch.Generator:
+    """Return a generator whose seed follows from a text, such as the name of a frame and what is drawn for it."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def with_derived(sample: RGBDSample, spec: InputSpec, generator: torch.Generator | None = None) -> RGBDSample:

@@ -9,15 +9,15 @@ range, whose ends may be equal.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rgbdseg.config.disturbance import DEFAULT_DISTURBANCE, FAULTS, DepthDisturbance
+from rgbdseg.config.disturbance import DEFAULT_DISTURBANCE, FAULTS, USUAL_SIDE, DepthDisturbance
 from rgbdseg.errors import DataError
+from rgbdseg.transforms.derive import generator_of
 
 # B images, H height, W width
 
@@ -25,8 +25,6 @@ _NEAREST_M = 0.05
 _EDGE_RATIO = 1.06
 _QUANTILE_STRIDE = 7
 """Every so many pixels are sorted to find how high the noise of `drop_patches` must be cut off."""
-_USUAL_SIDE = 320
-"""Widths are in pixels of an image whose longer side has so many."""
 
 _Add = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -68,15 +66,9 @@ def disturb_as_named(depth_m: Tensor, faults: Mapping[str, float], name: str, se
     """
     _check_shape(depth_m)
     for fault, strength in faults.items():
-        generator = frame_generator(name, f"{fault} {seed}")
+        generator = generator_of(f"{fault} {seed}\0{name}")
         depth_m = _add_named(fault, strength)(depth_m, generator)
     return depth_m
-
-
-def frame_generator(name: str, purpose: str) -> torch.Generator:
-    """Return a generator that follows from a frame's name and what is drawn for it."""
-    digest = hashlib.sha256(f"{purpose}\0{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _drawn_up_to(d: DepthDisturbance) -> dict[str, _Add]:
@@ -95,7 +87,6 @@ def _drawn_up_to(d: DepthDisturbance) -> dict[str, _Add]:
 def _add_named(name: str, strength: float) -> _Add:
     """Return one fault at a strength."""
     s = strength
-    mixed = dataclasses.replace(DEFAULT_DISTURBANCE, probability=s, drop_probability=0) if name == "mixed" else None
     faults: dict[str, _Add] = {
         "scale": lambda z, g: scale_depth(z, g, s),
         "blur": lambda z, g: blur_depth(z, g, (round(s), round(s))),
@@ -104,7 +95,9 @@ def _add_named(name: str, strength: float) -> _Add:
         "range": lambda z, g: limit_range(z, g, (0, 0), (s, s)),
         "edges": lambda z, g: drop_edges(z, g, (round(s), round(s))),
         "holes": lambda z, g: drop_patches(z, g, (s, s)),
-        "mixed": lambda z, g: disturb_depth(z, g, mixed or DEFAULT_DISTURBANCE),
+        "mixed": lambda z, g: disturb_depth(
+            z, g, dataclasses.replace(DEFAULT_DISTURBANCE, probability=s, drop_probability=0)
+        ),
     }
     assert faults.keys() == FAULTS.keys()
     return faults[name]
@@ -186,7 +179,7 @@ def _check_shape(depth_m: Tensor) -> None:
 
 def _pixels(depth_m: Tensor, usual: int) -> int:
     """Return so many pixels of an image whose longer side has 320 in pixels of this one, at least 1."""
-    return max(1, round(usual * max(depth_m.shape[-2:]) / _USUAL_SIDE))
+    return max(1, round(usual * max(depth_m.shape[-2:]) / USUAL_SIDE))
 
 
 def _uniform(depth_m: Tensor, span: tuple[float, float], generator: torch.Generator) -> Tensor:
