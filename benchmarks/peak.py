@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
+
+from rgbdseg.peak_memory import PeakMemory
 
 
 def peak_growth_mib(step: Callable[[], object], device: str) -> float:
@@ -16,18 +16,12 @@ def peak_growth_mib(step: Callable[[], object], device: str) -> float:
 
     Whatever loads libraries must have run before.
     """
-    if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # or the step could use what earlier ones left
-    Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present
-    before_kilobytes = _kilobytes("VmRSS")
+    memory = PeakMemory(torch.device(device), trim=True)
     step()
-    return (_kilobytes("VmHWM") - before_kilobytes) / 1024
+    growth = memory.growth_bytes()
+    if growth is None:
+        raise SystemExit("this system does not tell the peak of a process's memory")
+    return growth / 2**20
 
 
 def in_new_process(script: str, *arguments: object) -> float:
@@ -37,9 +31,3 @@ def in_new_process(script: str, *arguments: object) -> float:
 
 def _printed(command: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def _kilobytes(field: str) -> int:
-    """Return VmRSS or VmHWM (its peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -568,7 +568,7 @@ def test_models_say_what_they_cost(call: Callable[..., Result], tmp_path: Path) 
     assert code == 0
     assert "SA-Gate (2020; ECCV 2020" in out
     assert "charlesCXK/RGBD_Semantic_Segmentation_PyTorch" in out
-    assert re.search(r"\d\.\d\d s", out)
+    assert re.search(r"\d\.\d\d s . +\d+ MiB", out)
     files = ("--markdown", tmp_path / "m.md", "--latency", tmp_path / "l.md", "--repeats", "1")
     code, out, _ = call("models", "*a*_resnet18", "--size", "32", "64", *files)
     assert code == 0
@@ -579,7 +579,7 @@ def test_models_say_what_they_cost(call: Callable[..., Result], tmp_path: Path) 
     assert not re.search(r"\d s\b|[Ll]atency", (tmp_path / "m.md").read_text())  # the same on every machine
     latencies = (tmp_path / "l.md").read_text()
     assert "that of one run in float32" in latencies
-    assert re.search(r"^\| sagate_resnet18 \| \d\.\d\d s \|$", latencies, re.MULTILINE)
+    assert re.search(r"^\| sagate_resnet18 \| \d\.\d\d s \| \d+ MiB \|$", latencies, re.MULTILINE)
     expect_error(call("models", "--details", "--size", "0", "5"), "--size is 0 5")
 
 

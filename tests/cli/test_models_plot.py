@@ -48,6 +48,8 @@ def test_latencies_are_read_as_they_were_written(page: Path, tmp_path: Path) -> 
     latencies = read_latencies(page)
     assert latencies.seconds == {"esanet_r18_nbt1d": 0.25, "sagate_resnet50": 1.6}
     assert latencies.measured.startswith("One image of 480x640 pixels. Latency is that of one run")
+    page.write_text(PAGE.replace(" s |", " s | 310 MiB |").replace("latency |", "latency | memory |"))
+    assert read_latencies(page) == latencies
     (tmp_path / "other.md").write_text("# Something else\n")
     for file in ("other.md", "none.md"):
         with pytest.raises(UsageError, match=rf"{file}.*write it with rgbdseg models --latency"):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import mmap
 from pathlib import Path
 
 import pytest
-import torch
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
-from rgbdseg.engine.benchmark import Measurement, PeakMemory, Work, measure_in_turns, plain
+from rgbdseg.engine.benchmark import Measurement, Work, measure_in_turns, plain
 from rgbdseg.models._measure import measure_model
 from rgbdseg.models._registry import create_model
 from tests.synthetic import write_tree
@@ -56,18 +54,6 @@ def test_the_plain_way_does_the_same_work(tmp_path: Path) -> None:
     assert (slow.model, slow.optimizer, slow.loss) == (fast.model, fast.optimizer, fast.loss)
     assert slow.loader.batch_size == fast.loader.batch_size
     assert dataclasses.replace(slow.evaluation, window_batch=4) == fast.evaluation
-
-
-def test_peak_memory_is_that_since_the_start() -> None:
-    first = PeakMemory(torch.device("cpu"))
-    # Fresh pages of the system: an allocator may hand out what earlier tests left behind, which changes no peak.
-    with mmap.mmap(-1, 100 * 2**20) as held:
-        held.write(bytes(len(held)))
-        seen = first.bytes()
-    later = PeakMemory(torch.device("cpu")).bytes()
-    assert seen is not None
-    assert later is not None
-    assert seen - later > 80 * 2**20
 
 
 def test_passes_follow_from_memory_and_no_validation_split_is_needed(

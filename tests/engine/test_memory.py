@@ -47,6 +47,17 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     assert model.conv.weight.device.type == "cpu"
 
 
+def test_frozen_weights_have_neither_gradients_nor_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=2))
+    monkeypatch.setattr(memory, "free_bytes", lambda device_type: float("inf"))
+    model = OneConvolution()
+    learned = plan_passes(config, model, 1, "cpu").needed_bytes
+    model.conv.weight.requires_grad = False
+    activations = activation_bytes(model, 2, (480, 480)) * memory.OVERHEAD  # without its input, which nobody needs
+    assert plan_passes(config, model, 1, "cpu").needed_bytes - activations == 4 * (54 + 4 * 2)
+    assert learned - 4 * 2 * 480 * 480 * (3 + 2) * memory.OVERHEAD == 4 * 4 * (54 + 2)
+
+
 @pytest.mark.parametrize(
     ("batch", "free_samples", "devices", "passes"),
     [(16, 100, 1, 1), (16, 9, 1, 2), (16, 3, 1, 8), (16, 0.1, 1, 8), (16, 9, 2, 2), (5, 3, 1, 1), (6, 3, 1, 2)],

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import rgbdseg
 from rgbdseg.config.train import OptimizerConfig
+from rgbdseg.engine.memory import activation_bytes
 from rgbdseg.engine.optimizers import make_optimizer, parameter_groups
 from rgbdseg.errors import UsageError
 from rgbdseg.models.dplnet import DPLNet, PromptAttention
@@ -83,6 +84,21 @@ def test_only_prompts_and_decoder_learn() -> None:
     assert [name for name, p in model.named_parameters() if name.startswith("encoder.") and p.grad is not None] == []
     unchanged = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
     assert unchanged == {name for name, _ in model.encoder.named_parameters(prefix="encoder")}
+
+
+def test_a_frozen_encoder_keeps_less_for_backward() -> None:
+    # Of two images of 480x640: without gradients of its weights, the inputs of its linear layers are not kept.
+    frozen, learned = (activation_bytes(on_meta(freeze_encoder=freeze), 2, (480, 640)) for freeze in (True, False))
+    assert frozen < 0.8 * learned
+    tensors = [p.nbytes for p in on_meta().parameters() if p.requires_grad]
+    assert sum(tensors) < 0.1 * sum(p.nbytes for p in on_meta().parameters())
+
+
+def on_meta(**options: object) -> DPLNet:
+    with torch.device("meta"):
+        model = rgbdseg.create_model("dplnet_mit_b5", 40, **options)
+    assert isinstance(model, DPLNet)
+    return model
 
 
 def test_unfrozen_encoder() -> None:

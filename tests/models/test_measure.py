@@ -37,7 +37,26 @@ def test_costs_by_hand() -> None:
     assert 0 < cost.latency_s < 60
     assert model.training
     assert model.main.weight.device.type == "cpu"
-    assert measure_model(model, (5, 7)).latency_s is None
+    counted = measure_model(model, (5, 7))
+    assert (counted.latency_s, counted.memory_bytes) == (None, None)
+
+
+class Held(Toy):
+    """A network that holds so many MiB for a moment, and passes half of it on."""
+
+    def forward(self, images: Mapping[str, Tensor], camera: Tensor | None = None) -> SegmentationOutput:
+        held = torch.ones(120 * 2**18)
+        kept = held[: len(held) // 2] * 2
+        del held
+        return SegmentationOutput(super().forward(images).logits + kept[0])
+
+
+def test_memory_is_the_peak_of_one_image_beside_what_was_held() -> None:
+    before = torch.ones(300 * 2**18)
+    memory_bytes = measure_model(Held(), (5, 7), repeats=1).memory_bytes
+    assert memory_bytes is not None
+    assert 170 * 2**20 < memory_bytes < 230 * 2**20
+    del before
 
 
 def test_example_inputs_follow_the_spec() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TITLES = {"markdown": "# Models and methods", "latency": "# Latencies"}
 """First lines of the pages, by option."""
+_MEASURED_COLUMNS = ("latency", "memory")
 
 
 class _Measured(NamedTuple):
@@ -69,7 +70,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the details there, except for latencies, which vary"
     )
-    parser.add_argument("--latency", type=Path, metavar="FILE", help="measure latencies and write them there")
+    parser.add_argument("--latency", type=Path, metavar="FILE", help="measure time and memory and write them there")
     parser.add_argument(
         "--plot",
         type=Path,
@@ -155,10 +156,10 @@ def _write_plot(
 
 def _print_details(names: Sequence[str], classes: int, size: tuple[int, int], repeats: int) -> None:
     measured = _measure(names, classes, size, repeats)
-    columns = ["model", "input at test time", "parameters", "GFLOPs", *(["latency"] if repeats else [])]
+    columns = ["model", "input at test time", "parameters", "GFLOPs", *(_MEASURED_COLUMNS if repeats else ())]
     # A terminal has no room for the method and its numbers beside each model: they follow below.
     rows = [
-        (one.name, one.card.input, *_counted(one.cost), *([_seconds(one.cost)] if repeats else [])) for one in measured
+        (one.name, one.card.input, *_counted(one.cost), *(_measured(one.cost) if repeats else ())) for one in measured
     ]
     print_table("models", columns, rows, left=2)
     say(_counting_notes(classes, size) + (f" {_timing_notes(repeats)}" if repeats else ""))
@@ -177,8 +178,12 @@ def _counted(cost: ModelCost) -> tuple[str, str]:
     return f"{cost.parameters / 1e6:.2f} M", f"{cost.flops / 1e9:.1f}"
 
 
-def _seconds(cost: ModelCost) -> str:
-    return "-" if cost.latency_s is None else f"{cost.latency_s:.2f} s"
+def _measured(cost: ModelCost) -> tuple[str, str]:
+    latency, memory = cost.latency_s, cost.memory_bytes
+    return (
+        "-" if latency is None else f"{latency:.2f} s",
+        "-" if memory is None else f"{memory / 2**20:.0f} MiB",
+    )
 
 
 def _counting_notes(classes: int, size: tuple[int, int]) -> str:
@@ -196,11 +201,14 @@ def _timing_notes(repeats: int) -> str:
 
     runs = "that of one run" if repeats == 1 else f"the median of {repeats} runs"
     on = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), PyTorch {torch.__version__}"
-    return f"Latency is {runs} in float32 on {on}."
+    return (
+        f"Latency is {runs} in float32 on {on}. Memory is what one image takes at its peak beside the weights "
+        "(4 bytes a parameter), as the system saw this process grow."
+    )
 
 
 def _latency_page(measured: Sequence[_Measured], size: tuple[int, int], repeats: int) -> list[str]:
-    rows = [(one.name, _seconds(one.cost)) for one in measured]
+    rows = [(one.name, *_measured(one.cost)) for one in measured]
     return [
         _TITLES["latency"],
         "",
@@ -208,7 +216,7 @@ def _latency_page(measured: Sequence[_Measured], size: tuple[int, int], repeats:
         "",
         f"One image of {size[0]}x{size[1]} pixels. {_timing_notes(repeats)}",
         "",
-        *markdown_table(("model", "latency"), rows),
+        *markdown_table(("model", *_MEASURED_COLUMNS), rows),
     ]
 
 

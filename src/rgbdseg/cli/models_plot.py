@@ -66,7 +66,7 @@ def read_latencies(file: Path) -> Latencies:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file} ({error}); write it with rgbdseg models --latency {file}") from None
-    rows = re.findall(r"^\| (\S+) \| (\d+\.\d+) s \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\S+) \| (\d+\.\d+) s \|", text, re.MULTILINE)
     measured = re.search(r"^One image of .*$", text, re.MULTILINE)
     if not rows or measured is None:
         raise UsageError(f"{file} holds no table of latencies; write it with rgbdseg models --latency {file}")

@@ -14,7 +14,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -32,6 +31,7 @@ from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._measure import measure_model
+from rgbdseg.peak_memory import PeakMemory
 from rgbdseg.sample import RGBDBatch
 
 Work = Literal["train", "evaluate", "loader"]
@@ -299,27 +299,6 @@ def _training_step(state: TrainingState, config: TrainConfig, batches: Iterable[
 def _training_flops(config: TrainConfig, model: SegmentationModel) -> float:
     """Return the operations of one training image: backward costs twice the forward pass."""
     return 3.0 * measure_model(model, config.augmentation.crop_size).flops
-
-
-class PeakMemory:
-    """The highest memory use from now on."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            # Linux forgets the process's highest resident size when 5 is written here.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def bytes(self) -> int | None:
-        """Return the peak, None where it cannot be known."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        status = Path("/proc/self/status")
-        lines = status.read_text().splitlines() if status.is_file() else []
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _device_flops(device: torch.device, precision: str) -> float:

@@ -45,7 +45,7 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
     """
     per_device = config.loader.batch_size // (devices * config.hardware.nodes)
     free = free_bytes(device_type) / (devices if device_type == "cpu" else 1)
-    fixed = COPIES_OF_WEIGHTS * sum(p.numel() * p.element_size() for p in model.parameters())
+    fixed = sum(p.nbytes * (COPIES_OF_WEIGHTS if p.requires_grad else 1) for p in model.parameters())
     # Two samples, since batch statistics of one do not exist everywhere.
     per_sample = activation_bytes(model, 2, config.augmentation.crop_size) / 2 * OVERHEAD
     if AUTOCAST.get(config.hardware.precision) is not None:

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, operations, time."""
+"""What a model costs: parameters, operations, time, memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.models._base import SegmentationModel
+from rgbdseg.peak_memory import PeakMemory
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,11 +24,14 @@ class ModelCost:
         parameters: trainable, each shared one counted once, with the heads that only training uses.
         flops: of one image in evaluation; a multiply-add counts as two, element-wise operations as none.
         latency_s: median seconds for one image, None where it was not measured.
+        memory_bytes: the most that one image takes beyond the weights, None where it was not measured or the system
+            does not tell.
     """
 
     parameters: int
     flops: int
-    latency_s: float | None
+    latency_s: float | None = None
+    memory_bytes: int | None = None
 
 
 def example_inputs(
@@ -61,30 +65,35 @@ def measure_model(model: SegmentationModel, size: tuple[int, int], *, repeats: i
     """Count what ``model`` needs for one image of ``size`` (height, width), and time it ``repeats`` times.
 
     Operations are counted on the meta device, so nothing is computed for them.  Time is measured where the model's
-    parameters are, after one untimed run.
+    parameters are, after one untimed run, which is looked at for its memory.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(*example_inputs(shadow.input_spec, 1, size, "meta"))
-    return ModelCost(
-        parameters=sum(parameter.numel() for parameter in shadow.parameters()),
-        flops=counter.get_total_flops(),
-        latency_s=_latency(model, size, repeats) if repeats else None,
-    )
+    cost = ModelCost(sum(parameter.numel() for parameter in shadow.parameters()), counter.get_total_flops())
+    if not repeats:
+        return cost
+    latency_s, memory_bytes = _latency_and_memory(model, size, repeats)
+    return dataclasses.replace(cost, latency_s=latency_s, memory_bytes=memory_bytes)
 
 
-def _latency(model: SegmentationModel, size: tuple[int, int], repeats: int) -> float:
+def _latency_and_memory(model: SegmentationModel, size: tuple[int, int], repeats: int) -> tuple[float, int | None]:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     inputs = example_inputs(model.input_spec, 1, size, device)
-    seconds: list[float] = []
+
+    def look() -> float:
+        start = time.perf_counter()
+        model(*inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
     with torch.inference_mode():
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            model(*inputs)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - start)
+        memory = PeakMemory(device, trim=True)
+        look()
+        memory_bytes = memory.growth_bytes()
+        latency_s = statistics.median(look() for _ in range(repeats))
     model.train(was_training)
-    return statistics.median(seconds[1:])
+    return latency_s, memory_bytes
