@@ -16,6 +16,7 @@ within rounding, at most one pixel in ten thousand), or the script ends with an 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from torch.nn import functional
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.inference import segment
+from rgbdseg.inference.form import for_inference
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
 from rgbdseg.sample import RGBDSample
@@ -148,8 +150,7 @@ def compare(options: argparse.Namespace, frame: RGBDSample, multi: bool) -> bool
     window = (options.window, options.window)
     scales = (0.75, 1.0, 1.25) if multi else (1.0,)
     protocol = EvaluationProtocol("sliding", window, 2 / 3, scales, multi, "sagate")
-    released, ours = (make_model(options.model, frame).to(options.device) for _ in range(2))
-    released.load_state_dict(ours.state_dict())
+    released = make_model(options.model, frame).to(options.device)
     predictions: dict[str, NDArray[np.uint8]] = {}
 
     def plain() -> None:
@@ -157,6 +158,7 @@ def compare(options: argparse.Namespace, frame: RGBDSample, multi: bool) -> bool
 
     def library(precision: str) -> Callable[[], None]:
         dtype = None if precision == "float32" else getattr(torch, precision)
+        ours = for_inference(copy.deepcopy(released), torch.device(options.device), dtype)
 
         def run() -> None:
             result = segment(ours, frame, ours.input_spec, protocol, device=options.device, autocast_dtype=dtype)

@@ -18,6 +18,7 @@ from rgbdseg.errors import DataError, UsageError
 from rgbdseg.frame_inputs import CameraLike, check_known, make_sample
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
 from rgbdseg.inference import Segmentation, segment
+from rgbdseg.inference.form import for_inference
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.models._base import SegmentationModel
@@ -29,8 +30,11 @@ from rgbdseg.training_size import enlarged_scores, seen_size, shrunk
 from rgbdseg.transforms.derive import with_hha
 from rgbdseg.weights.checkpoint import ModelBundle
 from rgbdseg.weights.facts import ModelFacts
+from rgbdseg.weights.fingerprint import weights_fingerprint
 
 # H height, W width, N points
+
+PRECISIONS = ("auto", *AUTOCAST)
 
 
 class Segmenter:
@@ -70,12 +74,13 @@ class Segmenter:
         dataset: str = "",
         training_size: tuple[int, int] | None = None,
     ) -> None:
+        self._fingerprint: str | None = None
         self.label_values, self.dataset = label_values, dataset
         self.device = choose_device(device)
         self.label_set = label_set
         self.input_spec = input_spec or model.input_spec
         self.protocol = protocol or EvaluationProtocol()
-        check_choice("precision", precision, ("auto", *AUTOCAST))
+        check_choice("precision", precision, PRECISIONS)
         self.autocast_dtype = AUTOCAST[chosen_precision(precision, self.device)]
         self.model = place_model(model, self.device, self.autocast_dtype).eval()
         self.hha = hha
@@ -91,8 +96,11 @@ class Segmenter:
         device: str | torch.device = "auto",
         precision: str = "32-true",
         fit_size: bool | None = None,
+        keep_layers: bool = False,
     ) -> Segmenter:
         """Make one from a checkpoint that has been read.
+
+        The model gets the form in which it is fastest, see `rgbdseg.inference.form`: it is not to be trained any more.
 
         Args:
             bundle: model and facts.
@@ -101,12 +109,18 @@ class Segmenter:
             precision: see the class.
             fit_size: whether much larger images than those of training are looked at in their size; by default where
                 no protocol is given.
+            keep_layers: leave the model as it was trained, layer by layer, for whoever looks into it.
         """
         facts = bundle.facts
+        fingerprint = weights_fingerprint(bundle.model)
+        if not keep_layers:
+            check_choice("precision", precision, PRECISIONS)
+            chosen = choose_device(device)
+            for_inference(bundle.model, chosen, AUTOCAST[chosen_precision(precision, chosen)])
         fit_size = protocol is None if fit_size is None else fit_size
         if protocol is None:
             protocol = for_other_images(stored_protocol(facts.config))
-        return cls(
+        segmenter = cls(
             bundle.model,
             facts.label_set,
             input_spec=facts.input_spec,
@@ -119,6 +133,12 @@ class Segmenter:
             dataset=facts.dataset,
             training_size=training_size(facts) if fit_size else None,
         )
+        segmenter._fingerprint = fingerprint
+        return segmenter
+
+    def weights_fingerprint(self) -> str:
+        """Return a short text that differs between models with other weights, wherever they are and in any form."""
+        return self._fingerprint or weights_fingerprint(self.model)
 
     def __repr__(self) -> str:
         streams = " + ".join(self.input_spec.names)

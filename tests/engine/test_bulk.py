@@ -21,7 +21,7 @@ from rgbdseg.data.hha_cache import cache_hha
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.bulk import BulkOptions, BulkResult, predict_in_bulk
 from rgbdseg.engine.bulk_processes import Share
-from rgbdseg.engine.bulk_record import finished_frames, weights_fingerprint
+from rgbdseg.engine.bulk_record import finished_frames
 from rgbdseg.engine.predict import FileFrames, TreeInputs, find_frames, open_inputs
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.labels import LabelSet
@@ -29,6 +29,7 @@ from rgbdseg.outputs import LabelFiles
 from rgbdseg.recordings import OpenOptions
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmenter import Segmenter
+from rgbdseg.weights.fingerprint import weights_fingerprint
 from tests.foreign_trees import write_dformer
 from tests.specs import RGB_DEPTH, RGB_HHA
 from tests.synthetic import make_camera, make_scene, write_depth, write_tree
@@ -318,7 +319,7 @@ class Second(Share):
 
 def test_only_the_main_process_looks_at_all_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setattr("rgbdseg.engine.bulk.weights_fingerprint", lambda model: seen.append(model) or "weights")
+    monkeypatch.setattr(Segmenter, "weights_fingerprint", lambda self: seen.append(self) or "weights")
     source = Pictures(4)
     predict_in_bulk(segmenter(), source, tmp_path, BulkOptions(("label",)), share=Second(1, 2))
     assert seen == []

@@ -17,6 +17,7 @@ import rgbdseg
 import rgbdseg.models
 from rgbdseg.encoders import StagedEncoder
 from rgbdseg.errors import UsageError
+from rgbdseg.inference.form import for_inference
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._registry import get_variant
 from rgbdseg.nn.resize import postponed_resize
@@ -369,3 +370,36 @@ def test_variants_have_options_that_their_class_takes(name: str) -> None:
     card = variant.model.card  # type: ignore[attr-defined]
     for text in (card.method, card.paper, card.input, card.code, card.exact, card.ours):
         assert text
+
+
+def learn_statistics(model: nn.Module) -> None:
+    """Give normalizations values that trained ones have; those of a new model change nothing."""
+    generator = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            size = module.running_mean.shape
+            module.running_mean.copy_(0.2 * torch.randn(size, generator=generator))
+            assert module.running_var is not None
+            module.running_var.copy_(0.5 + torch.rand(size, generator=generator))
+            for values in (module.weight, module.bias) if module.affine else ():
+                values.data.copy_(0.5 + torch.rand(size, generator=generator))
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_the_form_for_inference_has_the_same_scores(
+    tiny: Case, products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rgbdseg.nn.winograd.LEAST_CHANNELS", 1)  # a tiny network has no wide convolution
+    plain = tiny.model().double().eval()
+    learn_statistics(plain)
+    images, camera = inputs(plain)
+    images = {name: image.double() for name, image in images.items()}
+    camera = None if camera is None else camera.double()
+    # With half precision asked for, products are not saved; the computation itself is in double precision in both.
+    fast = for_inference(copy.deepcopy(plain), torch.device("cpu"), None if products else torch.bfloat16)
+    with torch.inference_mode():
+        torch.manual_seed(6)
+        expected = plain(images, camera).logits
+        torch.manual_seed(6)
+        found = fast(images, camera).logits
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)

@@ -135,7 +135,7 @@ def _write(bundle: ModelBundle, file: Path, options: argparse.Namespace) -> Expo
 
     usual = ExportOptions(for_a_graph(stored_protocol(bundle.facts.config)))
     protocol = parse_parts("export", usual, options, options.rest).evaluation
-    segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device="cpu")
+    segmenter = Segmenter.from_bundle(bundle, protocol=protocol, device="cpu", keep_layers=True)
     plan, frames = _plan_and_frames(segmenter.hha, bundle, protocol, options)
     bar = BARS[options.precision]
     if options.agreement is not None:

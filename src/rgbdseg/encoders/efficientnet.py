@@ -35,6 +35,7 @@ class EfficientNetEncoder(StagedEncoder):
 
     num_stages = 4
     dropped = ("conv_head", "bn2")
+    conv_norm_pairs = (("conv_stem", "bn1"),)
 
     def __init__(self, name: str, in_chans: int, options: DilatedOptions) -> None:
         super().__init__()

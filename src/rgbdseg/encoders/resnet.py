@@ -47,6 +47,7 @@ class ResNetEncoder(TimmEncoder):
     classifier = "fc"
     stem_modules = ("conv1", "bn1", "act1", "maxpool")
     stage_modules = ("layer1", "layer2", "layer3", "layer4")
+    conv_norm_pairs = (("conv1", "bn1"),)
 
     def network_options(self, options: ResNetOptions) -> dict[str, Any]:
         """Return what timm knows of the options."""

@@ -70,6 +70,7 @@ class FactorizedResNet(LatePoolingResNet):
     """
 
     stem_modules = ("conv1", "norm1", "relu")
+    conv_norm_pairs = (("conv1", "norm1"),)
 
     def __init__(self, name: str, in_chans: int, options: FactorizedBlockOptions) -> None:
         super().__init__()
@@ -111,6 +112,7 @@ class TimmLatePoolingResNet(LatePoolingResNet):
     """
 
     stem_modules = ("conv1", "bn1", "act1")
+    conv_norm_pairs = (("conv1", "bn1"),)
 
     def __init__(self, name: str, in_chans: int, options: NoOptions) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ from rgbdseg.engine.step import TrainingState, make_state, training_step
 from rgbdseg.engine.train import build_run, trains_on_depth
 from rgbdseg.errors import DataError
 from rgbdseg.inference import segment
+from rgbdseg.inference.form import for_inference
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._measure import measure_model
 from rgbdseg.peak_memory import PeakMemory
@@ -96,8 +97,8 @@ def plain(config: TrainConfig) -> TrainConfig:
     """Return the same run as a straightforward program would do it.
 
     float32, no compilation, contiguous memory in training, samples read and augmented one by one in the training
-    process, one view of an image at a time.  Evaluation has no setting for the order in memory: on both sides it is
-    what `rgbdseg.device.place_model` chooses for the device and the precision.
+    process, one view of an image at a time.  Evaluation has no setting for the form of the network: on both sides it is
+    what `rgbdseg.inference.form` chooses for the device and the precision.
     """
     return dataclasses.replace(
         config,
@@ -182,8 +183,6 @@ class _Side:
             if validation_set is None or len(validation_set) == 0:
                 raise DataError(f"split '{config.loader.validation_split}' of {config.data} has no image to evaluate")
             place_model(model, self.device, AUTOCAST[config.hardware.precision])
-            if config.hardware.compile:
-                model.compile()
             self.iteration = self._evaluations(model.eval(), validation_set)
         else:
             data = SegmentationData(config, train_set, None, model.input_spec, trains_on_depth(model))
@@ -249,21 +248,23 @@ class _Side:
             yield sum(len(batch.sample_ids) for batch in loaded)
 
     def _evaluations(self, model: SegmentationModel, dataset: RGBDDataset) -> Iterator[int]:
-        """Segment one frame after the other."""
+        """Segment one frame after the other; the operations are those of the first, by the model as it was built."""
         dtype = AUTOCAST[self.config.hardware.precision]
         for index in itertools.count():
             with self.clock.running(loading=True):
                 sample = dataset[index % len(dataset)]
             with self.clock.running(), contextlib.ExitStack() as counting:
                 if index == 0:
-                    # What is counted are calls of PyTorch's operators, which compiled code replaces by its own.
-                    counting.enter_context(torch.compiler.set_stance("force_eager"))
                     counter = counting.enter_context(FlopCounterMode(display=False))
                 result = segment(
                     model, sample, model.input_spec, self.config.evaluation, device=self.device, autocast_dtype=dtype
                 )
                 assert result.prediction is not None  # classes belong to the work
-            self.flops = counter.get_total_flops() if index == 0 else self.flops
+            if index == 0:
+                self.flops = counter.get_total_flops()
+                for_inference(model, self.device, dtype)
+                if self.config.hardware.compile:
+                    model.compile()
             yield 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from rgbdseg.engine.bulk_processes import Share
-from rgbdseg.engine.bulk_record import BulkRecord, Skipped, check_same, finished_frames, weights_fingerprint
+from rgbdseg.engine.bulk_record import BulkRecord, Skipped, check_same, finished_frames
 from rgbdseg.engine.read_ahead import read_ahead
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.options import check_choice
@@ -176,7 +176,7 @@ def predict_in_bulk(
 def _made_with(segmenter: Segmenter, source: FrameSource, options: BulkOptions) -> dict[str, Any]:
     return {
         "model": segmenter.name,
-        "weights": weights_fingerprint(segmenter.model),
+        "weights": segmenter.weights_fingerprint(),
         "protocol": segmenter.protocol.describe(),
         "precision": str(segmenter.autocast_dtype or "float32").removeprefix("torch."),
         "training size": None if segmenter.training_size is None else list(segmenter.training_size),

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from rgbdseg.errors import UsageError
 from rgbdseg.files import WriteError, write_text
@@ -20,7 +16,6 @@ from rgbdseg.segmented_frame import OUTPUTS
 
 RECORD_FILE = "prediction.json"
 FORMAT = 1
-_SAMPLED_VALUES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,22 +109,6 @@ def finished_frames(root: Path, outputs: Sequence[str]) -> dict[str, float]:
         files = _files(root, kind)
         times = files if times is None else {name: min(t, files[name]) for name, t in times.items() if name in files}
     return times or {}
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Return a short text that differs between models with other weights, wherever their files lie.
-
-    A sample of each tensor is looked at: training changes all of them.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        values = tensor.detach().flatten()
-        sampled = values[:: max(1, len(values) // _SAMPLED_VALUES)].cpu().contiguous()
-        digest.update(sampled.view(torch.uint8).numpy().tobytes() if len(sampled) else b"")
-    return digest.hexdigest()
 
 
 def _files(root: Path, kind: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ from rgbdseg.config.protocol import AbsentIoU, EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.device import AUTOCAST, place_model
+from rgbdseg.device import AUTOCAST
 from rgbdseg.engine.bulk_record import read_made_with
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
 from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_choices
@@ -32,6 +32,7 @@ from rgbdseg.engine.submission import SubmissionFolder
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import is_replaceable, write_text
 from rgbdseg.inference import segment
+from rgbdseg.inference.form import for_inference
 from rgbdseg.labels import LabelSet
 from rgbdseg.metrics import CLASS_COLUMNS, CONFUSION_CORNER, SegmentationScores
 from rgbdseg.outputs import LabelFiles, require_no_others
@@ -273,7 +274,7 @@ def evaluate(
     """Evaluate a checkpoint on a dataset; with ``save``, also write raw and colored predictions there.
 
     Args:
-        bundle: the model and its facts.
+        bundle: the model and its facts; it gets the form of `rgbdseg.inference.form` and is not to be trained any more.
         dataset: with what the model needs, and the labels unless only predictions are wanted.
         protocol: how an image is looked at and which part of it counts.
         hardware: devices and precision; by default those of a config.
@@ -298,7 +299,7 @@ def evaluate(
     if submission is not None and fabric.is_global_zero:
         submission.start()  # other processes write after this one has joined them
     with working_together(fabric, hardware):
-        model = place_model(bundle.model, fabric.device, AUTOCAST[hardware.precision])
+        model = for_inference(bundle.model, fabric.device, AUTOCAST[hardware.precision])
         if hardware.compile:
             model.compile()
         # The dataset's label set, since checkpoints of older versions know no categories.

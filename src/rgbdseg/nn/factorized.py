@@ -41,6 +41,8 @@ class FactorizedBlock(nn.Module):
         options: see `FactorizedBlockOptions`.
     """
 
+    conv_norm_pairs = (("horizontal1", "norm1"), ("horizontal2", "norm2"))
+
     def __init__(
         self, in_channels: int, channels: int, stride: int = 1, options: FactorizedBlockOptions | None = None
     ) -> None:
