@@ -237,7 +237,7 @@ class CMNeXt(SegmentationModel):
         encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_widths(decoder_channels=decoder_channels)
-        check_modalities(modalities)
+        check_modalities(modalities, ("depth",))
         check_choice("compat", compat, Compat)
         built = _create_encoder(encoder, drop_path_rate, encoder_options or {})
         streams = [rgb_stream(built.mean, built.std), *(modality_stream(name) for name in modalities)]
