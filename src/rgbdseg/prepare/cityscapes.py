@@ -122,9 +122,12 @@ def prepare_cityscapes(
 
     Args:
         source: the folder with leftImg8bit, gtFine, disparity and camera.
+        destination: folder of the tree, see `write_prepared_tree`.
         splits: of train, val and test. The labels of the test split are not public, so its frames have none.
         partial: take a source that lacks frames of the official splits.
         fit_hha: fit the HHA constants to the training frames, see `fit_outdoor_parameters`, instead of the preset.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         DataError: naming the package, file or key that is missing or wrong.

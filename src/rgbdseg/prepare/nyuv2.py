@@ -125,10 +125,15 @@ def prepare_nyuv2(
     `rgbdseg.prepare.writer.write_prepared_tree`.
 
     Args:
+        mat: the official ``nyu_depth_v2_labeled.mat``.
+        destination: folder of the tree, see `write_prepared_tree`.
         splits: the official ``splits.mat``; the same split comes with this library.
         classes: 40, 13, or 894, which keeps the numbers of the file as 16-bit PNG, lists the names in ``classes.txt``
             and states no label set, since training takes at most 255 classes.
         rgb_format: "png" is lossless; "jpg" is written with ``jpeg_quality``.
+        jpeg_quality: 1 to 100.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         UsageError: for unusable options or a missing h5py.

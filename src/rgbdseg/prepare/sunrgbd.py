@@ -96,7 +96,10 @@ def prepare_sunrgbd(
 
     Args:
         source: the folder that holds SUNRGBD and SUNRGBDtoolbox, or SUNRGBD itself.
+        destination: folder of the tree, see `write_prepared_tree`.
         toolbox: SUNRGBDtoolbox, where it lies elsewhere.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         DataError: naming the file, for anything that is missing or does not fit together.
