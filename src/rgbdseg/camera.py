@@ -42,7 +42,14 @@ class PinholeCamera:
 
     @classmethod
     def from_one_based(cls, fx: float, fy: float, cx: float, cy: float) -> PinholeCamera:
-        """Build from intrinsics whose pixel coordinates count from 1 (MATLAB convention)."""
+        """Build from intrinsics whose pixel coordinates count from 1 (MATLAB convention).
+
+        Args:
+            fx: horizontal focal length in pixels.
+            fy: vertical focal length in pixels.
+            cx: column of the principal point, 1 for the first.
+            cy: row of the principal point, 1 for the first.
+        """
         return cls(fx, fy, cx - 1.0, cy - 1.0)
 
     @classmethod

@@ -70,6 +70,9 @@ class SegmentationScores:
         """Compute all scores from a confusion matrix (C, C) with the truth in rows.
 
         Args:
+            confusion: pixels (C, C), the truth in rows, the prediction in columns.
+            images: how many were counted.
+            class_names: of the C classes; None: their indices.
             categories: the category of each class, or none. Their scores are those of the Cityscapes benchmark: pixels
                 of void truth count nowhere, whatever category their void label belongs to.
         """

@@ -37,6 +37,9 @@ def parallel_map(
     """Yield ``function(context, item)`` for each item, in order.
 
     Args:
+        function: of a module, so that processes find it.
+        context: what all calls share.
+        items: one for each call.
         workers: processes; 0 works in this one. ``context`` is sent to each process once, so it may be large; function,
             context and items must be picklable. Only a few results are in flight at a time. When the caller stops
             early, or an item raises, items that have not begun are dropped.

@@ -78,6 +78,7 @@ def depth_image(depth_m: ArrayLike, near_m: float | None = None, far_m: float | 
     """Paint depth in meters, (H, W) or (1, H, W): near bright and warm, far dark; no reading (0) is black.
 
     Args:
+        depth_m: (H, W) or (1, H, W), 0 = no reading.
         near_m: near end of the scale; by default the 2nd percentile of the readings.
         far_m: far end; by default the 98th percentile.
     """
@@ -102,6 +103,9 @@ def contact_sheet(
     """Arrange pictures in a grid, captions above the columns and above each row.
 
     Args:
+        rows: pictures, uint8 (H, W, 3).
+        column_captions: one for each column, or none.
+        row_captions: one for each row, or none.
         cell_width: every picture is scaled to this width in pixels; default the width of the first picture.
     """
     if not rows or not rows[0]:
@@ -134,7 +138,14 @@ def contact_sheet(
 
 
 def legend(class_names: Sequence[str], palette: Sequence[RGB], columns: int = 5, cell_width: int = 150) -> Picture:
-    """Return a picture of color patches with the classes' names, row by row."""
+    """Return a picture of color patches with the classes' names, row by row.
+
+    Args:
+        class_names: in the order of the palette.
+        palette: red, green and blue of 0 to 255 for each class.
+        columns: patches side by side.
+        cell_width: of a patch with its name, in pixels.
+    """
     font = ImageFont.load_default(12)
     patch = 16
     rows = -(-len(class_names) // columns)
@@ -166,7 +177,9 @@ def labeled_point_cloud(
     """Lift the labeled pixels that have a depth reading into the camera's frame, row by row.
 
     Args:
+        sample: with depth and camera.
         prediction: uint8 (H, W).
+        palette: red, green and blue of 0 to 255 for each class.
 
     Returns:
         xyz_cam_m float32 (N, 3) (+x right, +y down, +z forward), colors uint8 (N, 3) of the labels, and labels uint8
@@ -202,6 +215,7 @@ def write_ply(
     """Write a binary little-endian PLY point cloud, atomically.
 
     Args:
+        path: of the file.
         xyz_cam_m: (N, 3) in meters.
         colors: uint8 (N, 3).
         labels: uint8 or uint16 (N,), a further vertex property ``label``.

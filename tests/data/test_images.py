@@ -10,7 +10,6 @@ from PIL import Image
 from rgbdseg.data import images
 from rgbdseg.data.description import DepthUnit
 from rgbdseg.data.images import (
-    LabelCodec,
     read_depth,
     read_depth_values,
     read_further,
@@ -20,6 +19,7 @@ from rgbdseg.data.images import (
     write_hha,
     write_png,
 )
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RasterRule
 

@@ -75,6 +75,8 @@ def test_points_lie_where_the_scene_is() -> None:
     recording = Wall(poses)
     frame = recording.read(1)
     np.testing.assert_allclose(points_in_world(frame)[..., 0], 2.0, atol=1e-6)
+    with pytest.raises(DataError, match=r"has no place; expected one with depth_m, camera and camera_to_world"):
+        points_in_world(recording.read(2))
     moves = []
     options = MapOptions(voxel_m=0.05, min_votes=1)
     made = map_recording(segmenter(), recording, options, progress=lambda *at: moves.append(at))

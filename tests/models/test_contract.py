@@ -117,8 +117,11 @@ def inputs(model: SegmentationModel, height: int = 64, width: int = 64, batch: i
 
 
 def activate_all_branches(model: nn.Module) -> None:
-    """Residual branches start at zero and a small bottleneck may happen to be: then nothing before has a gradient."""
+    """Or nothing before has a gradient: residual branches start at zero, or are left out by chance while training, and
+    a small bottleneck may happen to be zero."""
     for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 0.7)
         elif isinstance(module, nn.Linear) and module.bias is not None:

@@ -357,3 +357,11 @@ def test_real_sizes(name: str, blocks: int, width: int) -> None:
         published = to_published(built)
         assert published["encoder.backbone.pos_embed"].shape == (1, 32 * 32, 1024)
         assert published["encoder.backbone.patch_embed.proj.weight"].shape == (1024, 3, 16, 16)
+
+
+def test_queries_of_a_model_without_any() -> None:
+    model = rgbdseg.create_model("dinodepth_vit_pico", 3)
+    assert isinstance(model, DinoDepth)
+    image = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(UsageError, match="decoder='eomt'"):
+        model.predict_queries(image, image, masked=False)

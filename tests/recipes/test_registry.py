@@ -11,7 +11,7 @@ from rgbdseg.cli.main import main
 from rgbdseg.config.train import TrainConfig
 from rgbdseg.datasets import DATASETS
 from rgbdseg.errors import UsageError
-from rgbdseg.recipes import RECIPES, describe_recipe, get_recipe, register_recipe
+from rgbdseg.recipes import RECIPES, describe_recipes, get_recipe, register_recipe
 from rgbdseg.recipes.demo import demo
 from tests.synthetic import write_tree
 
@@ -38,7 +38,7 @@ NOT_A_RECIPE = 3
 def test_every_recipe_knows_its_name_and_says_what_it_is(name: str) -> None:
     config = get_recipe(name)
     assert config.recipe == name
-    assert describe_recipe(name).endswith((".", ":"))
+    assert describe_recipes([name])[name].endswith((".", ":"))
     json.dumps(config.to_dict())
 
 
@@ -61,7 +61,7 @@ def test_a_recipe_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RECIPES, "_registered", {})
     register_recipe("mine", my_recipe)
     assert get_recipe("mine") == dataclasses.replace(my_recipe(), recipe="mine")
-    assert describe_recipe("mine") == "Mine, and nobody else's."
+    assert describe_recipes(["mine"])["mine"] == "Mine, and nobody else's."
     with pytest.raises(UsageError, match="a recipe named 'demo' exists already"):
         register_recipe("demo", my_recipe)
 

@@ -14,12 +14,14 @@ from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.run_options import EvaluateOptions, add_area_options, add_protocol_options, parse_parts
 from rgbdseg.config.disturbance import FAULTS, InputFaults, parse_faults
 from rgbdseg.config.protocol import stored_protocol
-from rgbdseg.config.train import PRECISIONS
+from rgbdseg.config.train import PRECISIONS, LoaderConfig
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from rgbdseg.data.dataset import RGBDDataset
     from rgbdseg.engine.evaluate import EvaluationResult
     from rgbdseg.metrics import SegmentationScores
+    from rgbdseg.weights.facts import ModelFacts
 
 EPILOG = """
 Every other option is a field of the groups evaluation, hardware and loader of a configuration, as for rgbdseg train:
@@ -160,9 +162,7 @@ def _prepare(
         save: folder of the predictions.
         faults: that the frames get.
     """
-    from rgbdseg.data.tree import open_tree
     from rgbdseg.engine.evaluate import check_save, evaluate
-    from rgbdseg.engine.evaluated_data import evaluated_dataset
     from rgbdseg.engine.processes import is_main_process
     from rgbdseg.engine.submission import SubmissionFolder
     from rgbdseg.weights.checkpoint import load_bundle
@@ -173,23 +173,7 @@ def _prepare(
     if not data:
         raise UsageError(f"{path} does not say what it was trained on; add --data DATASET")
     parts = parse_parts("evaluate", EvaluateOptions(stored_protocol(config)), options, rest)
-    split, limit = parts.loader.validation_split, parts.loader.validation_limit
-    tree = open_tree(data)
-    labeled = bool({frame.sample_id for frame in tree.frames(split)} & tree.index("label").files.keys())
-    if not labeled and not options.save_submission:
-        raise UsageError(
-            f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
-            "have the predictions written with --save-submission DIR"
-        )
-    dataset = evaluated_dataset(
-        bundle.facts,
-        tree,
-        split,
-        labeled=labeled,
-        limit=limit,
-        hha_cache=parts.loader.hha_cache,
-        faults=faults,
-    )
+    dataset = _open_dataset(data, bundle.facts, parts.loader, faults, scored=not options.save_submission)
     earlier = check_save(save, dataset.ids) if save is not None else 0
     if earlier and is_main_process():
         say(f"note: {earlier} predictions of an earlier evaluation in {save} are replaced")
@@ -206,8 +190,28 @@ def _prepare(
         else None,
         console=CONSOLE,
     )
-    usual = [path.stem, split, parts.evaluation.slug(), *([faults.slug()] if faults else [])]
+    usual = [path.stem, dataset.split, parts.evaluation.slug(), *([faults.slug()] if faults else [])]
     return _Job(name or "-".join(usual), begin)
+
+
+def _open_dataset(
+    data: str, facts: ModelFacts, loader: LoaderConfig, faults: InputFaults, *, scored: bool
+) -> RGBDDataset:
+    """Open what a model is evaluated on; raises UsageError where it must be ``scored`` and there are no labels."""
+    from rgbdseg.data.tree import open_tree
+    from rgbdseg.engine.evaluated_data import evaluated_dataset
+
+    tree, split = open_tree(data), loader.validation_split
+    labeled = bool({frame.sample_id for frame in tree.frames(split)} & tree.index("label").files.keys())
+    if scored and not labeled:
+        raise UsageError(
+            f"split '{split}' of {tree.root} has no labels, so nothing can be scored; choose another split, or "
+            "have the predictions written with --save-submission DIR"
+        )
+    limit = loader.validation_limit
+    return evaluated_dataset(
+        facts, tree, split, labeled=labeled, limit=limit, hha_cache=loader.hha_cache, faults=faults
+    )
 
 
 def _show(result: EvaluationResult, seconds: float) -> None:

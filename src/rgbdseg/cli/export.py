@@ -32,45 +32,8 @@ before it is written; a graph that does not keep the model's numbers is not writ
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
-    parser = Parser("export", "Write a trained model as one graph with all of its pre-processing inside.")
-    parser.epilog = EPILOG
-    parser.add_argument(
-        "model",
-        nargs="?",
-        help="a checkpoint, a run folder or a name of the zoo; left out: the model that comes with rgbdseg",
-    )
-    parser.add_argument("out", nargs="?", help="file to write: .onnx, .pt2 (torch-export) or .xml (openvino)")
-    parser.add_argument("--bundle", metavar="DIR", help="write graph, labels.json and run.py, which needs no PyTorch")
-    parser.add_argument(
-        "--format", choices=SUFFIX_OF_FORMAT, help="by default what the name of the file says; openvino if installed"
-    )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the network")
-    parser.add_argument(
-        "--size",
-        nargs="+",
-        metavar="PIXELS",
-        help="height and width of the frames, or: open.  default: as --data, or open",
-    )
-    parser.add_argument(
-        "--depth-unit", metavar="UNIT", help="depth is uint16 in mm, cm or meters per unit (default: meters)"
-    )
-    parser.add_argument("--scores", action="store_true", help="the graph also returns the share of every class")
-    compared = parser.add_argument_group("what it is compared with PyTorch on (default: made rooms)")
-    compared.add_argument("--data", metavar="DATASET", help="folder of a prepared dataset")
-    compared.add_argument("--split", default="test", help="of the dataset")
-    compared.add_argument("--frames", type=int, default=8, help="number of frames")
-    compared.add_argument(
-        "--agreement", type=float, metavar="PERCENT", help="equal labels (default: 99.9; fp16 99.5, int8 90)"
-    )
-    compared.add_argument("--miou-loss", type=float, metavar="POINTS", help="lower mIoU (default: 0.1; int8 2)")
-    add_protocol_options(parser)
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--table", metavar="FILE.md", help="instead: export the small model of every family, write a table"
-    )
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="of the table; default: all small ones")
     own, rest = split_config_options(arguments)
-    options = parser.parse_args(own, argparse.Namespace(rest=rest))
+    options = _parser().parse_args(own, argparse.Namespace(rest=rest))
     if options.table:
         return _write_table(options)
     if options.model and not options.out and not options.bundle:
@@ -208,3 +171,44 @@ def _write_table(options: argparse.Namespace) -> int:
     failed = [row.model for row in rows if row.problem]
     say(f"{len(rows) - len(failed)} of {len(rows)} families export; wrote {options.table}")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("export", "Write a trained model as one graph with all of its pre-processing inside.")
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="a checkpoint, a run folder or a name of the zoo; left out: the model that comes with rgbdseg",
+    )
+    parser.add_argument("out", nargs="?", help="file to write: .onnx, .pt2 (torch-export) or .xml (openvino)")
+    parser.add_argument("--bundle", metavar="DIR", help="write graph, labels.json and run.py, which needs no PyTorch")
+    parser.add_argument(
+        "--format", choices=SUFFIX_OF_FORMAT, help="by default what the name of the file says; openvino if installed"
+    )
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the network")
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width of the frames, or: open.  default: as --data, or open",
+    )
+    parser.add_argument(
+        "--depth-unit", metavar="UNIT", help="depth is uint16 in mm, cm or meters per unit (default: meters)"
+    )
+    parser.add_argument("--scores", action="store_true", help="the graph also returns the share of every class")
+    compared = parser.add_argument_group("what it is compared with PyTorch on (default: made rooms)")
+    compared.add_argument("--data", metavar="DATASET", help="folder of a prepared dataset")
+    compared.add_argument("--split", default="test", help="of the dataset")
+    compared.add_argument("--frames", type=int, default=8, help="number of frames")
+    compared.add_argument(
+        "--agreement", type=float, metavar="PERCENT", help="equal labels (default: 99.9; fp16 99.5, int8 90)"
+    )
+    compared.add_argument("--miou-loss", type=float, metavar="POINTS", help="lower mIoU (default: 0.1; int8 2)")
+    add_protocol_options(parser)
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--table", metavar="FILE.md", help="instead: export the small model of every family, write a table"
+    )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="of the table; default: all small ones")
+    return parser

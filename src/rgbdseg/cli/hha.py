@@ -9,26 +9,7 @@ from rgbdseg.cli.common import Parser, add_workers, progress_bar, say
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
-    parser = Parser("hha", "Compute the HHA images of a dataset once; complete ones are kept, so it can be repeated.")
-    parser.add_argument("dataset", help="folder of the prepared dataset")
-    parser.add_argument("--cache", metavar="DIR", help="write there instead of the dataset's own HHA folder")
-    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits")
-    parser.add_argument(
-        "--parameters",
-        metavar="PARAMETERS",
-        help="indoor, sensor or outdoor, or changes such as floor_percentile=1; put into dataset.json",
-    )
-    parser.add_argument(
-        "--missing",
-        metavar="VALUES",
-        help="stored depth that means no reading: 0,65535 or none; put into dataset.json",
-    )
-    parser.add_argument(
-        "--largest-depth", type=float, metavar="M", help="depth beyond is no reading; put into dataset.json"
-    )
-    add_workers(parser)
-    parser.add_argument("--overwrite", action="store_true", help="compute all images anew")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     from rgbdseg.data.hha_audit import audit_tree
     from rgbdseg.data.hha_cache import cache_hha, restate_hha
 
@@ -59,3 +40,26 @@ def run(arguments: list[str]) -> int:
         if text is not None:
             say(f"WARNING {text}")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("hha", "Compute the HHA images of a dataset once; complete ones are kept, so it can be repeated.")
+    parser.add_argument("dataset", help="folder of the prepared dataset")
+    parser.add_argument("--cache", metavar="DIR", help="write there instead of the dataset's own HHA folder")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits")
+    parser.add_argument(
+        "--parameters",
+        metavar="PARAMETERS",
+        help="indoor, sensor or outdoor, or changes such as floor_percentile=1; put into dataset.json",
+    )
+    parser.add_argument(
+        "--missing",
+        metavar="VALUES",
+        help="stored depth that means no reading: 0,65535 or none; put into dataset.json",
+    )
+    parser.add_argument(
+        "--largest-depth", type=float, metavar="M", help="depth beyond is no reading; put into dataset.json"
+    )
+    add_workers(parser)
+    parser.add_argument("--overwrite", action="store_true", help="compute all images anew")
+    return parser

@@ -12,7 +12,7 @@ from rgbdseg.cli.recording_options import add_recording_options, recording_optio
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from rgbdseg.live.run import Pace
+    from rgbdseg.live.run import LiveSummary, Pace
     from rgbdseg.live.sources import LiveSource
 
 REALSENSE = "realsense"
@@ -59,6 +59,10 @@ def run(arguments: list[str]) -> int:
     finally:
         if record is not None and record.exists():
             say(f"wrote {record}; look at it with: rerun {record}")
+    return _say_done(done)
+
+
+def _say_done(done: LiveSummary) -> int:
     pace = done.pace
     say(
         f"labeled {pace.frames} frames in {done.seconds:.1f} s: {pace.fps:.1f} frames/s, median latency "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, say, steady_progress
 from rgbdseg.cli.recording_options import add_recording_options, recording_options
 from rgbdseg.errors import UsageError
 from rgbdseg.files import is_replaceable
+
+if TYPE_CHECKING:
+    from rgbdseg.engine.mapping import LabeledMap
 
 
 def run(arguments: list[str]) -> int:
@@ -46,18 +50,22 @@ def run(arguments: list[str]) -> int:
     if options.picture:
         save_png(options.picture, draw_points(points.xyz_world_m, colors, up=made.up_world))
         written.append(options.picture)
-    left_out = f", {made.without_pose} without a pose left out" if made.without_pose else ""
-    say(f"{len(points)} points of {made.voxel_m:g} m from {made.frames} frames{left_out}")
-    if not len(points):
-        say("WARNING the map is empty: lower --min-votes or --min-confidence, or raise --max-depth or --voxel")
-    if made.voxel_m > options.voxel:
-        say(f"cubes were made larger, {made.voxel_m:g} m, to stay within memory")
+    _say_made(made, options.voxel)
     say(f"wrote {', '.join(written)}")
     for name, reason in made.damaged[:_SHOWN]:
         say(f"skipped {name}: {reason}")
     if len(made.damaged) > _SHOWN:
         say(f"and {len(made.damaged) - _SHOWN} more")
     return 1 if made.damaged else 0
+
+
+def _say_made(made: LabeledMap, voxel_m: float) -> None:
+    left_out = f", {made.without_pose} without a pose left out" if made.without_pose else ""
+    say(f"{len(made.points)} points of {made.voxel_m:g} m from {made.frames} frames{left_out}")
+    if not len(made.points):
+        say("WARNING the map is empty: lower --min-votes or --min-confidence, or raise --max-depth or --voxel")
+    if made.voxel_m > voxel_m:
+        say(f"cubes were made larger, {made.voxel_m:g} m, to stay within memory")
 
 
 _SHOWN = 20

@@ -8,22 +8,7 @@ from rgbdseg.errors import UsageError
 
 def run(arguments: list[str]) -> int:
     """Run the command."""
-    parser = Parser("serve", "Label frames on a web page, and by HTTP for machines.")
-    parser.add_argument(
-        "models",
-        nargs="*",
-        metavar="MODEL",
-        help="runs, folders of runs, checkpoints, exported graphs (.onnx) or names of the zoo; the first is the "
-        "default; the model that comes with rgbdseg is always there",
-    )
-    parser.add_argument("--zoo", action="store_true", help="also all models of the zoo that a program can download")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
-    parser.add_argument("--port", type=int, default=7860, help="of the page")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--max-megabytes", type=float, default=32, help="of each file")
-    parser.add_argument("--max-megapixels", type=float, default=4, help="of each image")
-    parser.add_argument("--no-page", action="store_true", help="the HTTP endpoint alone")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if not 0 < options.port < 65536:
         raise UsageError(f"--port is {options.port}; expected 1 to 65535")
     for name in ("max_megabytes", "max_megapixels"):
@@ -61,3 +46,22 @@ def _require(*names: str) -> None:
             __import__(name)
         except ImportError as error:
             raise UsageError(f"{name} is not installed, which serve needs: pip install 'rgbdseg[serve]'") from error
+
+
+def _parser() -> Parser:
+    parser = Parser("serve", "Label frames on a web page, and by HTTP for machines.")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="runs, folders of runs, checkpoints, exported graphs (.onnx) or names of the zoo; the first is the "
+        "default; the model that comes with rgbdseg is always there",
+    )
+    parser.add_argument("--zoo", action="store_true", help="also all models of the zoo that a program can download")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
+    parser.add_argument("--port", type=int, default=7860, help="of the page")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--max-megabytes", type=float, default=32, help="of each file")
+    parser.add_argument("--max-megapixels", type=float, default=4, help="of each image")
+    parser.add_argument("--no-page", action="store_true", help="the HTTP endpoint alone")
+    return parser

@@ -16,7 +16,6 @@ from rgbdseg.config.disturbance import InputFaults
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_store import RECORD_FILE, HHAStore
 from rgbdseg.data.images import (
-    LabelCodec,
     image_size,
     read_depth,
     read_further,
@@ -25,6 +24,7 @@ from rgbdseg.data.images import (
     read_rgb_beside,
     sizes_of,
 )
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.tree import Frame, PreparedTree, open_tree
 from rgbdseg.errors import DataError, unknown_name
 from rgbdseg.files import last_written_s

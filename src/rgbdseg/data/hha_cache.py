@@ -49,12 +49,14 @@ def cache_hha(
     Can be interrupted and called again: each image is complete or absent, and complete ones are kept.
 
     Args:
+        root: of the prepared tree.
         destination: folder of the PNGs; None is the tree's own, where every program finds them. A folder elsewhere is
             given to `RGBDDataset` as ``hha_cache``.
         splits: only these; None is every image.
         workers: processes, 0 for none.
         parameters: override the description's.
         overwrite: compute all frames anew.
+        progress: see `Progress`.
 
     Raises:
         DataError: when depth or camera is missing, when the destination holds HHA computed otherwise, and when it

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import math
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +15,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from rgbdseg.data.depth_formats import OWN_READERS, read_pgm, read_tiff_of_64_bits
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.label_formats import class_values, refuse_lossy, whole_numbers
+from rgbdseg.data.npy_files import plain_numbers, read_npy, two_dimensional
 from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHA_CHANNELS
-from rgbdseg.labels import IGNORE_INDEX
 from rgbdseg.reading import require_file
 from rgbdseg.sample import RasterRule
 from rgbdseg.visualize import write_png
@@ -144,7 +143,7 @@ def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
         DataError: for anything else.
     """
     if Path(path).suffix.lower() == ".npy":
-        values = _loaded_npy(path)
+        values = read_npy(path)
         if values.ndim == 2:
             values = values[None]
         elif values.ndim == 3 and values.shape[0] != rule.channels and values.shape[2] == rule.channels:
@@ -177,9 +176,9 @@ def read_depth_values(path: str | Path) -> npt.NDArray[Any]:
     """Read the stored values of a depth file as (H, W), before any unit is applied."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        return _read_npy(path)
+        return two_dimensional(path, read_npy(path))
     if suffix in OWN_READERS:
-        return _numbers(path, _two_dimensional(path, OWN_READERS[suffix](path)))
+        return plain_numbers(path, two_dimensional(path, OWN_READERS[suffix](path)))
     if suffix in (".tif", ".tiff") and (values := read_tiff_of_64_bits(path)) is not None:
         return values
     with _opened(path) as image:
@@ -210,57 +209,6 @@ def checked_meters(values: npt.NDArray[Any], unit: DepthUnit, name: str) -> npt.
     return meters
 
 
-class LabelCodec:
-    """Translates stored label values to class indices and back, by table, for any integer width.
-
-    Args:
-        class_of_value: stored value -> class index, or None for void.
-    """
-
-    def __init__(self, class_of_value: Mapping[int, int | None]) -> None:
-        size = 1 << (8 if max(class_of_value, default=0) < 256 else 16)
-        self._known = np.zeros(size, dtype=bool)
-        self._index = np.full(size, IGNORE_INDEX, dtype=np.uint8)
-        for value, index in class_of_value.items():
-            self._known[value] = True
-            if index is not None:
-                self._index[value] = index
-        self._class_of_value = dict(class_of_value)
-
-    def decode(self, values: npt.NDArray[Any], name: str) -> Tensor:
-        """Return uint8 (1, H, W) of class indices, 255 = void; raises DataError that lists unknown values."""
-        size = len(self._known)
-        # Without this, a table lookup would take -1 for the last entry, and fail beyond it.
-        if values.dtype.itemsize > 1 and ((values < 0) | (values >= size)).any():
-            raise self._unknown(values, name)
-        if not self._known.take(values).all():
-            raise self._unknown(values, name)
-        return torch.from_numpy(self._index.take(values))[None]
-
-    def decode_known(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Return uint8 of the same shape: class indices, 255 for void and for unknown values."""
-        if values.dtype.itemsize == 1:
-            return self._index.take(values)
-        inside = (values >= 0) & (values < len(self._index))
-        return np.where(inside, self._index.take(np.where(inside, values, 0)), np.uint8(IGNORE_INDEX))
-
-    def is_known(self, value: int) -> bool:
-        """Tell whether a stored value is a class or void."""
-        return value in self._class_of_value
-
-    def _unknown(self, values: npt.NDArray[Any], name: str) -> DataError:
-        unknown = [int(v) for v in np.unique(values) if not self.is_known(int(v))]
-        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        return DataError(f"{name}: unknown label value{'s' * (len(unknown) > 1)} {shown}; expected {self.expected()}")
-
-    def expected(self) -> str:
-        """Say in words which stored values are known."""
-        classes = sorted(v for v, index in self._class_of_value.items() if index is not None)
-        void = sorted(v for v, index in self._class_of_value.items() if index is None)
-        text = f"{classes[0]}..{classes[-1]}" if classes else "no classes"
-        return f"{text}, void {', '.join(map(str, void))}" if void else f"{text} and no void value"
-
-
 def read_label(path: str | Path, codec: LabelCodec) -> Tensor:
     """Read a label map as uint8 (1, H, W) of class indices, 255 = void."""
     return codec.decode(read_label_values(path), str(path))
@@ -273,7 +221,7 @@ def read_label_values(path: str | Path) -> npt.NDArray[Any]:
     arrays of whole numbers.  Raises DataError for anything else, JPEG included.
     """
     if Path(path).suffix.lower() == ".npy":
-        return whole_numbers(path, _two_dimensional(path, _loaded_npy(path, "uifb")))
+        return whole_numbers(path, two_dimensional(path, read_npy(path, "uifb")))
     if Path(path).suffix.lower() == ".pgm":
         return read_pgm(path)
     with _opened(path) as image:
@@ -377,50 +325,6 @@ def _require_one_channel(path: str | Path, image: Image.Image, what: str, guess:
 def _channel_text(image: Image.Image) -> str:
     count = len(image.getbands())
     return f"{count} channel{'s' * (count > 1)} (mode {image.mode})"
-
-
-def _read_npy(path: str | Path) -> npt.NDArray[Any]:
-    return _two_dimensional(path, _loaded_npy(path))
-
-
-def _two_dimensional(path: str | Path, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        values = values.reshape(values.shape[1:] if values.shape[0] == 1 else values.shape[:2])
-    if values.ndim != 2:
-        raise DataError(f"{path} has the shape {values.shape}; expected (height, width)")
-    return values
-
-
-def _loaded_npy(path: str | Path, kinds: str = "uif") -> npt.NDArray[Any]:
-    require_file(path)
-    try:
-        with open(path, "rb") as file:
-            _check_npy_header(file)
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # a header is a Python expression, whose damage shows in errors of any kind
-        raise DataError(f"{path} is not a readable .npy array: {error}") from None
-    return _numbers(path, values, kinds)
-
-
-def _numbers(path: str | Path, values: object, kinds: str = "uif") -> npt.NDArray[Any]:
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds or not values.size:
-        raise DataError(f"{path} holds no plain numbers; expected an array (height, width)")
-    return values
-
-
-def _check_npy_header(file: IO[bytes]) -> None:
-    """Raise ValueError for a header that asks for more numbers than there are, before memory is taken for them."""
-    if file.read(2) == b"PK":
-        raise ValueError("it is an archive of several arrays (.npz)")
-    file.seek(0)
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    stored_bytes = os.fstat(file.fileno()).st_size - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > stored_bytes:
-        raise ValueError(f"it has {stored_bytes} bytes of numbers, less than its shape {shape} of {dtype} takes")
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import ALL, DatasetDescription
 from rgbdseg.data.hha_audit import audit_hha
 from rgbdseg.data.hha_store import HHAStore
-from rgbdseg.data.images import LabelCodec
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.tree import Frame, PreparedTree, natural_key, open_tree
 from rgbdseg.depth import median_fault
 from rgbdseg.doctor.inspect_frame import (

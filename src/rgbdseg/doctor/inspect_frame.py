@@ -14,7 +14,6 @@ import numpy.typing as npt
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.images import (
-    LabelCodec,
     read_depth_values,
     read_further,
     read_hha,
@@ -23,6 +22,7 @@ from rgbdseg.data.images import (
     sizes_of,
     values_to_meters,
 )
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.datasets import class_shares
 from rgbdseg.doctor.fingerprints import (
     DepthFingerprint,

@@ -15,7 +15,6 @@ from PIL import Image
 from rgbdseg.data.depth_survey import spread
 from rgbdseg.data.description import ALL
 from rgbdseg.data.images import (
-    LabelCodec,
     read_depth_values,
     read_further,
     read_hha,
@@ -23,6 +22,7 @@ from rgbdseg.data.images import (
     read_rgb,
     values_to_meters,
 )
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.doctor.report import CheckReport, DepthSummary, Finding
 from rgbdseg.errors import DataError

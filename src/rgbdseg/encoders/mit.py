@@ -243,17 +243,21 @@ class MixTransformer(StagedEncoder):
         return segformer_names(state)
 
 
-def init_segformer(module: nn.Module) -> None:
+def init_segformer(module: nn.Module, *, per_group: bool = True) -> None:
     """Initialize as SegFormer does.
 
     Weights of linear layers: normal of standard deviation 0.02.  Weights of convolutions: normal with variance
-    2 / fan-out, the fan-out counted within a group.  Biases: 0.
+    2 / fan-out.  Biases: 0.
+
+    Args:
+        module: whose layers are initialized.
+        per_group: the fan-out of a convolution is counted within a group; CMNeXt counts that of all groups.
     """
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.trunc_normal_(child.weight, std=0.02)
         elif isinstance(child, nn.Conv2d):
-            fan_out = math.prod(child.kernel_size) * child.out_channels // child.groups
+            fan_out = math.prod(child.kernel_size) * child.out_channels // (child.groups if per_group else 1)
             nn.init.normal_(child.weight, std=math.sqrt(2 / fan_out))
         else:
             continue

@@ -142,12 +142,7 @@ def predict_in_bulk(
         record = BulkRecord(root, _made_with(segmenter, source, options), len(source.names))
         check_same(root, record.made_with, source.names, options.force)
     share.wait()
-    done_before = finished_frames(root, options.outputs)
-    todo = [
-        index
-        for index, name in enumerate(source.names)
-        if name not in done_before or source.changed_s(index) > done_before[name]
-    ]
+    todo = _unfinished(source, finished_frames(root, options.outputs))
     share.wait()  # all have looked before anything is written
     if record is not None and options.record:
         record.write()
@@ -171,6 +166,15 @@ def predict_in_bulk(
     if record is not None and options.record:
         dataclasses.replace(record, finished=True, skipped=result.skipped).write()
     return result
+
+
+def _unfinished(source: FrameSource, finished_s: Mapping[str, float]) -> list[int]:
+    """Return the frames without predictions and those that have changed since; ``finished_s``: when, by name."""
+    return [
+        index
+        for index, name in enumerate(source.names)
+        if name not in finished_s or source.changed_s(index) > finished_s[name]
+    ]
 
 
 def _made_with(segmenter: Segmenter, source: FrameSource, options: BulkOptions) -> dict[str, Any]:

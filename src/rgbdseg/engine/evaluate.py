@@ -172,6 +172,14 @@ class _Counts:
     label_set: LabelSet
     device: torch.device
 
+    @classmethod
+    def of(cls, dataset: RGBDDataset, device: torch.device) -> _Counts:
+        """Return counts for a dataset; its label set, since checkpoints of older versions know no categories."""
+        if "label" not in dataset.needs:
+            return cls({}, {}, dataset.label_set, device)
+        sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)}
+        return cls(sensors, conditions_of_tree(dataset.root), dataset.label_set, device)
+
     def __post_init__(self) -> None:
         # Each frame is counted once, in its sensor's group; the whole is the sum of the groups.
         classes = self.label_set.classes, self.label_set.categories
@@ -290,8 +298,6 @@ def evaluate(
     hardware = with_choices(hardware or HardwareConfig())
     check_hardware(hardware)
     _check_classes(bundle, dataset)
-    labeled = "label" in dataset.needs
-    sensors = {sample_id: dataset.sensor(index) for index, sample_id in enumerate(dataset.ids)} if labeled else {}
     fabric = make_fabric(hardware)
     check_share(len(dataset), fabric.world_size)
     if save is not None:
@@ -299,26 +305,15 @@ def evaluate(
     if submission is not None and fabric.is_global_zero:
         submission.start()  # other processes write after this one has joined them
     with working_together(fabric, hardware):
-        model = for_inference(bundle.model, fabric.device, AUTOCAST[hardware.precision])
-        if hardware.compile:
-            model.compile()
-        # The dataset's label set, since checkpoints of older versions know no categories.
-        conditions = conditions_of_tree(dataset.root) if labeled else {}
-        counts = _Counts(sensors, conditions, dataset.label_set, fabric.device)
+        predict = _predictor(bundle, protocol, hardware, fabric.device)
+        counts = _Counts.of(dataset, fabric.device)
         files = _PredictionFiles(dataset, save, submission)
         if fabric.is_global_zero:
             files.start()
         loader = _samples(dataset, workers, fabric)
         with _progress(console, len(loader), fabric.is_global_zero) as advance:
             for sample in loader:
-                prediction = segment(
-                    model,
-                    sample,
-                    bundle.facts.input_spec,
-                    protocol,
-                    device=fabric.device,
-                    autocast_dtype=AUTOCAST[hardware.precision],
-                ).prediction
+                prediction = predict(sample)
                 if sample.label is not None:
                     counts.update(sample, prediction, protocol)
                 files.write(sample.sample_id, prediction)
@@ -327,12 +322,32 @@ def evaluate(
         scores = counts.scores(protocol.absent_iou)
     if submission is not None and fabric.is_global_zero:
         submission.finish(dataset.description.size)
-    if scores.whole.images and not scores.whole.confusion.any():
+    _require_counted(scores.whole, dataset)
+    return dataclasses.replace(_result(bundle, dataset, protocol, scores), submission=submission)
+
+
+def _predictor(
+    bundle: ModelBundle, protocol: EvaluationProtocol, hardware: HardwareConfig, device: torch.device
+) -> Callable[[RGBDSample], Tensor]:
+    """Place the model; return what gives the classes of a frame."""
+    autocast_dtype = AUTOCAST[hardware.precision]
+    model = for_inference(bundle.model, device, autocast_dtype)
+    if hardware.compile:
+        model.compile()
+
+    def predict(sample: RGBDSample) -> Tensor:
+        spec = bundle.facts.input_spec
+        return segment(model, sample, spec, protocol, device=device, autocast_dtype=autocast_dtype).prediction
+
+    return predict
+
+
+def _require_counted(scores: SegmentationScores, dataset: RGBDDataset) -> None:
+    if scores.images and not scores.confusion.any():
         raise DataError(
             f"split '{dataset.split}' of {dataset.description.name} is void in every pixel that is counted, so nothing "
             "can be scored; look at first_label, label_values and void_label of its dataset.json, with rgbdseg check"
         )
-    return dataclasses.replace(_result(bundle, dataset, protocol, scores), submission=submission)
 
 
 def _result(

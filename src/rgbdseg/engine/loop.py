@@ -34,7 +34,17 @@ def train_loop(
     report: Report,
     signals: StopSignals,
 ) -> None:
-    """Train from where ``state`` is to the end of the schedule; raises Interrupted after a signal."""
+    """Train from where ``state`` is to the end of the schedule; raises Interrupted after a signal.
+
+    Args:
+        state: where training is; advanced in place.
+        data: batches by step.
+        config: of the run.
+        fabric: devices and process group.
+        checkpoints: where states are saved, and when one is due.
+        report: what is told of steps and epochs.
+        signals: that ask to stop.
+    """
     schedule, rank, processes = config.schedule, fabric.global_rank, fabric.world_size
     agreement, health = Agreement(fabric), _HealthChecks(state, config, report)
 

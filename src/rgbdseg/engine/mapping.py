@@ -153,10 +153,13 @@ def _vote(votes: VoxelVotes, frame: RecordedFrame, seen: SegmentedFrame, options
 
 
 def points_in_world(frame: RecordedFrame) -> NDArray[np.float64]:
-    """Return the point of every pixel, float64 (H, W, 3) in the recording's frame; pixels without reading: any."""
-    assert frame.depth_m is not None
-    assert frame.camera is not None
-    assert frame.camera_to_world is not None
+    """Return the point of every pixel, float64 (H, W, 3) in the recording's frame; pixels without reading: any.
+
+    Raises:
+        DataError: for a frame without depth, camera or pose.
+    """
+    if frame.depth_m is None or frame.camera is None or frame.camera_to_world is None:
+        raise DataError(f"frame {frame.name} has no place; expected one with depth_m, camera and camera_to_world")
     camera = torch.tensor([frame.camera.as_tuple()], dtype=torch.float64)
     xyz_cam_m = backproject(torch.from_numpy(frame.depth_m).double()[None, None], camera)[0].permute(1, 2, 0).numpy()
     rotation, translation = frame.camera_to_world[:3, :3], frame.camera_to_world[:3, 3]

@@ -41,7 +41,10 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
     """Choose the fewest passes whose samples fit; 1 where the free memory is unknown.
 
     Args:
+        config: of the run.
+        model: that is trained.
         devices: training processes on this machine; on the CPU they share its memory.
+        device_type: ``cpu`` or ``cuda``.
     """
     per_device = config.loader.batch_size // (devices * config.hardware.nodes)
     free = free_bytes(device_type) / (devices if device_type == "cpu" else 1)

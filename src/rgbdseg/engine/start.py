@@ -70,6 +70,8 @@ def load_first_weights(model: SegmentationModel, config: ModelConfig, label_set:
     """Give a new model the weights that ``config`` names; return what was taken from an earlier run, if from one.
 
     Args:
+        model: as it was built; changed in place.
+        config: which weights, see `ModelConfig`.
         label_set: of the data the model is to be trained on.
 
     Raises:

@@ -107,7 +107,14 @@ def check_submission(
     *,
     size: tuple[int, int] | None = None,
 ) -> None:
-    """Raise DataError, with the first problem and the number of others, for a folder that breaks the format."""
+    """Raise DataError, with the first problem and the number of others, for a folder that breaks the format.
+
+    Args:
+        folder: of the files.
+        sample_ids: the frames of the split.
+        label_set: with official ids.
+        size: (height, width) of every file, None for any.
+    """
     problems = list(submission_problems(folder, sample_ids, label_set, size=size))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -124,10 +131,11 @@ def submission_problems(
     """Yield in words what is wrong with a submission; nothing when the server would take it.
 
     Args:
+        folder: of the files.
         sample_ids: the frames of the split.
-        size: (height, width) of every file, None for any.
         label_set: its official ids are those that are evaluated. A server may take others as well, but they can only
             lose; here they are problems, since class indices taken for official ids would go unnoticed otherwise.
+        size: (height, width) of every file, None for any.
     """
     root = Path(folder)
     if not root.is_dir():

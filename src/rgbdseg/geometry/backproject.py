@@ -38,6 +38,9 @@ def pixel_rays(camera: Tensor, batch: int, height: int, width: int) -> tuple[Ten
 
     Args:
         camera: (B, 4), or (1, 4) for all images.
+        batch: B, number of images.
+        height: H in pixels.
+        width: W in pixels.
 
     Returns:
         X/z of the columns (B, W) and y/z of the rows (B, H), on the camera's device.

@@ -23,6 +23,7 @@ def cell_points(depth_m: Tensor, camera: Tensor, cell: int) -> Tensor:
     Args:
         depth_m: (B, 1, H, W), z-depth in meters, 0 or non-finite = no reading.
         camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
+        cell: side of a cell in pixels.
 
     Returns:
         xyz_cam_m (B, 3, ceil(H / cell), ceil(W / cell)).
@@ -60,6 +61,7 @@ def nearest_neighbors(points_BND: Tensor, count: int, *, max_pairs: int = MAX_PA
     Args:
         points_BND: finite, any number of coordinates; without gradient. Where there are fewer than ``count`` points,
             each has all of them as neighbors.
+        count: neighbors of each point, itself included; at least 1.
         max_pairs: distances that are held at once, beyond one row per image.
 
     Returns:

@@ -105,6 +105,9 @@ def fit_planes(
 
     Args:
         depth: (B, 1, H, W) as `clean_depth` returns it. For sign-free uses such as the direction of gravity.
+        camera: (B, 4) or (1, 4) as fx, fy, cx, cy in pixels counted from 0.
+        radius: of the square windows that planes are fitted to, in pixels.
+        singular: what becomes of a window whose readings all lie on one line: see `plane_fit_normals`.
     """
     if radius < 1:
         raise DataError(f"normal window radius {radius} is too small; expected 1 or more pixels")

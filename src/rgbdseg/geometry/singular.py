@@ -23,6 +23,7 @@ def published_singular_fit(z_BHW: Tensor, camera: Tensor, radius: int, at_N3: Te
     Args:
         z_BHW: depth in meters, 0 = no reading.
         camera: (B, 4) or (1, 4).
+        radius: of the windows in pixels.
         at_N3: image, row and column.
     """
     cameras = camera.to(torch.float64).expand(z_BHW.shape[0], 4)

@@ -21,6 +21,9 @@ def window_moments(values: Tensor, radius: int, dim: int, order: int) -> list[Te
 
     Args:
         values: any shape, a signed type; it counts as zero outside.
+        radius: of the windows; they have 2 radius + 1 elements.
+        dim: along which they lie.
+        order: the highest power of k.
 
     Returns:
         ``order + 1`` tensors of the same shape and type. Integers may wrap around on the way and are right where the

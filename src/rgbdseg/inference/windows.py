@@ -27,6 +27,12 @@ def window_positions(
 
     The stride is ``window * stride_rate``, rounded; the last window of an axis is shifted back to end at the border.
     An axis shorter than the window has one position, 0.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        window: (height, width) of a window in pixels.
+        stride_rate: stride divided by the side of a window, above 0 and up to 1.
+        stride_rounding: of strides that are no whole numbers.
     """
     rounded = math.ceil if stride_rounding == "up" else math.floor
     tops, lefts = (

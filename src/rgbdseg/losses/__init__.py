@@ -43,7 +43,9 @@ def segmentation_loss(
     """Return the weighted sum of the main and all auxiliary losses.
 
     Args:
+        output: of the model while training.
         label: int64 (B, H, W), 255 = void; a batch without any labeled pixel has a finite loss of 0 and gradients of 0.
+        config: kind, classes and weights of the losses.
         depth_m: targets of depth and normal tasks, see `Targets`.
         camera: targets of depth and normal tasks, see `Targets`.
 

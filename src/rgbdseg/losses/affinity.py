@@ -70,6 +70,7 @@ def divergence(affinity_BNhw: Tensor, similarity_BNN: Tensor, known_BN: Tensor) 
     """Return the mean divergence of the rows of known cells, 0 with gradients of 0 where no cell is known.
 
     Args:
+        affinity_BNhw: affinity of each of N cells to the h x w cells, N = h w; rows sum to 1.
         similarity_BNN: not negative, and above 0 between a known cell and itself.
         known_BN: bool.
     """

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rgbdseg.encoders import StagedEncoder, create_encoder, encoder_option_names
 from rgbdseg.encoders._paired import PairedEncoder
-from rgbdseg.errors import UsageError, unknown_name
+from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._layout import Layout, replace_prefix
+from rgbdseg.models._modalities import check_modalities
 from rgbdseg.nn.blocks import at_least_float32, halves
 from rgbdseg.nn.decoders import FeatureInfo, create_decoder
 from rgbdseg.nn.init import init_head
@@ -26,8 +27,6 @@ UNNORMALIZED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Mean and deviation of what the second stream sees."""
 UNITS_PER_METER = 5000.0
 """Of the depth images of NYU Depth V2 that the published networks were trained with."""
-PICTURES = ("hha", "noise", "thermal", "event", "lidar")
-"""Rasters that the second stream shows as they are stored, divided by 255."""
 
 
 class PairedModel(SegmentationModel):
@@ -41,8 +40,8 @@ class PairedModel(SegmentationModel):
         encoder: a Mix Transformer (``mit_b0`` ...) or a Swin Transformer of timm.
         geometry: what the second stream sees: ``depth``, in units of 1/5000 m divided by 255, as the published networks
             of NYU Depth V2; ``raw_depth``, the same with the sensor's holes as 0; ``depth_picture``, depth stretched
-            per image from 0 to 1, for those of SUN RGB-D; or a picture divided by 255: ``hha``, ``thermal``,
-            ``event``, ``lidar``, or ``noise``, the control that sees nothing.
+            per image from 0 to 1, for those of SUN RGB-D; or a raster of 8 bits divided by 255, such as ``hha``,
+            ``thermal``, ``event``, ``lidar``, or ``noise``, the control that sees nothing.
         drop_path_rate: of the encoder's last block while training.
         fusion_heads: heads of the pixels' attention; must divide the channels of every stage.
         decoder: a name of `rgbdseg.nn.decoders.list_decoders`.
@@ -139,8 +138,7 @@ def geometry_stream(geometry: str) -> Stream:
         return Stream("depth", f"{geometry}_m", *UNNORMALIZED, divide_by=255 / UNITS_PER_METER)
     if geometry == "depth_picture":
         return Stream("depth", "depth_m", *UNNORMALIZED, stretch="image")
-    if geometry not in PICTURES:
-        raise unknown_name("geometry", geometry, ("depth", "raw_depth", "depth_picture", *PICTURES))
+    check_modalities((geometry,), ("depth", "raw_depth", "depth_picture"))
     return Stream(geometry, geometry, *UNNORMALIZED)
 
 

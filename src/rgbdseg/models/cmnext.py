@@ -14,7 +14,6 @@ and ``compat="corrected"`` does not.  With one further modality there is no diff
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders import StagedEncoder, create_encoder, encoder_option_names
-from rgbdseg.encoders.mit import MixTransformer
+from rgbdseg.encoders.mit import MixTransformer, init_segformer
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput, check_widths
@@ -238,18 +237,9 @@ class CMNeXt(SegmentationModel):
         encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_widths(decoder_channels=decoder_channels)
-        check_modalities(modalities)
+        check_modalities(modalities, ("depth",))
         check_choice("compat", compat, Compat)
-        released = {"drop_path_rate": drop_path_rate, "norm_eps": 1e-5}
-        known = encoder_option_names(encoder)
-        released = {name: value for name, value in released.items() if name in known}
-        built = create_encoder(encoder, **{**released, **(encoder_options or {})})
-        branches = len(built.state_channels(built.num_stages - 1))
-        if tuple(built.reductions) != (4, 8, 16, 32) or built.num_stages != 4 or branches > 1:
-            raise UsageError(
-                f"encoder '{encoder}' has features at {built.reductions}, {branches} of them after the last of "
-                f"{built.num_stages} stages; CMNeXt needs one after each of 4 stages, at 4, 8, 16 and 32"
-            )
+        built = _create_encoder(encoder, drop_path_rate, encoder_options or {})
         streams = [rgb_stream(built.mean, built.std), *(modality_stream(name) for name in modalities)]
         super().__init__(num_classes, InputSpec(tuple(streams), size_divisor=built.size_divisor))
         self.compat: Compat = compat
@@ -273,7 +263,7 @@ class CMNeXt(SegmentationModel):
         self.decoder = create_decoder("mlp", features, num_classes, channels=decoder_channels)
         is_mit = isinstance(built, MixTransformer)
         for module in (self.branch, self.exchanges, self.decoder, *([built] if is_mit else [])):
-            init_released(module)
+            init_segformer(module, per_group=False)
         self.layout = LAYOUT if is_mit else None
 
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
@@ -310,25 +300,25 @@ class CMNeXt(SegmentationModel):
         return SegmentationOutput(self.decoder.upsample(self.decoder(features), size))
 
 
+def _create_encoder(name: str, drop_path_rate: float, options: Mapping[str, Any]) -> StagedEncoder:
+    known = encoder_option_names(name)
+    released = {"drop_path_rate": drop_path_rate, "norm_eps": 1e-5}
+    built = create_encoder(name, **{**{key: value for key, value in released.items() if key in known}, **options})
+    branches = len(built.state_channels(built.num_stages - 1))
+    if tuple(built.reductions) != (4, 8, 16, 32) or built.num_stages != 4 or branches > 1:
+        raise UsageError(
+            f"encoder '{name}' has features at {built.reductions}, {branches} of them after the last of "
+            f"{built.num_stages} stages; CMNeXt needs one after each of 4 stages, at 4, 8, 16 and 32"
+        )
+    return built
+
+
 def _mixer_depths(encoder: StagedEncoder, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
         return encoder.depths if isinstance(encoder, MixTransformer) else (3, 4, 6, 3)
     if len(given) != 4 or min(given) < 1:
         raise UsageError(f"mixer_depths are {tuple(given)}; expected 4 numbers of at least 1")
     return tuple(given)
-
-
-def init_released(module: nn.Module) -> None:
-    """Initialize as the released code does: as SegFormer, but with the fan-out of all groups of a convolution."""
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.trunc_normal_(child.weight, std=0.02)
-        elif isinstance(child, nn.Conv2d):
-            nn.init.normal_(child.weight, std=math.sqrt(2 / (math.prod(child.kernel_size) * child.out_channels)))
-        else:
-            continue
-        if child.bias is not None:
-            nn.init.zeros_(child.bias)
 
 
 _MIXER_NAMES = {

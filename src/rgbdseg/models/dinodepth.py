@@ -194,9 +194,13 @@ class DinoDepth(SegmentationModel):
         return self.encoder.collect(states)
 
     def predict_queries(self, rgb: Tensor, depth: Tensor, *, masked: bool) -> list[QueryPrediction]:
-        """Return the predictions of EoMT's queries: with masks before each block with queries, and after the last."""
-        assert isinstance(self.decoder, EoMTHead)
-        assert isinstance(self.encoder, ViTEncoder)
+        """Return the predictions of EoMT's queries: with masks before each block with queries, and after the last.
+
+        Raises:
+            UsageError: for a model without queries.
+        """
+        if not isinstance(self.decoder, EoMTHead) or not isinstance(self.encoder, ViTEncoder):
+            raise UsageError("this model predicts without queries; build it with decoder='eomt'")
         tokens, grid, predictions = self._run_blocks(self.encoder, rgb, depth, self.decoder, masked)
         return [*predictions, self.decoder(self.encoder.norm(tokens[-1]), grid)]
 

@@ -224,8 +224,7 @@ class SAGate(SegmentationModel):
         self.gates = _make_gates(rgb_encoder, min_gate_width) if fusion == "gate" else nn.ModuleList()
         widths = {"channels": decoder_channels, "reduced_channels": reduced_channels}
         self.decoder = create_decoder(
-            decoder
-            or ("hrnet" if len(rgb_encoder.state_channels(rgb_encoder.num_stages - 1)) > 1 else "deeplabv3plus"),
+            decoder or _usual_decoder(rgb_encoder),
             rgb_encoder.feature_info,
             num_classes,
             **{name: width for name, width in widths.items() if width is not None},
@@ -278,6 +277,11 @@ class SAGate(SegmentationModel):
         source = states[-2][-1] if len(states[-2]) > 1 else features[-1]
         auxiliary = self.decoder.upsample(self.auxiliary_head(source), size)
         return SegmentationOutput(logits, (AuxiliaryOutput("aux", "segmentation", auxiliary),))
+
+
+def _usual_decoder(encoder: StagedEncoder) -> str:
+    branches = len(encoder.state_channels(encoder.num_stages - 1))
+    return "hrnet" if branches > 1 else "deeplabv3plus"
 
 
 def _make_gates(encoder: StagedEncoder, min_width: int) -> nn.ModuleList:

@@ -178,7 +178,7 @@ class Sigma(SegmentationModel):
         channel_order: Literal["stored", "reversed"] = "reversed",
         train_all: bool = True,
     ) -> None:
-        check_modalities((modality,))
+        check_modalities((modality,), ("depth",))
         built = create_encoder(encoder, drop_path_rate=drop_path_rate, whole_patches=False)
         if not isinstance(built, VMamba):
             raise UsageError(f"encoder '{encoder}' is no VMamba; Sigma needs one")

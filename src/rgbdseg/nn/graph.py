@@ -22,6 +22,7 @@ def mean_over_neighbors(values_BNC: Tensor, neighbors_BNK: Tensor) -> Tensor:
     """Return the mean of every node's neighbors: (B, N, C), in float32 when values come in half precision.
 
     Args:
+        values_BNC: of the nodes.
         neighbors_BNK: int64 indices of nodes of the same image.  The N * K gathered rows are never held.
     """
     if torch.compiler.is_exporting():  # exported, bags are a loop over nodes

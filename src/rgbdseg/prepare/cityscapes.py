@@ -122,25 +122,21 @@ def prepare_cityscapes(
 
     Args:
         source: the folder with leftImg8bit, gtFine, disparity and camera.
+        destination: folder of the tree, see `write_prepared_tree`.
         splits: of train, val and test. The labels of the test split are not public, so its frames have none.
         partial: take a source that lacks frames of the official splits.
         fit_hha: fit the HHA constants to the training frames, see `fit_outdoor_parameters`, instead of the preset.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         DataError: naming the package, file or key that is missing or wrong.
     """
     root = Path(source)
-    for name in splits:
-        if name not in OFFICIAL_FRAMES:
-            raise unknown_name("Cityscapes split", name, OFFICIAL_FRAMES)
-    if not splits or len(set(splits)) < len(splits):
-        raise UsageError(f"splits {' '.join(splits) or '(none)'}: expected some of {', '.join(OFFICIAL_FRAMES)}, once")
+    _check_splits(splits)
     frames = _find_frames(root, splits, partial)
     first = next(iter(frames.values()))
     size = image_size(root / first.rgb)
-    hha = OUTDOOR
-    if fit_hha:
-        hha = _fit_hha(root, frames, workers)
     description = DatasetDescription(
         name="cityscapes",
         source="Cityscapes, Cordts et al., CVPR 2016; fine labels, depth from the official disparity",
@@ -149,22 +145,12 @@ def prepare_cityscapes(
         void_labels=(VOID,),
         depth=DEPTH_UNIT,
         size=size,
-        hha=hha,
+        hha=_fit_hha(root, frames, workers) if fit_hha else OUTDOOR,
     )
-    jobs = [
-        FrameJob(
-            sample_id,
-            {"rgb": ".png", "depth_m": ".png"} | ({} if frame.label is None else {"label": ".png"}),
-            frame,
-            {"rgb": root / frame.rgb, "depth_m": root / frame.disparity}
-            | ({} if frame.label is None else {"label": root / frame.label}),
-        )
-        for sample_id, frame in frames.items()
-    ]
     return write_prepared_tree(
         destination,
         description,
-        jobs,
+        [_frame_job(root, sample_id, frame) for sample_id, frame in frames.items()],
         convert_frame,
         (root, size),
         splits={name: [key for key, frame in frames.items() if frame.split == name] for name in splits},
@@ -173,6 +159,21 @@ def prepare_cityscapes(
         workers=workers,
         progress=progress,
     )
+
+
+def _check_splits(splits: Sequence[str]) -> None:
+    for name in splits:
+        if name not in OFFICIAL_FRAMES:
+            raise unknown_name("Cityscapes split", name, OFFICIAL_FRAMES)
+    if not splits or len(set(splits)) < len(splits):
+        raise UsageError(f"splits {' '.join(splits) or '(none)'}: expected some of {', '.join(OFFICIAL_FRAMES)}, once")
+
+
+def _frame_job(root: Path, sample_id: str, frame: _Frame) -> FrameJob:
+    sources = {"rgb": root / frame.rgb, "depth_m": root / frame.disparity}
+    if frame.label is not None:
+        sources["label"] = root / frame.label
+    return FrameJob(sample_id, dict.fromkeys(sources, ".png"), frame, sources)
 
 
 def disparity_to_depth_m(values: npt.NDArray[Any], stereo: StereoCamera) -> npt.NDArray[np.float64]:

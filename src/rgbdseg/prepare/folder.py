@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.from_recording import is_container, prepare_recorded, refuse_labels
 from rgbdseg.prepare.label_tables import LabelTable, read_label_table
-from rgbdseg.prepare.pairing import find_pairs
+from rgbdseg.prepare.pairing import Pair, find_pairs
 from rgbdseg.prepare.recording import (
     CopyContext,
     RecordingOptions,
@@ -108,8 +109,21 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree that the arguments ask for; return lines for the user."""
     if is_container(options.source, options.format):
         return _prepare_container(options, progress)
+    recording = _recording_options(options)
+    prepared = prepare_folder(
+        options.source,
+        options.destination,
+        recording,
+        name=options.name,
+        workers=options.workers,
+        progress=progress,
+    )
+    return report(prepared.result, _notes(prepared, recording))
+
+
+def _recording_options(options: argparse.Namespace) -> RecordingOptions:
     label_set = options.labels and read_class_names(options.labels)
-    recording = RecordingOptions(
+    return RecordingOptions(
         rgb_folder=options.rgb,
         depth_folder=options.depth,
         label_folder=options.label,
@@ -133,30 +147,26 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
         seed=options.seed,
         lists={name: Path(path) for name, path in (("train", options.train), ("test", options.test)) if path},
     )
-    prepared = prepare_folder(
-        options.source,
-        options.destination,
-        recording,
-        name=options.name,
-        workers=options.workers,
-        progress=progress,
-    )
+
+
+def _notes(prepared: PreparedRecording, options: RecordingOptions) -> list[str]:
+    """Return what the user should know of a tree that was written."""
     notes = [prepared.depth.line(), *(f"note: {note}" for note in prepared.notes)]
     if prepared.depth.median_m is None:
         notes.append("WARNING none of the depth maps that were looked at has a reading; is --missing right?")
     if prepared.camera_oddity is not None:
         notes.append(f"note: camera {prepared.camera_oddity}")
     if prepared.without_depth:
-        notes.append(f"{prepared.without_depth} images have no depth map within {options.max_difference} s: left out")
+        notes.append(f"{prepared.without_depth} images have no depth map within {options.max_difference_s} s: left out")
     if prepared.without_label:
         notes.append(f"{prepared.without_label} frames have no label: left out")
     if prepared.distorted:
         notes.append("note: the intrinsics state lens distortion, which a pinhole camera does not have; rectify")
     if prepared.result.description.camera is None:
         notes.append("note: without a camera no HHA can be computed; give --camera or --intrinsics")
-    if recording.test_share:
+    if options.test_share:
         notes.append("note: neighboring frames of one recording look alike; a random split overrates a model")
-    return report(prepared.result, notes)
+    return notes
 
 
 def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[str]:
@@ -264,40 +274,24 @@ def prepare_folder(
         WriteError: when the disk is full or not writable.
     """
     root = Path(source)
-    if not root.is_dir():
-        what = "is a file of no known recording" if root.is_file() else what_is_there(root)
-        raise DataError(f"{root} {what}; expected the folder of a recording")
-    found = find_pairs(root, options.pairing_rules)
-    require_listed_files(root, found)
-    pairs, image_count, paired = found.pairs, found.images, len(found.pairs)
-    labels = find_labels(root, options, pairs)
-    labeled = pairs if labels is None else [pair for pair in pairs if pair.sample_id in labels]
-    pairs = labeled[:: options.every]
-    size = image_size(root / pairs[0].rgb)
-    intrinsics = stated_intrinsics(options, size)
-    masks = labels is not None and are_masks(root, [labels[pair.sample_id] for pair in pairs], options)
-    camera = intrinsics.camera if intrinsics is not None else None
-    require_plausible_camera(camera, size, str(root))
-    unit = DepthUnit(stated_unit(options, intrinsics))
-    depth = survey_depth(
-        [root / pair.depth for pair in pairs], unit, missing=options.missing, largest_m=options.largest_m
-    )
+    found = _find_frames(root, options)
+    facts = _look_over(root, found, options)
     description = DatasetDescription(
         name=name or root.resolve().name,
         source="own recording",
         label_set=options.label_set,
-        **_label_facts(options, masks),
-        depth=depth.unit,
-        camera=camera,
-        size=size,
+        **_label_facts(options, facts.masks),
+        depth=facts.depth.unit,
+        camera=facts.camera,
+        size=facts.size,
         hha=options.hha,
     )
     table = options.label_table
     context = CopyContext(
-        root, size, table if table is not None and table.kind == "color" else None, options.resample_depth
+        root, facts.size, table if table is not None and table.kind == "color" else None, options.resample_depth
     )
-    jobs = [frame_job(root, pair, None if labels is None else labels[pair.sample_id], context) for pair in pairs]
-    ids = [pair.sample_id for pair in pairs]
+    jobs = [frame_job(root, pair, found.label(pair), context) for pair in found.pairs]
+    ids = [pair.sample_id for pair in found.pairs]
     splits = listed_split(options.lists, ids, root) if options.lists else random_split(ids, options)
     result = write_prepared_tree(
         destination,
@@ -314,13 +308,63 @@ def prepare_folder(
     )
     return PreparedRecording(
         result,
-        without_depth=image_count - paired,
-        without_label=paired - len(labeled),
-        distorted=intrinsics is not None and intrinsics.distorted,
-        depth=depth,
-        camera_oddity=None if camera is None else camera_oddity(camera, size),
-        notes=_mask_notes(options.label_set) if masks else (),
+        without_depth=found.without_depth,
+        without_label=found.without_label,
+        distorted=facts.distorted,
+        depth=facts.depth,
+        camera_oddity=None if facts.camera is None else camera_oddity(facts.camera, facts.size),
+        notes=_mask_notes(options.label_set) if facts.masks else (),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The frames of a recording that are taken, and how many were left out; ``labels`` by id, None without any."""
+
+    pairs: Sequence[Pair]
+    labels: Mapping[str, str] | None
+    without_depth: int
+    without_label: int
+
+    def label(self, pair: Pair) -> str | None:
+        return None if self.labels is None else self.labels[pair.sample_id]
+
+
+def _find_frames(root: Path, options: RecordingOptions) -> _Found:
+    if not root.is_dir():
+        what = "is a file of no known recording" if root.is_file() else what_is_there(root)
+        raise DataError(f"{root} {what}; expected the folder of a recording")
+    found = find_pairs(root, options.pairing_rules)
+    require_listed_files(root, found)
+    pairs = found.pairs
+    labels = find_labels(root, options, pairs)
+    labeled = pairs if labels is None else [pair for pair in pairs if pair.sample_id in labels]
+    return _Found(labeled[:: options.every], labels, found.images - len(pairs), len(pairs) - len(labeled))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """What holds for all frames of a recording; ``masks`` where its labels are 0 and 255 only."""
+
+    size: tuple[int, int]
+    camera: PinholeCamera | None
+    distorted: bool
+    masks: bool
+    depth: DepthSurvey
+
+
+def _look_over(root: Path, found: _Found, options: RecordingOptions) -> _Facts:
+    pairs, labels = found.pairs, found.labels
+    size = image_size(root / pairs[0].rgb)
+    intrinsics = stated_intrinsics(options, size)
+    masks = labels is not None and are_masks(root, [labels[pair.sample_id] for pair in pairs], options)
+    camera = intrinsics.camera if intrinsics is not None else None
+    require_plausible_camera(camera, size, str(root))
+    unit = DepthUnit(stated_unit(options, intrinsics))
+    depth = survey_depth(
+        [root / pair.depth for pair in pairs], unit, missing=options.missing, largest_m=options.largest_m
+    )
+    return _Facts(size, camera, intrinsics is not None and intrinsics.distorted, masks, depth)
 
 
 def _mask_notes(label_set: LabelSet | None) -> tuple[str, ...]:

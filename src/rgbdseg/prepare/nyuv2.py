@@ -26,6 +26,7 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.datasets.nyuv2 import CAMERA, FACTS, NYU13_OF_NYU40, SIZE
 from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.labels import LabelSet
 from rgbdseg.prepare._report import official_split_notes, report
 from rgbdseg.prepare._sources import Progress, Source
 from rgbdseg.prepare.matfile import MatFile, close_mats, load_old_mat, open_mat
@@ -124,10 +125,15 @@ def prepare_nyuv2(
     `rgbdseg.prepare.writer.write_prepared_tree`.
 
     Args:
+        mat: the official ``nyu_depth_v2_labeled.mat``.
+        destination: folder of the tree, see `write_prepared_tree`.
         splits: the official ``splits.mat``; the same split comes with this library.
         classes: 40, 13, or 894, which keeps the numbers of the file as 16-bit PNG, lists the names in ``classes.txt``
             and states no label set, since training takes at most 255 classes.
         rgb_format: "png" is lossless; "jpg" is written with ``jpeg_quality``.
+        jpeg_quality: 1 to 100.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         UsageError: for unusable options or a missing h5py.
@@ -145,21 +151,10 @@ def prepare_nyuv2(
         label_set = next((one for one in FACTS["nyuv2"].label_sets if len(one) == classes), None)
         if label_set is not None:
             _check_names(names, path)
-        description = DatasetDescription(
-            name="nyuv2",
-            source="NYU Depth V2 labeled set, Silberman et al., ECCV 2012",
-            label_set=label_set,
-            first_label=1 if label_set else 0,
-            void_labels=(0,) if label_set else (),
-            depth=MILLIMETERS,
-            raw_depth=MILLIMETERS,
-            camera=CAMERA,
-            size=SIZE,
-        )
         suffixes = {"rgb": f".{rgb_format}", "depth_m": ".png", "raw_depth_m": ".png", "label": ".png"}
         return write_prepared_tree(
             destination,
-            description,
+            _description(label_set),
             [FrameJob(str(index), suffixes, index) for index in range(count)],
             convert_frame,
             _Context(path, _label_table(classes), len(names), rgb_format, jpeg_quality),
@@ -175,6 +170,20 @@ def prepare_nyuv2(
         )
     finally:
         close_mats()
+
+
+def _description(label_set: LabelSet | None) -> DatasetDescription:
+    return DatasetDescription(
+        name="nyuv2",
+        source="NYU Depth V2 labeled set, Silberman et al., ECCV 2012",
+        label_set=label_set,
+        first_label=1 if label_set else 0,
+        void_labels=(0,) if label_set else (),
+        depth=MILLIMETERS,
+        raw_depth=MILLIMETERS,
+        camera=CAMERA,
+        size=SIZE,
+    )
 
 
 def convert_frame(context: _Context, job: FrameJob) -> Mapping[str, Content]:

@@ -96,7 +96,10 @@ def prepare_sunrgbd(
 
     Args:
         source: the folder that holds SUNRGBD and SUNRGBDtoolbox, or SUNRGBD itself.
+        destination: folder of the tree, see `write_prepared_tree`.
         toolbox: SUNRGBDtoolbox, where it lies elsewhere.
+        workers: processes, 0 for none.
+        progress: called with the stage, frames done and frames in all.
 
     Raises:
         DataError: naming the file, for anything that is missing or does not fit together.
@@ -112,24 +115,8 @@ def prepare_sunrgbd(
         frames = _select(frames, splits)
         return write_prepared_tree(
             destination,
-            DatasetDescription(
-                name="sunrgbd",
-                source="SUN RGB-D, Song et al., CVPR 2015",
-                label_set=SUN37,
-                first_label=1,
-                void_labels=(0,),
-                depth=MILLIMETERS,
-                raw_depth=MILLIMETERS,
-            ),
-            [
-                FrameJob(
-                    frame.frame_id,
-                    {"rgb": frame.rgb.suffix.lower(), "depth_m": ".png", "raw_depth_m": ".png", "label": ".png"},
-                    frame,
-                    {"rgb": frame.rgb, "depth_m": frame.depth, "raw_depth_m": frame.raw_depth},
-                )
-                for frame in frames
-            ],
+            _DESCRIPTION,
+            [_frame_job(frame) for frame in frames],
             convert_frame,
             label_file,
             splits=splits,
@@ -141,6 +128,23 @@ def prepare_sunrgbd(
         )
     finally:
         close_mats()
+
+
+_DESCRIPTION = DatasetDescription(
+    name="sunrgbd",
+    source="SUN RGB-D, Song et al., CVPR 2015",
+    label_set=SUN37,
+    first_label=1,
+    void_labels=(0,),
+    depth=MILLIMETERS,
+    raw_depth=MILLIMETERS,
+)
+
+
+def _frame_job(frame: SourceFrame) -> FrameJob:
+    files = {"rgb": frame.rgb.suffix.lower(), "depth_m": ".png", "raw_depth_m": ".png", "label": ".png"}
+    sources = {"rgb": frame.rgb, "depth_m": frame.depth, "raw_depth_m": frame.raw_depth}
+    return FrameJob(frame.frame_id, files, frame, sources)
 
 
 def convert_frame(label_file: Path, job: FrameJob) -> Mapping[str, Content]:

@@ -143,10 +143,7 @@ def write_prepared_tree(
     description = _completed(description, parameters, splits, cameras, sensors)
     _check_ids(description.name, frames)
     texts = {**(extra_files or {}), **_list_files(description, frames, splits)}
-    if cameras:
-        texts[CAMERAS_FILE] = _per_frame_json(frames, {key: camera.to_dict() for key, camera in cameras.items()})
-    if sensors:
-        texts[SENSORS_FILE] = _per_frame_json(frames, sensors)
+    texts |= _facts_of_frames(frames, cameras, sensors)
     digest = hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
     folders = sorted({description.folder(raster) for frame in frames for raster in frame.files})
     values = json.loads(json.dumps(description.to_dict()))  # as it will be read back
@@ -172,6 +169,17 @@ def write_prepared_tree(
     return PrepareResult(
         root, description, counts, len(frames), converted, convert_seconds, verify_seconds, _size(root)
     )
+
+
+def _facts_of_frames(
+    frames: Sequence[FrameJob], cameras: Mapping[str, PinholeCamera] | None, sensors: Mapping[str, str] | None
+) -> dict[str, str]:
+    texts = {}
+    if cameras:
+        texts[CAMERAS_FILE] = _per_frame_json(frames, {key: camera.to_dict() for key, camera in cameras.items()})
+    if sensors:
+        texts[SENSORS_FILE] = _per_frame_json(frames, sensors)
+    return texts
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:

@@ -56,11 +56,6 @@ def get_recipe(name: str) -> TrainConfig:
     return dataclasses.replace(config, recipe=name)
 
 
-def describe_recipe(name: str) -> str:
-    """Return the first line of what a recipe says about itself."""
-    return describe_recipes([name])[name]
-
-
 def describe_recipes(names: Sequence[str]) -> dict[str, str]:
     """Return the first line of what recipes say about themselves, from their text where it is written out there."""
     said: dict[str, str] = {}

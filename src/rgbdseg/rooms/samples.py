@@ -15,10 +15,16 @@ def render_room(
     size: tuple[int, int] = DEFAULT_SIZE,
     parameters: RoomsParameters = DEFAULT_PARAMETERS,
 ) -> RGBDSample:
-    """Render frame ``frame`` of the room ``seed`` at ``size`` (height, width) as a sample.
+    """Render a frame of a room as a sample.
 
     ``raw_depth_m`` holds the sensor's readings (0 = none), ``depth_m`` the same with holes filled, ``label`` class
     indices of `rgbdseg.datasets.rooms.ROOMS`.  The same arguments give the same bytes.
+
+    Args:
+        seed: of the room.
+        frame: number of the view, from 0.
+        size: (height, width) in pixels.
+        parameters: of rooms and sensor.
 
     Raises:
         UsageError: for negative numbers or a size below 16 pixels.

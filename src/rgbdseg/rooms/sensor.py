@@ -41,6 +41,9 @@ def read_depth(
         facing_HW: cosine of incidence.
         reflectance_HW: 0..1 as displayed.
         glass_HW: surfaces that let most of the projected pattern through.
+        focal_px: focal length in pixels.
+        rng: draws noise and holes.
+        parameters: of the sensor.
     """
     reading_m = true_depth_m.copy()
     if parameters.depth_noise > 0:

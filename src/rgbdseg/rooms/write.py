@@ -57,12 +57,20 @@ def write_rooms(
 ) -> Path:
     """Write ``train`` + ``test`` frames of generated rooms to ``destination`` and return it.
 
-    Train and test frames come from different rooms, four frames each.  ``size`` is (height, width) in pixels.
-    ``workers`` processes render beside each other; 0 renders in this one.  The files do not depend on ``workers``.
-    ``progress`` is called with the number of frames done and the total.
+    Train and test frames come from different rooms, four frames each.  The files do not depend on ``workers``.
 
     An interrupted run goes on where it stopped when called again with the same arguments, and a finished one returns
     at once.  ``dataset.json`` is written last, so a folder without it is not complete.
+
+    Args:
+        destination: folder to write.
+        train: number of training frames.
+        test: number of test frames.
+        size: (height, width) in pixels.
+        seed: of the rooms.
+        workers: processes that render beside each other; 0 renders in this one.
+        parameters: of rooms and sensor; None: the usual ones.
+        progress: called with the number of frames done and in all.
 
     Raises:
         UsageError: for unusable numbers.

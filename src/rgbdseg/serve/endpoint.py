@@ -78,6 +78,23 @@ class Problem(BaseModel):
     message: str = Field(description="what was got, what is expected, and the remedy")
 
 
+_MODEL_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "there is no such model"},
+    422: {"model": Problem, "description": "the model cannot be opened"},
+}
+_SEGMENT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "by output: JSON; a PNG of class indices (label), of colors over the image (overlay) or "
+        "of 16 bits (confidence, 65535 is 1); or all there is (zip)",
+        "content": {"image/png": {}, "application/zip": {}},
+    },
+    404: {"model": Problem, "description": "there is no such model"},
+    413: {"model": Problem, "description": "too many bytes or pixels"},
+    422: {"model": Problem, "description": "the files cannot be used; kind says why"},
+    503: {"model": Problem, "description": "too many others are waiting"},
+}
+
+
 def make_endpoint(shelf: ModelShelf, limits: Limits) -> FastAPI:
     """Return the application with the endpoint alone; the page is mounted on it.
 
@@ -102,6 +119,14 @@ def make_endpoint(shelf: ModelShelf, limits: Limits) -> FastAPI:
     def documentation() -> str:
         return openapi_page(app.openapi())
 
+    _add_models(app, shelf)
+    _add_segment(app, shelf, limits)
+    return app
+
+
+def _add_models(app: FastAPI, shelf: ModelShelf) -> None:
+    """Add what lists and describes the models."""
+
     @app.get("/api/models", summary="List the models", response_description="all of them")
     def models() -> list[ModelInfo]:
         return [
@@ -112,30 +137,16 @@ def make_endpoint(shelf: ModelShelf, limits: Limits) -> FastAPI:
         "/api/models/{name:path}",
         summary="Say what a model looks at and tells apart",
         response_description="the model",
-        responses={
-            404: {"model": Problem, "description": "there is no such model"},
-            422: {"model": Problem, "description": "the model cannot be opened"},
-        },
+        responses=_MODEL_RESPONSES,
     )
     def model(name: str) -> ModelDetails:
         return _details(name, shelf.get(name), shelf)
 
-    @app.post(
-        "/api/segment",
-        summary="Label one frame",
-        response_model=Segmentation,
-        responses={
-            200: {
-                "description": "by output: JSON; a PNG of class indices (label), of colors over the image (overlay) or "
-                "of 16 bits (confidence, 65535 is 1); or all there is (zip)",
-                "content": {"image/png": {}, "application/zip": {}},
-            },
-            404: {"model": Problem, "description": "there is no such model"},
-            413: {"model": Problem, "description": "too many bytes or pixels"},
-            422: {"model": Problem, "description": "the files cannot be used; kind says why"},
-            503: {"model": Problem, "description": "too many others are waiting"},
-        },
-    )
+
+def _add_segment(app: FastAPI, shelf: ModelShelf, limits: Limits) -> None:
+    """Add what labels a frame."""
+
+    @app.post("/api/segment", summary="Label one frame", response_model=Segmentation, responses=_SEGMENT_RESPONSES)
     def segment(
         *,
         color: Annotated[UploadFile, File(description="an 8-bit image: PNG, JPEG, ..")],
@@ -152,8 +163,6 @@ def make_endpoint(shelf: ModelShelf, limits: Limits) -> FastAPI:
         with _stored(color, depth) as (color_file, depth_file):
             sample = read_frame(color_file, depth_file, camera, depth_unit, limits)
         return _rendered(answer(shelf, model, sample), output)
-
-    return app
 
 
 class LimitedBody:

@@ -141,6 +141,10 @@ class _Shown:
         self.archive = gradio.DownloadButton("Archive", elem_id="archive", visible="hidden")
 
 
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+_AT_WORK: dict[str, Any] = {"concurrency_limit": 2, "show_progress": "minimal", "api_visibility": "private"}
+
+
 def _connect(
     sent: _Sent,
     shown: _Shown,
@@ -160,25 +164,18 @@ def _connect(
             nothing = [gradio.CheckboxGroup(choices=[], value=[]), gradio.Button(interactive=False)]
             return [None, None, "", *nothing, _problem(error), None]
 
-    def cloud(answer: Answer | None, names: Sequence[str], visible: bool) -> str | None:
-        # Browsers draw a cloud without rest, so they get it where it is looked at.
-        return store.cloud(answer, names) if visible and answer is not None else None
-
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    sent.button.click(
+    labeled = sent.button.click(
         label,
         [sent.color, sent.depth, sent.camera, sent.unit, sent.model, shown.alpha],
         [shown.slider, shown.confidence, shown.patches, shown.legend, shown.download, sent.message, found],
-        concurrency_limit=2,
-        show_progress="minimal",
-        api_visibility="private",
-    ).then(cloud, [found, shown.legend, in_cloud_tab], [shown.cloud], **quiet)
+        **_AT_WORK,
+    )
     gradio.on(
         [sent.color.change, sent.depth.change],
         lambda color, depth: _preview(color, depth, limits),
         [sent.color, sent.depth],
         [sent.preview, sent.message],
-        **quiet,
+        **_QUIET,
     )
     gradio.on(
         [shown.alpha.release, shown.legend.change],
@@ -187,29 +184,45 @@ def _connect(
         [shown.slider],
         concurrency_limit=4,
         trigger_mode="always_last",
-        **quiet,
+        **_QUIET,
     )
-    shown.legend.change(cloud, [found, shown.legend, in_cloud_tab], [shown.cloud], trigger_mode="always_last", **quiet)
+    _connect_cloud(labeled, shown, found, in_cloud_tab, store)
+    _connect_download(shown, found, store)
+    sent.camera_file.upload(_camera_text, [sent.camera_file], [sent.camera, sent.message], **_QUIET)
+
+
+def _connect_cloud(
+    labeled: gradio.events.Dependency,
+    shown: _Shown,
+    found: gradio.State,
+    in_cloud_tab: gradio.State,
+    store: FileStore,
+) -> None:
+    """Show the point cloud in its tab alone: browsers draw a cloud without rest."""
+
+    def cloud(answer: Answer | None, names: Sequence[str], visible: bool) -> str | None:
+        return store.cloud(answer, names) if visible and answer is not None else None
+
+    looked_at = [found, shown.legend, in_cloud_tab]
+    labeled.then(cloud, looked_at, [shown.cloud], **_QUIET)
+    shown.legend.change(cloud, looked_at, [shown.cloud], trigger_mode="always_last", **_QUIET)
     for tab, is_cloud in ((shown.overlay_tab, False), (shown.confidence_tab, False), (shown.cloud_tab, True)):
-        tab.select(lambda is_cloud=is_cloud: is_cloud, None, [in_cloud_tab], **quiet).then(
-            cloud, [found, shown.legend, in_cloud_tab], [shown.cloud], **quiet
+        tab.select(lambda is_cloud=is_cloud: is_cloud, None, [in_cloud_tab], **_QUIET).then(
+            cloud, looked_at, [shown.cloud], **_QUIET
         )
+
+
+def _connect_download(shown: _Shown, found: gradio.State, store: FileStore) -> None:
+    """Pack an answer for those who ask for it; the browser then takes it by a click of its own."""
 
     def archive(answer: Answer | None) -> str:
         if answer is None:
             raise gradio.Error("This answer is more than an hour old; press Label again.")
         return store.archive(answer)
 
-    # Packed for those who ask for it; the browser then takes it by a click of its own.
-    shown.download.click(
-        archive,
-        [found],
-        [shown.archive],
-        concurrency_limit=2,
-        show_progress="minimal",
-        api_visibility="private",
-    ).success(None, None, None, js=_CLICK_ARCHIVE, **quiet)
-    sent.camera_file.upload(_camera_text, [sent.camera_file], [sent.camera, sent.message], **quiet)
+    shown.download.click(archive, [found], [shown.archive], **_AT_WORK).success(
+        None, None, None, js=_CLICK_ARCHIVE, **_QUIET
+    )
 
 
 class FileStore:

@@ -128,6 +128,8 @@ def augment_frames(frames: FrameBatch, spec: InputSpec, with_depth: bool = False
     """Return the augmented, normalized batch: what `apply_moves` and `pack` make of each, up to rounding of floats.
 
     Args:
+        frames: with their moves, on any device.
+        spec: what the model sees.
         with_depth: also carry depth_m, as a training target.
 
     Raises:

@@ -46,6 +46,7 @@ def with_noise(sample: RGBDSample, generator: torch.Generator | None = None) -> 
     """Return the sample with noise, independent for every pixel and channel and uniform over 0 to 255.
 
     Args:
+        sample: a whole frame.
         generator: draws it, for training; None gives the noise that belongs to the sample's id and size, for
             evaluation.
     """
@@ -65,6 +66,8 @@ def with_derived(sample: RGBDSample, spec: InputSpec, generator: torch.Generator
     """Return a whole frame with what a model's streams need that its files do not hold: noise, ranges of readings.
 
     Args:
+        sample: a whole frame.
+        spec: what the model sees.
         generator: see `with_noise`.
     """
     if "noise" in spec.rasters and sample.noise is None:

@@ -237,7 +237,14 @@ def rotation_center(sample: RGBDSample) -> tuple[float, float]:
 
 
 def rotate_raster(raster: Tensor, name: str, degrees: float, center: tuple[float, float]) -> Tensor:
-    """Turn the raster ``name`` (C, H, W) counter-clockwise about ``center``, (x, y), by its rule."""
+    """Turn the raster ``name`` (C, H, W) counter-clockwise about ``center``, (x, y), by its rule.
+
+    Args:
+        raster: (C, H, W).
+        name: of the raster in `RASTERS`, whose rule holds.
+        degrees: counter-clockwise.
+        center: (x, y) in pixels counted from 0.
+    """
     from rgbdseg.transforms._torchvision import InterpolationMode, tvf  # noqa: PLC0415 - takes a second
 
     rule = RASTERS[name]
@@ -269,6 +276,13 @@ def flip_batch(batch: RGBDBatch) -> RGBDBatch:
 
 def crop(sample: RGBDSample, top: int, left: int, height: int, width: int) -> RGBDSample:
     """Cut out rows top..top+height and columns left..left+width.
+
+    Args:
+        sample: to cut from.
+        top: first row, counted from 0.
+        left: first column, counted from 0.
+        height: rows that are kept.
+        width: columns that are kept.
 
     Raises:
         DataError: where the area does not lie inside the sample.
