@@ -614,6 +614,10 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
         ("evaluate", "hardware.timeout_minutes, optimizer.momentum", "--hardware.timeout_minutes, optimizer.momentum"),
         ("predict", "hardware.compile or loader.workers", "--hardware.compile or loader.workers"),
         ("info", "hardware.compile", None),
+        ("map", "has no pose; give one with trajectory=FILE", "has no pose; give one with --trajectory FILE"),
+        ("live", "choose one with depth_topic=NAME", "choose one with --depth-topic NAME"),
+        ("predict", "or say registered=True", "or say --registered"),
+        ("prepare", "with camera=(fx, fy, cx, cy)", "with --camera fx,fy,cx,cy"),
     ],
 )
 def test_what_the_library_says_is_worded_in_options(command: str, said: str, shown: str | None) -> None:

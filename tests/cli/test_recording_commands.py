@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,18 @@ def test_predict_map_and_live(sequence: Path, tmp_path: Path, capsys: pytest.Cap
     live = ["live", str(sequence), *source, "--headless", "--every-frame", "--steady", "0.5"]
     assert main(live) == 0
     assert "labeled 3 frames" in capsys.readouterr().out
+
+
+def test_the_command_that_shows_a_record_can_be_copied(
+    sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rerun")
+    record = tmp_path / "two words.rrd"
+    live = ["live", str(sequence), "--headless", "--every", "4", "--record", str(record)]
+    assert main(live) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"labeled 1 frame in .*; none passed over", said)
+    assert shlex.split(said.partition("look at it with: ")[2].splitlines()[0]) == ["rerun", str(record)]
 
 
 def test_what_is_wrong_is_said(sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

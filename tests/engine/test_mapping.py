@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,18 @@ def test_a_frame_that_cannot_be_used_is_named_where_there_is_no_other() -> None:
     recording = Wall([None] * 5 + [rigid(FORWARD, np.zeros(3))])
     recording.names, recording.times_s = ["5"], [0.5]
     recording.read = lambda index: Wall.read(recording, 5)  # type: ignore[method-assign]
-    with pytest.raises(DataError, match="wall: no frame can be used; 5: frame 5 is damaged"):
+    with pytest.raises(DataError, match="wall: no frame can be used; the first one: frame 5 is damaged"):
+        map_recording(segmenter(), recording)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words"), [("camera", r"give the intrinsics with camera=\(fx, fy, cx, cy\)"), ("depth_m", "no depth")]
+)
+def test_a_map_says_what_its_frames_lack(lacking: str, words: str) -> None:
+    recording = Wall([rigid(FORWARD, np.zeros(3))])
+    whole = recording.read(0)
+    recording.read = lambda index: dataclasses.replace(whole, **{lacking: None})  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=words):
         map_recording(segmenter(), recording)
 
 

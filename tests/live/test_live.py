@@ -15,8 +15,8 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.frame_inputs import make_sample
 from rgbdseg.inference import Segmentation
-from rgbdseg.labels import LabelValues
-from rgbdseg.live import sources
+from rgbdseg.labels import IGNORE_INDEX, LabelValues
+from rgbdseg.live import rerun_view, sources
 from rgbdseg.live.rerun_view import RerunView
 from rgbdseg.live.run import Pace, run_live
 from rgbdseg.live.sources import Newest, Replay
@@ -240,6 +240,24 @@ def test_rerun_file(tmp_path: Path) -> None:
     assert data[:3] == b"RRF"
     for path in (b"/world/camera/points", b"/world/camera/image/labels", b"/world/path", b"/pace/latency_ms"):
         assert path in data
+
+
+def test_points_are_as_large_as_what_their_pixels_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera, depth_m = PinholeCamera(20.0, 20.0, 15.5, 11.5), np.full(SIZE, 2.0, np.float32)
+    depth_m[:, 16:] = 4.0
+    depth_m[0] = 0.0
+    labels = np.zeros(SIZE, np.uint8)
+    labels[1] = IGNORE_INDEX
+    frame = RecordedFrame("a", 0.0, np.zeros((*SIZE, 3), np.uint8), depth_m, camera)
+    for most, step in ((40_000, 1), (SIZE[0] * SIZE[1] // 4, 2)):
+        monkeypatch.setattr(rerun_view, "_MOST_POINTS", most)
+        points, chosen, radii_m = rerun_view._points(frame, labels)
+        assert len(points) == len(chosen) == len(radii_m)
+        assert set(np.unique(chosen)) == {0}
+        spacing_m = {z: np.unique(np.round(points[points[:, 2] == z, 0], 5)) for z in (2.0, 4.0)}
+        for z, columns_m in spacing_m.items():
+            assert np.diff(columns_m) == pytest.approx(z * step / 20)
+            assert radii_m[points[:, 2] == z] == pytest.approx(0.7 * z * step / 20)
 
 
 class Kept(Seen):

@@ -58,6 +58,15 @@ def test_tum_sequence(tmp_path: Path) -> None:
     assert smaller.read(1).camera == make_camera(SIZE).resized(SIZE, (12, 16))
 
 
+def test_a_camera_that_nothing_states_is_told(tmp_path: Path) -> None:
+    write_tum(tmp_path, 1)
+    recording = open_recording(tmp_path)
+    assert recording.read(0).camera is None
+    assert "camera: not stated" in recording.notes[0]
+    (tmp_path / "camera.json").write_text('{"fx": 20, "fy": 20, "cx": 15.5, "cy": 11.5}')
+    assert open_recording(tmp_path).notes == ["depth unit: 0.0002 m, as TUM RGB-D"]
+
+
 def test_the_camera_of_a_known_sequence(tmp_path: Path) -> None:
     root = tmp_path / "rgbd_dataset_freiburg2_desk"
     write_tum(root, 1, (480, 640))

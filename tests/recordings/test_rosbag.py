@@ -53,6 +53,7 @@ def test_frames_of_every_kind_of_bag(tmp_path: Path, kind: Kind) -> None:
     assert recording_format(path) == "rosbag"
     recording = open_recording(path)
     assert list(recording.names) == ["000000000", "000000100", "000000200", "000000300"]
+    assert recording.notes == [f"color: {COLOR}, depth: {DEPTH}"]
     assert recording.times_s == pytest.approx([T0, T0 + 0.1, T0 + 0.2, T0 + 0.3])
     for index in (0, 1, 3, 2, 2, 0):  # in any order
         frame = recording.read(index)
@@ -87,7 +88,7 @@ def test_prepared_from_a_bag(tmp_path: Path) -> None:
     write_frames(bag)
     bag.close()
     result, notes = prepare_recorded(tmp_path / "room 1.bag", tmp_path / "tree", OpenOptions())
-    assert (result.frames, notes) == (4, [])
+    assert (result.frames, notes) == (4, [f"color: {COLOR}, depth: {DEPTH}"])
     dataset = RGBDDataset(tmp_path / "tree", needs=("depth_m",))
     assert dataset.description.name == "room 1"
     sample = dataset.sample(2)
@@ -198,7 +199,9 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     for name in ("left", "right"):
         bag.image(f"/{name}/rgb", T0, "c", rgb(0), "rgb8", T0)
     bag.close()
-    with pytest.raises(DataError, match=r"several topics of color images: /left/rgb, /right/rgb; give color_topic"):
+    with pytest.raises(
+        DataError, match=r"several topics of color images: /left/rgb, /right/rgb; choose one with color_topic=NAME"
+    ):
         open_recording(tmp_path / "b.bag")
     with pytest.raises(DataError, match="has no depth images"):
         open_recording(tmp_path / "b.bag", OpenOptions(color_topic="/left/rgb"))

@@ -71,6 +71,13 @@ class TestDeterminism:
         walked_m = np.linalg.norm(frames[0].pose.position_world_m - frames[1].pose.position_world_m)
         assert walked_m > 0.3
 
+    def test_a_camera_can_be_led(self) -> None:
+        own, other = (render_frame(5, frame, SMALL).pose for frame in (0, 1))
+        assert digest(render_frame(5, 0, SMALL, pose=own)) == digest(render_frame(5, 0, SMALL))
+        led = render_frame(5, 0, SMALL, NOISE_FREE, other)
+        assert led.pose is other
+        assert np.array_equal(led.true_depth_HW, render_frame(5, 1, SMALL, NOISE_FREE).true_depth_HW)
+
     def test_sample_carries_the_frame(self) -> None:
         sample, made = render_room(3, 1, SMALL), render_frame(3, 1, SMALL)
         assert torch.equal(sample.rgb, torch.from_numpy(made.rgb_3HW))

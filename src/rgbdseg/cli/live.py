@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,18 +59,18 @@ def run(arguments: list[str]) -> int:
         return 0
     finally:
         if record is not None and record.exists():
-            say(f"wrote {record}; look at it with: rerun {record}")
+            say(f"wrote {record}; look at it with: rerun {shlex.quote(str(record))}")
     return _say_done(done)
 
 
 def _say_done(done: LiveSummary) -> int:
     pace = done.pace
     say(
-        f"labeled {pace.frames} frames in {done.seconds:.1f} s: {pace.fps:.1f} frames/s, median latency "
-        f"{1000 * done.median_latency_s:.0f} ms; {pace.missed} frames were passed over for newer ones"
+        f"labeled {_frames(pace.frames)} in {done.seconds:.1f} s: {pace.fps:.1f} frames/s, median latency "
+        f"{1000 * done.median_latency_s:.0f} ms; {pace.missed or 'none'} passed over for newer ones"
     )
     if pace.damaged:
-        say(f"{pace.damaged} frames could not be used")
+        say(f"{_frames(pace.damaged)} could not be used")
         return 1
     return 0
 
@@ -88,6 +89,10 @@ def _source(options: argparse.Namespace) -> LiveSource:
     for note in recording.notes:
         say(note)
     return Replay(recording, speed=options.speed, every_frame=options.every_frame, repeat=options.repeat)
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def _pace_text(pace: Pace) -> str:

@@ -125,6 +125,15 @@ _SHORT_OPTIONS = {
     "loader.workers": "--workers",
 }
 
+_RECORDING_OPTIONS = {
+    "color_topic=NAME": "--color-topic NAME",
+    "depth_topic=NAME": "--depth-topic NAME",
+    "registered=True": "--registered",
+    "trajectory=FILE": "--trajectory FILE",
+    "camera=(fx, fy, cx, cy)": "--camera fx,fy,cx,cy",
+}
+"""How `rgbdseg.recordings` names what a recording lacks, and the options for it."""
+
 
 def in_options(message: str, command: str) -> str:
     """Return the message of the library with its arguments and config keys as the options of a command."""
@@ -143,6 +152,8 @@ def in_options(message: str, command: str) -> str:
     message = re.sub(r"\bforce=True\b", "--force", message)
     message = re.sub(r"\bon_error='(\w+)'", r"--on-error \1", message)
     message = re.sub(r"\banother out(?=$|[;,.])", "another --out", message)
+    for said, option in _RECORDING_OPTIONS.items():
+        message = message.replace(said, option)
     if command == "prepare":
         message = message.replace("with a table of its colors", "with a table of its colors (--label-colors FILE)")
     message = message.replace("(resample_depth)", "(--resample-depth)")

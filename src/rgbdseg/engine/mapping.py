@@ -119,10 +119,10 @@ def map_recording(
                 progress(done, len(recording))
     if not frames:
         if damaged:
-            raise DataError(f"{recording.path}: no frame can be used; {damaged[0][0]}: {damaged[0][1]}")
+            raise DataError(f"{recording.path}: no frame can be used; the first one: {damaged[0][1]}")
         raise DataError(
-            f"{recording.path}: no frame has a camera pose; expected a trajectory in the recording, or one given as "
-            "trajectory"
+            f"{recording.path}: no frame has a camera pose; expected a trajectory in the recording, or one given with "
+            "trajectory=FILE"
         )
     up_world = up / np.linalg.norm(up) if np.linalg.norm(up) > 0 else np.array([0.0, 0.0, 1.0])
     points = votes.points(options.min_votes)
@@ -133,9 +133,12 @@ def _prepared(segmenter: Segmenter, frame: RecordedFrame) -> tuple[RecordedFrame
     """Return the frame with what the network takes; None where it has no pose."""
     if frame.camera_to_world is None:
         return frame, None
-    if frame.depth_m is None or frame.camera is None:
+    if frame.depth_m is None:
+        raise DataError(f"frame {frame.name} has no depth, so its labels have no place")
+    if frame.camera is None:
         raise DataError(
-            f"frame {frame.name} has no {'depth' if frame.depth_m is None else 'camera'}, so it has no place"
+            f"frame {frame.name} has no camera, so its labels have no place; give the intrinsics with "
+            "camera=(fx, fy, cx, cy)"
         )
     sample = make_sample(frame.rgb, frame.depth_m, frame.camera, name=frame.name, device=segmenter.device)
     return frame, segmenter.prepare(sample)

@@ -19,6 +19,8 @@ from rgbdseg.segmented_frame import SegmentedFrame
 
 CAMERA = "world/camera"
 _MOST_POINTS = 40_000
+_POINT_SIZE = 0.7
+"""Radius in distances between points: the circles of four neighbors leave no gap from 0.5 * sqrt(2) on."""
 
 
 class RerunView:
@@ -87,9 +89,9 @@ class RerunView:
                 "depth", rr.DepthImage(np.rint(frame.depth_m * 1000).clip(0, 65535).astype(np.uint16), meter=1000.0)
             )
             if self._points and frame.camera is not None:
-                xyz_cam_m, labels = _points(frame, seen.labels)
+                xyz_cam_m, labels, radii_m = _points(frame, seen.labels)
                 # In the camera's frame: its transform puts them where they belong.
-                self._log(f"{CAMERA}/points", rr.Points3D(xyz_cam_m, class_ids=labels, radii=0.008))
+                self._log(f"{CAMERA}/points", rr.Points3D(xyz_cam_m, class_ids=labels, radii=radii_m))
         self._log("pace/frames_per_second", rr.Scalars(pace.fps))
         self._log("pace/latency_ms", rr.Scalars(1000 * pace.latency_s))
 
@@ -115,8 +117,13 @@ class RerunView:
         return blueprint.Blueprint(blueprint.Horizontal(space, pictures), collapse_panels=True)
 
 
-def _points(frame: RecordedFrame, labels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the readings as points in the camera's frame (N, 3), with their labels; evenly thinned where too many."""
+def _points(
+    frame: RecordedFrame, labels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the readings as points in the camera's frame (N, 3), with labels and radii; thinned where too many.
+
+    A point is as large as its pixels are where it lies, so that surfaces are closed near and far.
+    """
     assert frame.depth_m is not None
     assert frame.camera is not None
     camera = torch.tensor([frame.camera.as_tuple()], dtype=torch.float32)
@@ -124,4 +131,6 @@ def _points(frame: RecordedFrame, labels: NDArray[np.uint8]) -> tuple[NDArray[np
     chosen = (frame.depth_m > 0) & (labels != IGNORE_INDEX)
     step = max(1, round((int(chosen.sum()) / _MOST_POINTS) ** 0.5))
     thinned = chosen[::step, ::step]
-    return xyz_cam_m[::step, ::step][thinned], labels[::step, ::step][thinned]
+    points = xyz_cam_m[::step, ::step][thinned]
+    radii_m = points[:, 2] * np.float32(step / frame.camera.fx * _POINT_SIZE)
+    return points, labels[::step, ::step][thinned], radii_m

@@ -20,6 +20,12 @@ from rgbdseg.open_registry import OpenRegistry
 
 # H height, W width
 
+NO_CAMERA = (
+    "camera: not stated; without one there are no points in space, and a model that needs one assumes a usual view or "
+    "asks for it"
+)
+"""The note of a recording whose intrinsics are not known."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedFrame:

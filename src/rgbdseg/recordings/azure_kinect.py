@@ -21,7 +21,7 @@ from rgbdseg.prepare import azure_calibration
 from rgbdseg.prepare.azure_calibration import azure_camera, reference_to_camera
 from rgbdseg.prepare.pairing import Stamped, pair_by_time
 from rgbdseg.reading import parse_json
-from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
+from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._messages import decode_picture
 from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid
 from rgbdseg.recordings._registration import Registration
@@ -57,6 +57,8 @@ class _AzureKinectRecording(Recording):
         self.notes: list[str] = []
         self._unit = options.depth_unit or usual_unit(np.dtype(np.uint16), str(path))
         self._camera, self._registration = self._find_cameras(options)
+        if self._camera is None:
+            self.notes.append(NO_CAMERA)
         self._trajectory: Trajectory | None = (
             None if options.trajectory is None else read_trajectory(options.trajectory)
         )

@@ -18,7 +18,7 @@ from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.prepare.pairing import Pair, PairingRules, find_pairs, has_pairs
-from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest
+from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
 
 # H height, W width
@@ -119,6 +119,8 @@ def open_folder(path: Path, options: OpenOptions) -> _FolderRecording:
     icl = next(iter(sorted(path.glob("*.gt.freiburg"))), None)
     size = image_size(path / pairs[0].rgb)
     camera, stated_unit = _camera(path, options, size, icl is not None, notes)
+    if camera is None:
+        notes.append(NO_CAMERA)
     unit = options.depth_unit or stated_unit
     if unit is None:
         unit = _unit_of(path / pairs[0].depth, tum)

@@ -16,7 +16,7 @@ from rgbdseg.depth import DepthUnit, check_plausible, usual_missing, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.pairing import Stamped, pair_by_time
-from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
+from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._messages import (
     CAMERA_INFO,
     COMPRESSED,
@@ -167,7 +167,10 @@ class _Contents:
         finally:
             with suppress(Exception):
                 reader.close()
+        self.notes.append(f"color: {self.color.topic}, depth: {self.depth.topic}")
         self.camera = self._camera(self.color, options.camera)
+        if self.camera is None:
+            self.notes.append(NO_CAMERA)
         self._register(path, options)
 
     def pose(self, time_s: float) -> NDArray[np.float64] | None:
@@ -240,8 +243,8 @@ class _Contents:
             lacking = "the transform between them" if transform is None else "the intrinsics of both cameras"
             raise DataError(
                 f"{path}: depth ({self.depth.topic}) is of another camera than color ({self.color.topic}), and "
-                f"{lacking} is not in the recording; give the topic of depth that is aligned to color, or say "
-                "registered=True if this one is"
+                f"{lacking} is not in the recording; choose depth that is aligned to color with depth_topic=NAME, or "
+                "say registered=True if this one is"
             )
         self.registration = Registration(depth_camera, self.camera, transform)
         self.notes.append(f"depth of {self.depth.topic} is registered to {self.color.topic}")
@@ -324,7 +327,7 @@ def _chosen(candidates: Sequence[_Images], wanted: str | None, kind: str, path: 
     best = min(rank(one) for one in candidates)
     equal = [one for one in candidates if rank(one) == best]
     if len(equal) > 1:
-        raise DataError(f"{path} has several topics of {kind} images: {names}; give {kind}_topic")
+        raise DataError(f"{path} has several topics of {kind} images: {names}; choose one with {kind}_topic=NAME")
     return equal[0]
 
 

@@ -17,7 +17,7 @@ from rgbdseg.depth import DepthUnit, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
-from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
+from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._poses import Trajectory, read_trajectory
 from rgbdseg.recordings.folder import fitted
 
@@ -114,6 +114,8 @@ class _VideoRecording(Recording):
         self.times_s = [index / fps for index in range(count)]
         self.notes: list[str] = []
         self._camera, stated = self._find_camera()
+        if self._camera is None:
+            self.notes.append(NO_CAMERA)
         self._unit = options.depth_unit or stated or self._usual_unit()
         self._trajectory = self._find_trajectory()
 

@@ -17,6 +17,7 @@ World frame: meters, z up, floor at z = 0.  The camera's pose is part of `RoomFr
 from rgbdseg.rooms.generator import RoomFrame, render_frame
 from rgbdseg.rooms.parameters import RoomsParameters
 from rgbdseg.rooms.samples import render_room
+from rgbdseg.rooms.visibility import CameraPose
 from rgbdseg.rooms.write import write_rooms
 
-__all__ = ["RoomFrame", "RoomsParameters", "render_frame", "render_room", "write_rooms"]
+__all__ = ["CameraPose", "RoomFrame", "RoomsParameters", "render_frame", "render_room", "write_rooms"]

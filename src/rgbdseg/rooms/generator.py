@@ -48,10 +48,12 @@ def render_frame(
     frame: int,
     size: tuple[int, int] = DEFAULT_SIZE,
     parameters: RoomsParameters = DEFAULT_PARAMETERS,
+    pose: CameraPose | None = None,
 ) -> RoomFrame:
     """Render frame ``frame`` of the room ``seed`` at ``size`` (height, width).
 
-    The same arguments give the same bytes.
+    The same arguments give the same bytes.  ``pose`` takes the place of the frame's own, so that a camera can be led
+    through the room; the noise is that of the frame.
 
     Raises:
         UsageError: for negative numbers or a size below 16 pixels.
@@ -63,7 +65,7 @@ def render_frame(
     scene = room.scene
     rng = np.random.default_rng([seed, 3, frame])
     camera = parameters.camera(size)
-    pose = camera_pose(room, seed, frame, parameters)
+    pose = camera_pose(room, seed, frame, parameters) if pose is None else pose
     rays = Rays.of(camera, size, pose)
     depth_HW, index_HW = first_hits(scene, rays, camera)
     shaded = shade_image(scene, rays, depth_HW, index_HW, focal_px=camera.fx, shadows=parameters.shadows)
