@@ -20,6 +20,7 @@ from peak import peak_growth_mib
 from rgbdseg.config.train import HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rgbdseg.engine.hardware import make_fabric
 from rgbdseg.engine.step import make_state, training_step
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.models._registry import create_model
 from rgbdseg.sample import RGBDBatch
 from turns import machine, seconds_in_turns, table
@@ -67,6 +68,7 @@ def peak_mib(step: Callable[[], None], device: str) -> float | None:
     return peak_growth_mib(step, device)
 
 
+@freed_memory_kept()
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time training steps in all ways of HardwareConfig.")
     parser.add_argument("--model", default="sagate_resnet50")

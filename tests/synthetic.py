@@ -15,10 +15,11 @@ from PIL import Image
 
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription, DepthUnit
-from rgbdseg.data.images import write_hha, write_png
+from rgbdseg.data.images import write_hha
 from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet, generic_palette
+from rgbdseg.visualize import write_png
 
 CLASSES = ("floor", "wall", "box", "board")
 CAMERA_HEIGHT_M = 1.2

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rgbdseg.data.depth_survey import spread, survey_depth
-from rgbdseg.data.images import write_png
 from rgbdseg.depth import (
     METERS,
     MILLIMETERS,
@@ -20,6 +19,7 @@ from rgbdseg.depth import (
     usual_unit,
 )
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.visualize import write_png
 from tests.synthetic import make_scene
 
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from rgbdseg.data.frame_names import agreeing_names, bare_frame_name, frame_name, kind_of
-from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.predict import find_frames
 from rgbdseg.errors import DataError
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.label_tables import read_label_table
 from rgbdseg.recordings import open_recording
+from rgbdseg.visualize import write_png
 from tests.synthetic import make_camera, make_scene
 
 SIZE = (24, 32)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.hha_cache import cache_hha
-from rgbdseg.data.images import read_hha, write_png
+from rgbdseg.data.images import read_hha
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.parallel import parallel_map
+from rgbdseg.visualize import write_png
 from tests.synthetic import write_tree
 
 

@@ -17,11 +17,11 @@ from rgbdseg.data.images import (
     read_label,
     read_rgb,
     write_hha,
-    write_png,
 )
 from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.errors import DataError
 from rgbdseg.sample import RasterRule
+from rgbdseg.visualize import write_png
 
 MILLIMETERS = DepthUnit(0.001)
 NYU_VALUES = {value: value - 1 if value else None for value in range(41)}

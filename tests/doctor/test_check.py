@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from rgbdseg.data.hha_cache import cache_hha
-from rgbdseg.data.images import write_png
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.doctor.inspect_frame import DepthStatistics
 from rgbdseg.doctor.report import CheckReport
 from rgbdseg.errors import DataError
+from rgbdseg.visualize import write_png
 from tests.synthetic import make_scene, write_tree
 
 

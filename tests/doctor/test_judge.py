@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from rgbdseg.data.images import write_png
 from rgbdseg.datasets import BANDS, class_shares
 from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.datasets.nyuv2 import NYU13, NYU40
@@ -21,6 +20,7 @@ from rgbdseg.doctor.check import check_dataset
 from rgbdseg.doctor.fingerprints import MAX_SHIFT, correlate, depth_edges, gray_of, label_bands, picture_edges
 from rgbdseg.doctor.judge import likeness
 from rgbdseg.prepare.nyuv2 import class_table
+from rgbdseg.visualize import write_png
 from tests.shared_data import shared_path
 from tests.synthetic import make_scene, write_tree
 

@@ -16,7 +16,6 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.main import main
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
 from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.doctor.check import check_dataset
@@ -31,6 +30,7 @@ from rgbdseg.prepare.cityscapes import (
     to_train_ids,
 )
 from rgbdseg.prepare.cityscapes_hha import fit_outdoor_parameters
+from rgbdseg.visualize import write_png
 
 SIZE = (64, 128)
 FRAMES = {

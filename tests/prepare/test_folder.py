@@ -16,7 +16,6 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.cli.main import main
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.description import DatasetDescription
-from rgbdseg.data.images import write_png
 from rgbdseg.data.tree import open_tree
 from rgbdseg.datasets.nyuv2 import NYU40
 from rgbdseg.depth import DepthUnit
@@ -25,6 +24,7 @@ from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.geometry.hha import INDOOR, SENSOR
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.pairing import Pair, Stamped, pair_by_time, read_associations, read_stamps
+from rgbdseg.visualize import write_png
 from tests.synthetic import CLASSES, make_camera, make_scene
 
 SIZE = (48, 64)

@@ -18,12 +18,12 @@ from rgbdseg.data.depth_formats import OWN_READERS, read_pgm, read_tiff_of_64_bi
 from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.label_formats import class_values, refuse_lossy, whole_numbers
 from rgbdseg.data.npy_files import plain_numbers, read_npy, two_dimensional
+from rgbdseg.data.quick_png import write_quick_png
 from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHA_CHANNELS
 from rgbdseg.reading import require_file
 from rgbdseg.sample import RasterRule
-from rgbdseg.visualize import write_png
 
 # H height, W width
 
@@ -238,7 +238,7 @@ def read_colored_labels(path: str | Path) -> npt.NDArray[np.uint8]:
 
 def write_hha(path: str | Path, hha: Tensor, channels: Sequence[str] = HHA_CHANNELS) -> None:
     """Write HHA uint8 (3, H, W), (disparity, height, angle), losslessly as a PNG with its channels in this order."""
-    write_png(path, np.ascontiguousarray(hha[[HHA_CHANNELS.index(name) for name in channels]].permute(1, 2, 0).numpy()))
+    write_quick_png(path, hha[[HHA_CHANNELS.index(name) for name in channels]].permute(1, 2, 0).numpy())
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

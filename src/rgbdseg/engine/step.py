@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rgbdseg.config.train import TrainConfig
 from rgbdseg.device import AUTOCAST
 from rgbdseg.engine.average import MovingAverage
+from rgbdseg.engine.depthwise_layers import speed_up_depthwise
 from rgbdseg.engine.dropout import draw_dropout_by_sample
 from rgbdseg.engine.health import Health
 from rgbdseg.engine.optimizers import make_optimizer, set_rates
@@ -65,6 +66,8 @@ def make_state(model: SegmentationModel, config: TrainConfig, fabric: Fabric) ->
     model.train()
     if several and hardware.sync_batch_norm:
         synchronize_batch_norm(model, cpu=fabric.device.type == "cpu")
+    if fabric.device.type == "cpu" and not hardware.compile:
+        speed_up_depthwise(model)
     draw_dropout_by_sample(model, fabric.global_rank, fabric.world_size)
     average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
     if hardware.compile:

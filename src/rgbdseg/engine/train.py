@@ -32,6 +32,7 @@ from rgbdseg.engine.start import EarlierWeights, load_first_weights
 from rgbdseg.engine.step import make_state
 from rgbdseg.engine.stop import StopSignals
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._registry import create_model
 from rgbdseg.parallel import WorkerError
@@ -40,6 +41,7 @@ from rgbdseg.weights.facts import ModelFacts
 __all__ = ["build_run", "explained_failures", "is_main_process", "quiet_lightning", "train", "trains_on_depth"]
 
 
+@freed_memory_kept()
 def train(config: TrainConfig, out: str | Path, resume: bool = False, console: Console | None = None) -> RunFolder:
     """Train and return the run folder; last.ckpt in it is the result.
 

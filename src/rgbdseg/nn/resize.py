@@ -6,12 +6,13 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from rgbdseg.nn.blocks import at_least_float32
@@ -21,6 +22,8 @@ from rgbdseg.nn.blocks import at_least_float32
 Resize = Literal["bicubic", "bilinear", "bilinear_aligned"]
 """Half-pixel centers, or with the centers of the corner pixels on each other."""
 
+_LARGEST_PRODUCT = 96
+"""Pixels of a side beyond which a product with all of them takes longer than adding up those that count."""
 _A = -0.75  # of the bicubic filter's two cubics, below a distance of 1 and from 1 to 2
 
 
@@ -90,12 +93,44 @@ def resize_logits(logits_BCHW: Tensor, size: tuple[int, int], align_corners: boo
     logits_BCHW = at_least_float32(logits_BCHW).contiguous()
     asked = _postponed.get()
     if asked is None:
-        return resize_bilinear(logits_BCHW, size, align_corners)
+        return _resize_trained(logits_BCHW, size, align_corners)
     # Memory that nobody touches costs nothing.
     asked.append(
         PostponedResize(logits_BCHW, size, align_corners, logits_BCHW.new_empty(*logits_BCHW.shape[:2], *size))
     )
     return asked[-1].placeholder
+
+
+def _resize_trained(x_BCHW: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Return the same as `resize_bilinear`, to the last bit, with the gradient that is faster to compute."""
+    tracked = x_BCHW.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not tracked or x_BCHW.device.type != "cpu" or max(x_BCHW.shape[2:]) > _LARGEST_PRODUCT:
+        return resize_bilinear(x_BCHW, size, align_corners)
+    resized: Tensor = _ResizedByProducts.apply(x_BCHW, size, align_corners)
+    return resized
+
+
+class _ResizedByProducts(torch.autograd.Function):
+    """Bilinear resizing whose gradient is two matrix products: PyTorch's own adds up pixel by pixel on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+        ctx.asked = x_BCHW.shape[2:], size, align_corners
+        return resize_bilinear(x_BCHW, size, align_corners)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (height, width), size, align_corners = ctx.asked
+        rows = _linear_weights(height, size[0], align_corners, gradients[0])
+        columns = _linear_weights(width, size[1], align_corners, gradients[0])
+        return rows @ gradients[0] @ columns.T, None, None
+
+
+def _linear_weights(length: int, resized: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Return how much of every pixel of a row is in every pixel of the resized row: (length, resized)."""
+    pixels = torch.eye(length, dtype=like.dtype, device=like.device)
+    return functional.interpolate(pixels[None], size=resized, mode="linear", align_corners=align_corners)[0]
 
 
 def resize_by_rule(x_BCHW: Tensor, size: tuple[int, int], rule: Resize) -> Tensor:
