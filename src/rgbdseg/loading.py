@@ -22,6 +22,9 @@ def load(
 ) -> Segmenter:
     """Load a trained model, ready to label frames.
 
+    The model is in the form for inference: its state is not that of the checkpoint, which
+    `rgbdseg.weights.checkpoint.load_bundle` reads.
+
     Args:
         source: a run folder, a checkpoint (.ckpt), a .safetensors file that `rgbdseg convert` wrote, an .onnx file that
             `rgbdseg export` wrote or a name of the zoo, see `rgbdseg.weights.source.resolve_source`; None: the model

@@ -19,6 +19,7 @@ from rgbdseg.rooms import write_rooms
 from rgbdseg.serve.shelf import ModelShelf, shelf_entries
 from rgbdseg.weights import zoo
 from rgbdseg.weights.checkpoint import load_bundle
+from rgbdseg.weights.fingerprint import weights_fingerprint
 from rgbdseg.weights.zoo_table import ByHand, ZooEntry
 from tests.weights.hub_server import hub_server
 from tests.weights.test_zoo import OPTIONS, published_file
@@ -70,14 +71,13 @@ def test_a_name_of_the_zoo_is_a_checkpoint(rooms: Path, tmp_path: Path, capsys: 
 
 
 def test_python_and_the_server_take_names(rooms: Path) -> None:
-    state = load_bundle(zoo.resolve(NAME)).model.state_dict()
+    expected = weights_fingerprint(load_bundle(zoo.resolve(NAME)).model)
     opened: list[Callable[[], rgbdseg.Segmenter]] = [
         lambda: rgbdseg.load(NAME, device="cpu"),
         lambda: ModelShelf(shelf_entries([NAME]), device="cpu").get(NAME),
     ]
     for opening in opened:
-        found = opening().model.state_dict()
-        assert all(torch.equal(found[name], value) for name, value in state.items())
+        assert opening().weights_fingerprint() == expected
 
 
 def test_push_and_pull(
