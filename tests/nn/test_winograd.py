@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from rgbdseg.errors import UsageError
 from rgbdseg.nn.winograd import LEAST_CHANNELS, WinogradConv2d, has_fewer_products
 
 
@@ -46,8 +47,9 @@ def test_rounding_is_no_larger_than_that_of_a_convolution() -> None:
     assert errors[0] < max(2 * errors[1], 1e-6)
 
 
-def test_it_takes_the_place_of_wide_ordinary_convolutions_alone() -> None:
+def test_it_takes_the_place_of_wide_ordinary_convolutions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = LEAST_CHANNELS
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
     def fits(*sizes: int, **options: object) -> bool:
         return has_fewer_products(nn.Conv2d(*sizes, **{"padding": 1, **options}))  # type: ignore[arg-type]
@@ -61,3 +63,12 @@ def test_it_takes_the_place_of_wide_ordinary_convolutions_alone() -> None:
     assert not fits(wide, wide, 3, groups=2)
     assert not fits(wide, wide, 3, padding_mode="reflect")
     assert not fits(wide, wide, 3, padding=8, dilation=8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not fits(wide, wide, 3)
+    assert fits(2 * wide, 2 * wide, 3)
+
+
+def test_a_gradient_is_refused() -> None:
+    layer = WinogradConv2d(nn.Conv2d(3, 5, 3, padding=1))
+    with pytest.raises(UsageError, match="has no gradients"):
+        layer(torch.zeros(1, 3, 4, 4, requires_grad=True))

@@ -90,6 +90,7 @@ def _segmenter(
         device=device or options.device or {"gpu": "cuda"}.get(hardware.accelerator, hardware.accelerator),
         precision=hardware.precision,
         fit_size=fit_size,
+        keep_layers=hardware.compile,  # the compiler finds what can be computed together by itself
     )
     if options.hha is not None:
         segmenter.hha = parse_hha_parameters(options.hha, segmenter.hha)

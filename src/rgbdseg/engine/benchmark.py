@@ -262,9 +262,10 @@ class _Side:
                 assert result.prediction is not None  # classes belong to the work
             if index == 0:
                 self.flops = counter.get_total_flops()
-                for_inference(model, self.device, dtype)
                 if self.config.hardware.compile:
                     model.compile()
+                else:
+                    for_inference(model, self.device, dtype)
             yield 1
 
 

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rgbdseg.errors import UsageError
+
 # B batch, C channels in, K channels out, H height, W width, D dilation, T rows of tiles, S columns of tiles
 
-LEAST_CHANNELS = 256  # of both sides; the additions around narrower products cost more than they save
+LEAST_CHANNELS = 256
+"""Of both sides: around narrower products, additions cost more than multiplications less save."""
+LEAST_PRODUCTS = 512 * 512
+"""Channels in times channels out, for several threads: they share multiplications better than additions."""
 WIDEST_DILATION = 4  # beyond it tiles are mostly border, and oneDNN leaves out taps that see nothing else
 _TILES_AT_ONCE = 480  # their products stay in the caches and still fill the threads
 
@@ -27,6 +32,7 @@ def has_fewer_products(conv: nn.Conv2d) -> bool:
         and conv.dilation == conv.padding == (dilation, dilation)
         and dilation <= WIDEST_DILATION
         and min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
+        and (torch.get_num_threads() == 1 or conv.in_channels * conv.out_channels >= LEAST_PRODUCTS)
     )
 
 
@@ -55,14 +61,20 @@ class WinogradConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, dilation={self.dilation}"
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return (B, K, H, W), channels last in memory."""
+        """Return (B, K, H, W), channels last in memory.
+
+        Raises:
+            UsageError: where a gradient is asked for.
+        """
+        if x_BCHW.requires_grad and torch.is_grad_enabled():
+            raise UsageError("a network in its form for inference has no gradients; read it with load_bundle instead")
         batch, _, height, width = x_BCHW.shape
         step = 2 * self.dilation  # rows and columns of outputs that a row and a column of tiles have
         rows, columns = -(-height // step), -(-width // step)
         beyond = (columns * step - width + 2 * self.dilation, rows * step - height + 2 * self.dilation)
         padded = functional.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, self.dilation, beyond[0], self.dilation, beyond[1]))
         y = x_BCHW.new_empty(batch, rows * step, columns * step, self.out_channels)
-        at_once = max(1, -(-_TILES_AT_ONCE // max(1, columns * self.dilation**2)))
+        at_once = -(-_TILES_AT_ONCE // (columns * self.dilation**2))
         for first in range(0, rows, at_once):
             last = min(rows, first + at_once)
             part = padded[:, first * step : last * step + 2 * self.dilation + (step - self.dilation)]
