@@ -99,7 +99,8 @@ PLAN = [
     *((way, 80, seed) for seed in (0, 1) for way in _PAIR),
     *((way, 250, 0) for way in ("gates that start as the sum, rate x10", "gates without propagation")),
     *((way, 250, 1) for way in WAYS if way not in _PAIR),
-    *((way, 800, 0) for way in _PAIR),
+    *((way, 800, 0) for way in (*_PAIR, "gates that start as the sum, rate x10")),
+    *((way, 800, 1) for way in _PAIR),
 ]
 """(way, steps, seed) in the order of what matters most, since time may end it."""
 
@@ -351,21 +352,28 @@ def plot(options: argparse.Namespace) -> None:
 
     runs = read_runs(options.out / "runs.jsonl")
     longest = max(one["steps"] for one in runs)
+    ways_at = {
+        steps: len({one["way"] for one in runs if one["steps"] == steps}) for one in runs for steps in [one["steps"]]
+    }
+    common = max(ways_at, key=lambda steps: (ways_at[steps], steps))  # the length that most ways have been run with
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     names = [name for name in WAYS if any(one["way"] == name for one in runs)]
     colors = {name: f"C{number}" for number, name in enumerate(WAYS)}
     for one in runs:
-        label = one["way"] if one["steps"] == longest and one["seed"] == 0 else None
+        label = f"{one['way']}, {longest} steps" if one["steps"] == longest and one["seed"] == 0 else None
         style = "-" if one["steps"] == longest else ":"
         left.plot(*zip(*one["curve"], strict=True), style, color=colors[one["way"]], marker="o", ms=3, label=label)
     left.set(xlabel="step", ylabel="held-out mIoU %")
+    left.legend(fontsize=7)
     for row, name in enumerate(reversed(names)):
-        finals = [one["miou"] for one in runs if one["way"] == name and one["steps"] == longest]
+        finals = [one["miou"] for one in runs if one["way"] == name and one["steps"] == common]
+        if not finals:
+            continue
         right.plot(finals, [row] * len(finals), "o", color=colors[name])
         right.plot([np.mean(finals)] * 2, [row - 0.25, row + 0.25], color=colors[name])
     right.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
-    right.set(xlabel=f"held-out mIoU % after {longest} steps, a point for each seed", ylim=(-0.6, len(names) - 0.4))
+    right.set(xlabel=f"held-out mIoU % after {common} steps, a point for each seed", ylim=(-0.6, len(names) - 0.4))
     right.grid(axis="x", alpha=0.3)
     figure.savefig(options.picture, dpi=110)
     print("| way | steps | mIoU % by seed | training loss | share of RGB after each stage |\n|---|---|---|---|---|")

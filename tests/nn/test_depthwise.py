@@ -85,3 +85,16 @@ def test_only_what_is_asked_for_has_a_gradient() -> None:
     result = depthwise_conv2d(x, weight.detach(), None, Sweep(padding=(2, 2)))
     (gradient,) = torch.autograd.grad(result.sum(), x)
     assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("columns", [5, 7, 11])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 5), (4, 6), (9, 10), (9, 11)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_narrower_than_the_kernel(columns: int, size: Pair, stride: int) -> None:
+    inputs = leaves((3, columns), torch.float64)
+    inputs = (inputs[0][:, :, : size[0], : size[1]].detach().requires_grad_(), *inputs[1:])
+    sweep = Sweep((stride, stride), (1, columns // 2))
+    ours = depthwise_conv2d(*inputs, sweep)
+    plain = functional.conv2d(*inputs, *sweep, groups=6)
+    for found, wanted in zip(gradients(ours, inputs), gradients(plain, inputs), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

@@ -83,7 +83,8 @@ def _gradient_of_input(gradient_BChw: Tensor, x: Tensor, weight: Tensor, sweep: 
 def _gradient_of_weight(gradient_BChw: Tensor, x: Tensor, weight: Tensor, sweep: Sweep) -> Tensor:
     """Return (C, 1, K, L), a few columns of the kernel at a time."""
     (stride, padding, dilation), columns = sweep, weight.shape[3]
-    if columns <= _WIDEST:
+    narrow = x.shape[3] <= dilation[1] * (columns - 1)  # than the kernel, some of whose columns then see no pixel
+    if columns <= _WIDEST or narrow:
         return _convolution_backward(gradient_BChw, x, weight, sweep, (False, True))[1]
     parts: list[Tensor] = []
     inside = sweep._replace(padding=(0, 0))

@@ -30,7 +30,7 @@ def demo() -> TrainConfig:
         loss=LossConfig(auxiliary_weight=0.2),
         validation=EvaluationProtocol(mode="whole"),
         evaluation=EvaluationProtocol(mode="whole"),
-        hardware=HardwareConfig(accelerator="cpu", channels_last=True),
+        hardware=HardwareConfig(accelerator="cpu", precision="auto", channels_last=True),
     )
 
 

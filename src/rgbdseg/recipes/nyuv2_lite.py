@@ -51,7 +51,7 @@ def nyuv2_lite0_half() -> TrainConfig:
         loss=LossConfig(auxiliary_weight=0.2),
         validation=half,
         evaluation=half,
-        hardware=HardwareConfig(accelerator="cpu", threads=1, channels_last=True, accumulate=1),
+        hardware=HardwareConfig(accelerator="cpu", precision="auto", threads=1, channels_last=True, accumulate=1),
     )
 
 
