@@ -262,10 +262,7 @@ class _Side:
                 assert result.prediction is not None  # classes belong to the work
             if index == 0:
                 self.flops = counter.get_total_flops()
-                if self.config.hardware.compile:
-                    model.compile()
-                else:
-                    for_inference(model, self.device, dtype)
+                for_inference(model, self.device, dtype, compiled=self.config.hardware.compile)
             yield 1
 
 

@@ -22,7 +22,7 @@ from rgbdseg.config.protocol import AbsentIoU, EvaluationProtocol
 from rgbdseg.config.train import HardwareConfig
 from rgbdseg.data.conditions import conditions_of_tree
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.device import AUTOCAST, place_model
+from rgbdseg.device import AUTOCAST
 from rgbdseg.engine.bulk_record import read_made_with
 from rgbdseg.engine.conditions import ConditionMetrics, add_scores
 from rgbdseg.engine.hardware import check_hardware, check_share, make_fabric, with_choices
@@ -331,11 +331,7 @@ def _predictor(
 ) -> Callable[[RGBDSample], Tensor]:
     """Place the model; return what gives the classes of a frame."""
     autocast_dtype = AUTOCAST[hardware.precision]
-    if hardware.compile:  # the compiler finds what can be computed together by itself
-        model = place_model(bundle.model, device, autocast_dtype)
-        model.compile()
-    else:
-        model = for_inference(bundle.model, device, autocast_dtype)
+    model = for_inference(bundle.model, device, autocast_dtype, compiled=hardware.compile)
 
     def predict(sample: RGBDSample) -> Tensor:
         spec = bundle.facts.input_spec

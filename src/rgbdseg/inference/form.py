@@ -14,7 +14,9 @@ from rgbdseg.nn.winograd import WinogradConv2d, has_fewer_products
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def for_inference(model: Network, device: torch.device, autocast_dtype: torch.dtype | None = None) -> Network:
+def for_inference(
+    model: Network, device: torch.device, autocast_dtype: torch.dtype | None = None, *, compiled: bool = False
+) -> Network:
     """Change a model, in place, into what computes its scores fastest on a device, and move it there.
 
     Batch normalizations become part of convolutions (see `rgbdseg.nn.fold`), and on a CPU in float32 wide 3x3
@@ -25,7 +27,11 @@ def for_inference(model: Network, device: torch.device, autocast_dtype: torch.dt
         model: to be put into evaluation mode.
         device: where it will infer.
         autocast_dtype: of mixed precision; None computes in float32.
+        compiled: compile it instead; the compiler finds what can be computed together by itself.
     """
+    if compiled:
+        place_model(model, device, autocast_dtype).compile()
+        return model
     fold_batch_norms(model.eval().requires_grad_(False))
     if device.type == "cpu" and autocast_dtype is None:
         _save_products(model)
