@@ -4,6 +4,9 @@ RGB is averaged to half and HHA to a quarter of its size before anything is comp
 as much as one of 240x320.  The geometry encoder, which therefore is twice as coarse as the color encoder, is added to
 it at 1/8 and 1/16 of its input by 1x1 convolutions that start at zero; an additive pyramid decoder reads both.
 
+With ``attention_blocks``, transformer blocks see the whole frame at 1/32 of the encoder's input, where a frame of
+480x640 has 80 cells: many weights for little time.
+
 Geometry is optional in every pixel: where HHA has no reading (0 in all channels, ``missing_fill=0``) the geometry
 encoder sees zeros and a fourth channel that says so.  A frame without any depth is a frame of such pixels.
 
@@ -26,12 +29,15 @@ from rgbdseg.input_spec import InputSpec, hha_stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard
 from rgbdseg.models._registry import Variant
+from rgbdseg.nn.blocks import DropPath
 from rgbdseg.nn.resize import resize_half_pixel, resize_logits
+from rgbdseg.nn.tokens import merge_heads, split_heads, to_map, to_tokens
 
 # B batch, C channels, H height, W width
 
 _HALF = (0.5, 0.5, 0.5)
 _POOLED_CELLS = (1, 2, 4)
+_ATTENTION_WIDTH, _HEADS, _KEY_WIDTH = 256, 8, 16
 
 _CARD = MethodCard(
     method="LiteFusion",
@@ -89,6 +95,36 @@ class PooledContext(nn.Module):
         return merged
 
 
+class AttentionBlock(nn.Module):
+    """Self-attention of all cells of a map and an MLP with a depthwise 3x3 convolution, (B, C, H, W) to the same.
+
+    Both are added to their input.  Batch normalizations after every product, as in TopFormer (Zhang et al., CVPR 2022,
+    section 3.1), cost nothing at inference, and the depthwise convolution says where a cell is, at any size.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.widths = (_HEADS * _KEY_WIDTH, _HEADS * _KEY_WIDTH, channels)
+        self.query_key_value = ConvNorm(channels, sum(self.widths), activation=False)
+        self.project = ConvNorm(channels, channels, activation=False)
+        self.expand = ConvNorm(channels, 2 * channels, activation=False)
+        self.spatial = ConvNorm(2 * channels, 2 * channels, 3, groups=2 * channels)
+        self.reduce = ConvNorm(2 * channels, channels, activation=False)
+        self.drop_path = DropPath()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus what was attended to, plus the MLP of it."""
+        parts = self.query_key_value(x).split(self.widths, dim=1)
+        query, key, value = (split_heads(to_tokens(part), _HEADS) for part in parts)
+        attended = merge_heads(functional.scaled_dot_product_attention(query, key, value))
+        x = x + self.drop_path(self.project(functional.relu(to_map(attended, _size(x)))))
+        changed: Tensor = self.drop_path(self.reduce(self.spatial(self.expand(x))))
+        return x + changed
+
+
 class LiteFusion(SegmentationModel):
     """Two encoders of different resolution and an additive pyramid decoder.
 
@@ -100,10 +136,11 @@ class LiteFusion(SegmentationModel):
         fine_channels: width at 1/4, where the classes are decided.
         reduce: RGB is averaged over squares of that many pixels and HHA over twice as many: 2 or 1.5 for frames of
             480x640, 1 for frames that are small already.
+        attention_blocks: number of transformer blocks at 1/32 of the encoder's input.
 
     Raises:
-        UsageError: for widths that are not positive, a reduction that is no multiple of a half and encoders with other
-            features.
+        UsageError: for widths that are not positive, a negative number of blocks, a reduction that is no multiple of a
+            half and encoders with other features.
     """
 
     card = _CARD
@@ -118,10 +155,13 @@ class LiteFusion(SegmentationModel):
         channels: int = 128,
         fine_channels: int = 64,
         reduce: float = 2,
+        attention_blocks: int = 0,
     ) -> None:
         check_widths(channels=channels, fine_channels=fine_channels)
         if not (1 <= reduce <= 16 and float(2 * reduce).is_integer()):
             raise UsageError(f"reduce is {reduce}; expected a multiple of 0.5 from 1 to 16")
+        if attention_blocks < 0:
+            raise UsageError(f"attention_blocks is {attention_blocks}; expected 0 or more")
         streams = (rgb_stream(_HALF, _HALF), dataclasses.replace(hha_stream(_HALF, _HALF), optional=True))
         super().__init__(num_classes, InputSpec(streams))
         self.reduce = reduce
@@ -137,6 +177,7 @@ class LiteFusion(SegmentationModel):
             ConvNorm(c, channels, activation=False) for c in (depth[0], depth[1], depth[2] + depth[3])
         )
         self.context = PooledContext(channels)
+        self.attention = _attention(color[3] + depth[2] + depth[3], channels, attention_blocks)
         self.refine = nn.ModuleList(Refine(width) for width in widths)
         self.narrow = ConvNorm(channels, fine_channels, activation=False)
         self.drop = nn.Dropout2d(0.1)
@@ -209,6 +250,8 @@ class LiteFusion(SegmentationModel):
         """Return the finest map of the pyramid and the one at 1/16 of the encoder's input."""
         geometry = (depths[0], depths[1], torch.cat((depths[2], depths[3]), dim=1))
         top = self.lateral[3](colors[3]) + self.depth_lateral[2](geometry[2])
+        if self.attention is not None:
+            top = top + self.attention(torch.cat((colors[3], geometry[2]), dim=1))
         maps = [self.refine[3](self.context(functional.relu(top)))]
         for index in (2, 1):
             level = self.lateral[index](colors[index]) + self.depth_lateral[index - 1](geometry[index - 1])
@@ -217,6 +260,17 @@ class LiteFusion(SegmentationModel):
         fine = self.lateral[0](colors[0])
         fine = fine + resize_half_pixel(self.narrow(maps[-1]), _size(fine))
         return self.refine[0](functional.relu(fine)), maps[1]
+
+
+def _attention(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential | None:
+    if not blocks:
+        return None
+    width = _ATTENTION_WIDTH
+    return nn.Sequential(
+        ConvNorm(in_channels, width),
+        *(AttentionBlock(width) for _ in range(blocks)),
+        ConvNorm(width, out_channels, activation=False),
+    )
 
 
 def _size(x: Tensor) -> tuple[int, int]:
@@ -233,6 +287,9 @@ def _check_features(name: str, found: tuple[int, ...], expected: tuple[int, ...]
 
 VARIANTS = {
     "litefusion_lite2": Variant(LiteFusion, {}, note="the model that ships with the library"),
+    "litefusion_lite2_attention": Variant(
+        LiteFusion, {"attention_blocks": 4}, note="with transformer blocks on the coarsest map"
+    ),
     "litefusion_lite0": Variant(
         LiteFusion,
         {"encoder": "tf_efficientnet_lite0", "channels": 64, "fine_channels": 32},
