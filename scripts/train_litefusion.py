@@ -40,6 +40,7 @@ from rgbdseg.weights.facts import ModelFacts
 
 _PARTS = {"encoder": 1.0, "depth_encoder": 2.0}  # learning rates beside that of the color encoder
 _DECODER = 4.0
+_FILES = ("frames", "weights", "start", "out")  # mean nothing where the weights go
 _SYNCHRONIZE_EVERY = 10  # steps; in between the clock is read ahead of the device
 
 
@@ -258,7 +259,7 @@ class Step:
 
 def save(model: LiteFusion, options: argparse.Namespace, told: dict[str, object]) -> None:
     """Write the average as a bundle, convolutions in float16."""
-    config = told | {"options": {key: str(value) for key, value in vars(options).items()}}
+    config = told | {"options": {key: str(value) for key, value in vars(options).items() if key not in _FILES}}
     facts = ModelFacts(options.model, {}, model.input_spec, NYU40, "nyuv2", HHA.to_dict(), config)
     state = {key: value.half() if value.ndim == 4 else value for key, value in model.state_dict().items()}
     kept = {key: value.cpu().contiguous() for key, value in state.items()}

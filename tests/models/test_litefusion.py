@@ -147,3 +147,22 @@ def test_half_precision_file(tmp_path: Path) -> None:
     assert next(loaded.parameters()).dtype == torch.float32
     want, got = model(frame()).logits, loaded(frame()).logits
     assert float((want - got).abs().max()) < 0.02 * float(want.std())
+
+
+@torch.no_grad()
+def test_attention_lets_a_corner_change_what_is_said_at_the_other() -> None:
+    attention = small(attention_blocks=1).attention
+    assert attention is not None
+    cells = torch.randn(1, attention[0][0].in_channels, 8, 10, generator=torch.Generator().manual_seed(3))
+    changed = cells.clone()
+    changed[..., 0, 0] += 3
+    difference = (attention(cells) - attention(changed)).abs().amax(1)[0]
+    assert difference[-1, -1] > 1e-4  # seven cells away, with a single 3x3 convolution
+
+
+def test_blocks_of_attention_are_counted() -> None:
+    with pytest.raises(UsageError, match="attention_blocks is -1; expected 0 or more"):
+        small(attention_blocks=-1)
+    names = {name.split(".")[1] for name in small(attention_blocks=3).state_dict() if name.startswith("attention.")}
+    assert names == {"0", "1", "2", "3", "4"}  # into 256 channels, three blocks, and back
+    assert not any(name.startswith("attention") for name in small().state_dict())

@@ -314,7 +314,9 @@ def _percentile(values: Tensor, count_B: Tensor, percentile: float) -> Tensor:
     torch.quantile.
     """
     most = math.ceil(percentile / 100 * (values.shape[1] - 1)) + 1
-    smallest = values.topk(most, dim=1, largest=False, sorted=True).values
+    # From the last: the floor is at the bottom of most images, and a search that meets the smallest values first is
+    # several times faster.
+    smallest = values.flip(1).topk(most, dim=1, largest=False, sorted=True).values
     position_B = (count_B - 1).clamp(min=0) * (percentile / 100)
     below_B = position_B.floor().to(torch.int64)
     above_B = position_B.ceil().to(torch.int64)

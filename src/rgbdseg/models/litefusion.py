@@ -286,9 +286,9 @@ def _check_features(name: str, found: tuple[int, ...], expected: tuple[int, ...]
 
 
 VARIANTS = {
-    "litefusion_lite2": Variant(LiteFusion, {}, note="the model that ships with the library"),
+    "litefusion_lite2": Variant(LiteFusion, {}),
     "litefusion_lite2_attention": Variant(
-        LiteFusion, {"attention_blocks": 4}, note="with transformer blocks on the coarsest map"
+        LiteFusion, {"attention_blocks": 4}, note="the model that ships with the library"
     ),
     "litefusion_lite0": Variant(
         LiteFusion,
