@@ -131,7 +131,14 @@ def is_replaceable(path: str | Path, begins: bytes | None = None) -> bool:
 
 
 def with_section(text: str, begin: str, end: str, section: str) -> str:
-    """Return a page with ``section`` between two marks: in place of what it has there, or at its end."""
+    """Return a page with ``section`` between two marks: in place of what it has there, or at its end.
+
+    Args:
+        text: of the page.
+        begin: mark before the section.
+        end: mark after it.
+        section: text without the marks; an empty line is put on either side.
+    """
     marked = f"{begin}\n\n{section.strip()}\n\n{end}"
     if begin not in text or end not in text:
         return f"{text.rstrip()}\n\n{marked}\n".lstrip()

@@ -94,7 +94,17 @@ def parse_json(text: str, where: str, error: ErrorKind = DataError) -> Any:
 def parse_yaml(
     text: str, where: str, error: ErrorKind = DataError, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader
 ) -> Any:
-    """Return the values of the first document of a YAML text, None for an empty one; loader_class knows its tags."""
+    """Return the values of the first document of a YAML text, None for an empty one.
+
+    Raises ``error`` for text that is no YAML, and for text beyond `MAX_YAML_BYTES`, `MAX_YAML_VALUES` or
+    `MAX_YAML_DEPTH`.
+
+    Args:
+        text: of the file.
+        where: it comes from; begins the message of ``error``.
+        error: made of the message.
+        loader_class: knows the tags.
+    """
     if len(text) > MAX_YAML_BYTES:
         raise error(f"{where} has {len(text) / 2**20:.0f} MiB; expected YAML of at most {MAX_YAML_BYTES >> 20} MiB")
     if _flow_depth(text) > MAX_YAML_DEPTH:

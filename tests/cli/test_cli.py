@@ -618,6 +618,8 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
         ("live", "choose one with depth_topic=NAME", "choose one with --depth-topic NAME"),
         ("predict", "or say registered=True", "or say --registered"),
         ("prepare", "with camera=(fx, fy, cx, cy)", "with --camera fx,fy,cx,cy"),
+        ("prepare", "not known; state it (meters_per_unit)", "not known; state it (--meters-per-unit)"),
+        ("prepare", "jpeg_quality is 0; expected 1..100", "--quality is 0; expected 1..100"),
     ],
 )
 def test_what_the_library_says_is_worded_in_options(command: str, said: str, shown: str | None) -> None:

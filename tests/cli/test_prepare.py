@@ -123,6 +123,19 @@ def test_rooms(call: Callable[..., Result], tmp_path: Path) -> None:
     assert "size '32' is not understood; expected HEIGHTxWIDTH" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nyuv2", "x.mat", "out", "--quality", 0), "error: --quality is 0; expected 1..100"),
+        (("folder", "x.bag", "out", "--format", "rosbag", "--label-colors", "f"), "error: --label-colors is about"),
+    ],
+)
+def test_errors_name_the_options(call: Callable[..., Result], arguments: tuple[object, ...], message: str) -> None:
+    status, _, err = call(*arguments)
+    assert status == 1
+    assert message in err
+
+
 def test_a_source_of_another_package(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SOURCES, "_registered", {})
 

@@ -91,6 +91,15 @@ def test_shared_projections_are_the_same_modules() -> None:
     assert second.layer2[0].downsample is first.layer2[0].downsample
 
 
+@pytest.mark.parametrize(("name", "other"), [("resnet18", "resnet26"), ("hrnet_w18_small", "hrnet_w18_small_v2")])
+def test_projections_of_another_encoder_are_refused(name: str, other: str) -> None:
+    encoder = create_encoder(name)
+    before = list(map(id, encoder.parameters()))
+    with pytest.raises(UsageError, match=f"encoder '{name}' .* with '{other}'; expected one of the same name"):
+        encoder.share_projections(create_encoder(other))
+    assert list(map(id, encoder.parameters())) == before
+
+
 def test_input_channels() -> None:
     encoder = create_encoder("resnet18", in_chans=1).eval()
     assert encoder.get_submodule(encoder.input_conv).weight.shape == (64, 1, 7, 7)

@@ -341,7 +341,7 @@ def test_another_recording_does_not_continue_a_tree(recording: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"meters_per_unit": None}, r"depth unit is not known; state it in meters per unit, e\.g\. 0\.001 \(RealSense"),
+        ({"meters_per_unit": None}, r"unit is not known; state it \(meters_per_unit\), e\.g\. 0\.001 \(RealSense"),
         ({"meters_per_unit": 0.0}, r"depth unit 0\.0: expected meters per unit"),
         ({"intrinsics": Path("a.json")}, "camera and intrinsics are both given"),
         ({"test_share": 1.0}, r"test share 1\.0, .*: expected 1 or more, 0 to below 1"),

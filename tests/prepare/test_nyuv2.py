@@ -357,8 +357,8 @@ class TestBadInput:
         ("options", "message"),
         [
             ({"classes": 41}, "classes is 41; expected 40, 13, 894"),
-            ({"rgb_format": "bmp"}, "'bmp'; expected png or jpg"),
-            ({"jpeg_quality": 0}, r"quality is 0; expected 1\.\.100"),
+            ({"rgb_format": "bmp"}, "rgb_format is 'bmp'; expected png or jpg"),
+            ({"jpeg_quality": 0}, r"jpeg_quality is 0; expected 1\.\.100"),
         ],
     )
     def test_options(self, mat: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

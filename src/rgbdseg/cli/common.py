@@ -58,7 +58,14 @@ def _workers(text: str) -> int:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table; all columns after the first ``left`` are aligned to the right."""
+    """Print a table; all columns after the first ``left`` are aligned to the right.
+
+    Args:
+        title: what stands above it.
+        columns: headings.
+        rows: cells of each row, one for each column.
+        left: number of columns that are aligned to the left.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         # Folded where the terminal is narrow: a name that is cut off cannot be used.

@@ -134,6 +134,12 @@ _RECORDING_OPTIONS = {
 }
 """How `rgbdseg.recordings` names what a recording lacks, and the options for it."""
 
+_PREPARE_OPTIONS = {
+    "with a table of its colors": "with a table of its colors (--label-colors FILE)",
+    "(meters_per_unit)": "(--meters-per-unit)",
+    "jpeg_quality is": "--quality is",
+}
+
 
 def in_options(message: str, command: str) -> str:
     """Return the message of the library with its arguments and config keys as the options of a command."""
@@ -155,7 +161,8 @@ def in_options(message: str, command: str) -> str:
     for said, option in _RECORDING_OPTIONS.items():
         message = message.replace(said, option)
     if command == "prepare":
-        message = message.replace("with a table of its colors", "with a table of its colors (--label-colors FILE)")
+        for said, option in _PREPARE_OPTIONS.items():
+            message = message.replace(said, option)
     message = message.replace("(resample_depth)", "(--resample-depth)")
     groups = _GROUPS.get(command, ())
 

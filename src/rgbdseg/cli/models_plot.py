@@ -145,8 +145,14 @@ def place_labels(axes: Any, names: Sequence[str], x: Sequence[float], y: Sequenc
     Points with the most neighbors come first.  A name that stands away from its point is joined to it by a line; one
     for which no free place is found stands where it covers least.
 
+    Args:
+        axes: of matplotlib, with their final scales, limits and place in the figure.
+        names: one for each point.
+        x: of the points, in the units of the axes.
+        y: of the points, in the units of the axes.
+
     Returns:
-        list: the texts, as annotations of matplotlib.
+        list: the texts, as annotations of matplotlib, in the order of ``names``.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg

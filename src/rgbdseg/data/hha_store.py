@@ -27,6 +27,15 @@ class HHAStore:
     """HHA of one tree as ``FOLDER/<id>.png``; ``FOLDER/hha.json`` records parameters, depth unit and camera.
 
     Opening a folder whose record differs is refused, so that images computed differently are never mixed.
+
+    Args:
+        folder: of the images, which need not exist yet: that of the tree itself, or a cache elsewhere.
+        tree: whose HHA it is.
+        parameters: that the images are computed with.
+        check: whether an existing record is compared; False for whoever is about to replace it.
+
+    Raises:
+        DataError: for a record that differs, and for a cache that holds files but no record.
     """
 
     def __init__(self, folder: Path, tree: PreparedTree, parameters: HHAParameters, *, check: bool = True) -> None:

@@ -30,9 +30,17 @@ def renamed(values: Mapping[str, Any], earlier: Mapping[str, str]) -> dict[str, 
 
 
 class FieldReader:
-    """Typed access to the keys of one JSON object; `path` is the object's own place in the file.
+    """Typed access to the keys of one JSON object.
 
-    ``earlier`` maps names of keys in files of earlier versions to those of today.
+    Args:
+        file: what messages begin with, such as the path of the file.
+        values: the parsed object.
+        known: names of all keys that it may have; None takes any.
+        path: the object's own place in the file, such as ``depth``; empty for the outermost one.
+        earlier: names of keys in files of earlier versions -> those of today.
+
+    Raises:
+        DataError: for values that are no object, and for unknown keys.
     """
 
     def __init__(

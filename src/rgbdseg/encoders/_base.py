@@ -88,7 +88,17 @@ class StagedEncoder(nn.Module):
         """Use the shortcut projections of ``other``, an encoder of the same name, from now on: its modules, not copies.
 
         Does nothing for families without such projections.
+
+        Raises:
+            UsageError: for an encoder of another name.
         """
+
+    def require_same(self, other: StagedEncoder) -> None:
+        """Raise UsageError for an encoder of another name, whose modules do not fit into this one."""
+        if other.name != self.name:
+            raise UsageError(
+                f"encoder '{self.name}' is to share projections with '{other.name}'; expected one of the same name"
+            )
 
     def rename_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return published weights, of whatever layout they are shared in, by the names of this encoder.

@@ -119,7 +119,7 @@ class HRNetEncoder(StagedEncoder):
 
     def share_projections(self, other: StagedEncoder) -> None:
         """Use the projection in the first block of ``layer1`` of ``other``, the only one."""
-        assert other.name == self.name
+        self.require_same(other)
         self.get_submodule("layer1.0").downsample = other.get_submodule("layer1.0").downsample
 
 

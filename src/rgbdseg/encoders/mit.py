@@ -116,7 +116,15 @@ class MixFeedForward(nn.Module):
 
 
 class MiTBlock(nn.Module):
-    """x := x + attention(norm1 x), then x := x + mix_ffn(norm2 x); in training each sum may leave out its new part."""
+    """x := x + attention(norm1 x), then x := x + mix_ffn(norm2 x); in training each sum may leave out its new part.
+
+    Args:
+        channels: C.
+        heads: number of heads, which divides C.
+        ratio: kernel and stride of the reduction of keys and values; 1 for none.
+        options: ``norm_eps`` and ``embedding_norm_eps`` are used.
+        drop_path: chance to leave out a new part for an image, from 0 to below 1.
+    """
 
     def __init__(self, channels: int, heads: int, ratio: int, options: MiTOptions, drop_path: float) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class ResNetEncoder(TimmEncoder):
 
     def share_projections(self, other: StagedEncoder) -> None:
         """Use the projections (convolution and normalization) in the first block of every stage of ``other``."""
-        assert other.name == self.name
+        self.require_same(other)
         for index in range(self.num_stages):
             block = f"layer{index + 1}.0"
             self.get_submodule(block).downsample = other.get_submodule(block).downsample

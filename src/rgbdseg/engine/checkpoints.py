@@ -38,6 +38,12 @@ class RunCheckpoints:
 
     What is no number never takes the place of a good state, and a checkpoint of a finished epoch is in its numbered
     place before it becomes the last: a run that is killed in between does the end of the epoch again.
+
+    Args:
+        run: folder that they are written to.
+        schedule: how often, in minutes for last.ckpt and in epochs for numbered ones.
+        facts: of the model, which every checkpoint holds.
+        write: whether this process writes them; otherwise it only looks for numbers that are not finite.
     """
 
     def __init__(self, run: RunFolder, schedule: ScheduleConfig, facts: ModelFacts, write: bool) -> None:

@@ -49,6 +49,15 @@ class SegmentationData:
         """Return the batches of one of several devices, for all passes of the steps from ``first`` to before ``last``.
 
         They are to be made ready with `prepared`.
+
+        Args:
+            first: number of the first step, counted from 0 at the start of the run.
+            last: number of the step before which they end.
+            rank: number of the device, from 0.
+            world_size: number of devices.
+
+        Raises:
+            UsageError: where devices and passes do not divide the batch size.
         """
         config = self.config
         batches = StepBatches(

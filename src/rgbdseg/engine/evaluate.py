@@ -57,8 +57,7 @@ class EvaluationResult:
         protocol: how images were looked at and counted.
         scores: undefined throughout, and of 0 images, for a split without labels.
         sensors: the scores of each sensor's images alone, by name, where the dataset says which took which.
-        conditions: the scores of the images of each condition alone, such as fog, by name, where the dataset states
-            them; an image can have several.
+        conditions: the same of each condition, such as fog, where the dataset states them; an image can have several.
         frames: number of images that were segmented.
         submission: where the files for the benchmark's server are.
         faults: what was wrong with the images.
@@ -144,8 +143,7 @@ def check_results(folder: Path, stem: str) -> str:
 def check_save(folder: Path, sample_ids: Iterable[str]) -> int:
     """Return how many predictions of an earlier evaluation `evaluate` would replace in the folder ``save``.
 
-    Raises:
-        UsageError: for a folder whose files an evaluation has not written.
+    Raises UsageError for a folder whose files an evaluation has not written.
     """
     require_no_others(folder, OUTPUTS)
     if read_made_with(folder) is not None:
@@ -160,11 +158,8 @@ def check_save(folder: Path, sample_ids: Iterable[str]) -> int:
 class _Counts:
     """Pixels counted by one process, apart for each sensor and each condition.
 
-    Args:
-        sensors: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
-        conditions: id of a frame -> its conditions; frames that are not in it have none.
-        label_set: of the labels.
-        device: where pixels are counted.
+    ``sensors``: id of every frame -> its sensor, None where the dataset does not say; empty when there are no labels.
+    ``conditions``: id of a frame -> its conditions; frames that are not in it have none.
     """
 
     sensors: Mapping[str, str | None]
@@ -380,7 +375,14 @@ def _samples(dataset: RGBDDataset, workers: int, fabric: Fabric) -> DataLoader[R
 
 
 def save_prediction(prediction: torch.Tensor, sample_id: str, folder: Path, label_files: LabelFiles) -> None:
-    """Write FOLDER/label/<id>.png, in the dataset's own values, and FOLDER/color/<id>.png from uint8 (H, W)."""
+    """Write FOLDER/label/<id>.png, in the dataset's own values, and FOLDER/color/<id>.png.
+
+    Args:
+        prediction: class indices, uint8 (H, W), on the CPU; 255 is void.
+        sample_id: the id, which may hold slashes.
+        folder: that both lie in.
+        label_files: numbers and colors of the classes.
+    """
     labels = prediction.numpy()
     label_files.write_labels(folder / "label" / f"{sample_id}.png", labels)
     save_png(folder / "color" / f"{sample_id}.png", colorize(labels, label_files.palette))

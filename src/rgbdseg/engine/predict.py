@@ -201,7 +201,15 @@ class Inputs(Protocol):
 
 
 class FileInputs:
-    """A user's own files; see `FileFrames`."""
+    """A user's own files; see `FileFrames`.
+
+    Args:
+        frames: see `find_frames`; one at least.
+        unit: of stored depth; None guesses it, see `FileFrames`.
+        camera: of all frames; None where it is not known.
+        single: whether it is one frame, which needs no record of how far one is.
+        resample: see `FileFrames`.
+    """
 
     notes: Sequence[str] = ()
 

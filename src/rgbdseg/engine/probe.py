@@ -57,7 +57,17 @@ def probed(config: TrainConfig, model: SegmentationModel, fabric: Fabric) -> tup
 def pass_seconds(
     config: TrainConfig, model: SegmentationModel, fabric: Fabric, ways: list[HardwareConfig]
 ) -> list[float]:
-    """Return the shortest time of a pass in each way; ways take turns, after one untimed pass of each."""
+    """Return the shortest time of a pass in each way; ways take turns, after one untimed pass of each.
+
+    Args:
+        config: of the run, in one process; its batch and crop are taken, or two samples, see `LONG_S`.
+        model: on the CPU; copies of it are trained, it stays as it is.
+        fabric: of the run.
+        ways: precision and order in memory to try; each is tried with one pass per step and without compilation.
+
+    Returns:
+        list: seconds, in the order of ``ways``.
+    """
     configs = [
         dataclasses.replace(config, hardware=dataclasses.replace(way, accumulate=1, compile=False)) for way in ways
     ]

@@ -106,7 +106,14 @@ class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
 
 
 class TrainingSamples(Dataset[RGBDSample]):
-    """Augmented samples by draw."""
+    """Augmented samples by draw.
+
+    Args:
+        dataset: frames to draw from.
+        config: of the augmentation.
+        seed: of the run; what is drawn follows from it and from the number of the draw.
+        spec: of the model, which says what is derived from a frame besides its files.
+    """
 
     def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
         self.frames = DrawnFrames(dataset, config, seed, spec)

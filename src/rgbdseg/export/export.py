@@ -158,7 +158,15 @@ def format_of(out: Path) -> Format:
 def graph_facts(
     facts: ModelFacts, plan: GraphPlan, precision: str, report: ParityReport | None, free_batch: bool
 ) -> dict[str, Any]:
-    """Return what a graph says of itself: plain values, without the places and settings of its training."""
+    """Return what a graph says of itself: plain values, without the places and settings of its training.
+
+    Args:
+        facts: of the model's checkpoint.
+        plan: what the graph takes, does and gives.
+        precision: ``fp32``, ``fp16`` or ``int8``, of the network.
+        report: how the graph compares with PyTorch; None where it has not been compared.
+        free_batch: whether it takes several frames at once.
+    """
     versions = {"rgbdseg": rgbdseg.__version__, "torch": torch.__version__, "python": platform.python_version()}
     return {
         "format": GRAPH_FORMAT,

@@ -19,6 +19,15 @@ from rgbdseg.sample import RASTERS, RGBDSample
 def dataset_frames(root: Path, split: str, count: int, spec: InputSpec) -> tuple[list[RGBDSample], LabelSet | None]:
     """Return frames spread over a split, with labels where the dataset has them, and its classes.
 
+    Args:
+        root: folder of the prepared tree.
+        split: a name of its description, or "all".
+        count: number of frames, 1 or more; a smaller split gives all that it has.
+        spec: of the model, which says what is loaded.
+
+    Returns:
+        tuple: the frames, and the classes; None for a dataset without labels.
+
     Raises:
         DataError: for what the dataset lacks.
         UsageError: for a count below 1 or an unknown split.
@@ -39,6 +48,15 @@ def room_frames(size: Size, count: int, spec: InputSpec, first_seed: int = 0) ->
     """Return made rooms of a size, every second one with the holes of its sensor, and their classes.
 
     Further rasters, which rooms do not have, are filled with the brightness of the picture.
+
+    Args:
+        size: (height, width) in pixels, 16 or more.
+        count: number of rooms, one frame of each.
+        spec: of the model, which says which further rasters there are.
+        first_seed: of the first room, 0 or more; the others follow.
+
+    Raises:
+        UsageError: for a smaller size, or a negative seed.
     """
     frames = []
     for index in range(count):

@@ -133,8 +133,11 @@ class SegmentedFrame:
 class Segmenter:
     """The graph as an object: frames in, labels out.
 
-    model: the .onnx file; facts: labels.json beside it.  threads: 0 leaves it to ONNX Runtime.
-    providers: of ONNX Runtime, such as ["CUDAExecutionProvider", "CPUExecutionProvider"].
+    Args:
+        model: the .onnx file.
+        facts: labels.json beside it.
+        threads: on the CPU; 0 leaves it to ONNX Runtime.
+        providers: of ONNX Runtime, such as ["CUDAExecutionProvider", "CPUExecutionProvider"].
     """
 
     def __init__(
@@ -224,7 +227,18 @@ def stand_in(kind: str, size: Sequence[int]) -> Array:
 
 
 def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: str) -> Array:
-    """Depth in its unit as float32 meters (H, W); what is no reading becomes 0."""
+    """Depth in its unit as float32 meters (H, W); what is no reading becomes 0.
+
+    Args:
+        depth: (H, W) or (H, W, 1); 0, negative, infinite and NaN are no reading.
+        unit: m, cm, mm or the meters per unit; None takes fractions as meters, and refuses whole numbers.
+        size: (height, width) of the image.
+        name: of the frame, for messages.
+
+    Raises:
+        InputError: for depth of another size, for a unit that is missing or not understood, and for a median outside of
+            0.02..500 m.
+    """
     values = np.asarray(depth)
     values = values.reshape(values.shape[:2]) if values.ndim == 3 and values.shape[2] == 1 else values
     if tuple(values.shape) != tuple(size):
@@ -262,7 +276,15 @@ def camera_row(camera: Any) -> tuple[float, float, float, float]:
 
 
 def write_ply(file: Path, xyz_cam_m: Array, colors: Array, labels: Array, comments: Sequence[str] = ()) -> None:
-    """Write points as a binary PLY."""
+    """Write points as a binary PLY.
+
+    Args:
+        file: to write.
+        xyz_cam_m: (N, 3), meters in the camera frame, stored as float32.
+        colors: (N, 3), red, green and blue from 0 to 255.
+        labels: (N,), uint8 or uint16.
+        comments: lines of its header.
+    """
     fields = [
         ("x", "<f4"),
         ("y", "<f4"),
@@ -326,7 +348,17 @@ def usual_unit(values: Array, file: Path) -> str:
 
 
 def depth_line(values: Array, unit: str | None, *, assumed: bool, name: str) -> str:
-    """Say the unit of depth and the median; refuse what a unit that nobody stated makes of an RGB-D camera's depth."""
+    """Say the unit of depth and the median; refuse what a unit that nobody stated makes of an RGB-D camera's depth.
+
+    Args:
+        values: stored depth (H, W).
+        unit: see `to_meters`.
+        assumed: whether nobody stated the unit.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: as `to_meters`; for millimeters that are assumed also where the median is outside of 0.1..10 m.
+    """
     depth_m = to_meters(values, unit, values.shape[:2], name)
     if not (depth_m > 0).any():
         return f"depth: {name} has no reading"

@@ -86,7 +86,17 @@ def export_families(
 
 
 def export_family(name: str, size: Size, frames: int, repeats: int = 7) -> FamilyExport:
-    """Export one model with random weights; compare and time it in ONNX Runtime and, if installed, OpenVINO."""
+    """Export one model with random weights; compare and time it in ONNX Runtime and, if installed, OpenVINO.
+
+    Args:
+        name: of the model, which is built with the options that shrink it for tests, if it has any.
+        size: of the frames, (height, width) in pixels.
+        frames: number of made rooms that are compared, 1 or more; the first is timed.
+        repeats: rounds of timing, 1 or more.
+
+    Returns:
+        FamilyExport: with the reason where the model does not export, for which nothing is raised.
+    """
     label_set = get_label_set("rooms")
     torch.manual_seed(0)
     variant = get_variant(name)

@@ -126,7 +126,15 @@ class RGBDAttention(nn.Module):
 
 
 class DFormerBlock(nn.Module):
-    """Both streams plus their scaled attention, then plus their scaled MLP; the last block has no depth output."""
+    """Both streams plus their scaled attention, then plus their scaled MLP; the last block has no depth output.
+
+    Args:
+        channels: C of the color stream; the depth stream has half of them.
+        heads: of the global attention; 0 leaves it out.
+        ratio: hidden channels of the MLPs divided by their channels.
+        drop_path: in training, the chance to leave out an addend for an image, from 0 to below 1.
+        depth_output: whether the depth stream goes on.
+    """
 
     def __init__(self, channels: int, heads: int, ratio: int, drop_path: float, depth_output: bool) -> None:
         super().__init__()

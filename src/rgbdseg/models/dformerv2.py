@@ -82,7 +82,15 @@ class ConvolvedFeedForward(nn.Module):
 
 
 class DFormerv2Block(nn.Module):
-    """x plus a 3x3 convolution of it, plus the attention of that, plus the feed-forward network of that."""
+    """x plus a 3x3 convolution of it, plus the attention of that, plus the feed-forward network of that.
+
+    Args:
+        channels: C.
+        attention: of as many channels.
+        ratio: hidden channels of the feed-forward network divided by C.
+        drop_path: in training, the chance to leave out one of the last two addends for an image, from 0 to below 1.
+        layer_scale: whether these are multiplied by learned factors of each channel.
+    """
 
     def __init__(
         self, channels: int, attention: GeometryAttention, ratio: int, drop_path: float, layer_scale: bool

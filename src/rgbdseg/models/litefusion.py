@@ -52,7 +52,15 @@ _CARD = MethodCard(
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias and batch normalization; a ReLU after them unless ``activation`` is False."""
+    """Convolution without bias and batch normalization; a ReLU after them unless ``activation`` is False.
+
+    Args:
+        in_channels: of the map.
+        out_channels: of the result, which has the size of the map.
+        kernel_size: side of the kernel, odd.
+        groups: of the convolution; they divide both numbers of channels.
+        activation: whether there is a ReLU.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1, activation: bool = True

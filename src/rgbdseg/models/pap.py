@@ -92,7 +92,14 @@ def affinity_matrix(x_BNC: Tensor, form: AffinityForm) -> Tensor:
 
 
 def diffuse(h_BNC: Tensor, affinity_BNN: Tensor, iterations: int, beta: float) -> Tensor:
-    """Return ``beta M^n h + (1 - beta) h`` with the n-th power, n = ``iterations``, of the affinity M."""
+    """Return ``beta M^n h + (1 - beta) h`` with the n-th power, n = ``iterations``, of the affinity M.
+
+    Args:
+        h_BNC: a feature at all positions.
+        affinity_BNN: M, see `affinity_matrix`.
+        iterations: n.
+        beta: share of the diffused feature, from 0 (no diffusion) to 1.
+    """
     diffused = h_BNC
     for _ in range(iterations):
         diffused = affinity_BNN @ diffused

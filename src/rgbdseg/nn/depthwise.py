@@ -35,6 +35,12 @@ def depthwise_conv2d(x_BCHW: Tensor, weight_C1KL: Tensor, bias_C: Tensor | None,
     """Return `torch.nn.functional.conv2d` with a group for each channel; gradients are the same but for rounding.
 
     Under autocast on the CPU in its precision.  There are no second derivatives.
+
+    Args:
+        x_BCHW: the map.
+        weight_C1KL: a kernel for each channel.
+        bias_C: added to each channel; None for none.
+        sweep: stride, padding and dilation.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")

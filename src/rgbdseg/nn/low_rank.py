@@ -39,7 +39,14 @@ class LowRankLinear(nn.Linear):
 
 
 def add_low_rank(module: nn.Module, names: tuple[str, ...], rank: int, alpha: float) -> None:
-    """Make the linear layers of these names, where ``module`` has them, low-rank ones."""
+    """Make the linear layers of these names, where ``module`` has them, low-rank ones.
+
+    Args:
+        module: is changed.
+        names: of its attributes; what is absent or not linear is left as it is.
+        rank: see `LowRankLinear`.
+        alpha: see `LowRankLinear`.
+    """
     for name in names:
         layer = getattr(module, name, None)
         if isinstance(layer, nn.Linear):

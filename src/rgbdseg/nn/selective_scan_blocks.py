@@ -27,6 +27,13 @@ def scan_in_blocks(x_BKLD: Tensor, step_BKLD: Tensor, a_KND: Tensor, b_BKLN: Ten
     """Return y (B, K, L, D) = sum over states of c h, with h_t = exp(step_t a) h_(t-1) + step_t b_t x_t from h_0 = 0.
 
     First derivatives with respect to all arguments; no second ones.
+
+    Args:
+        x_BKLD: the tokens.
+        step_BKLD: their steps, positive.
+        a_KND: rates of decay, negative, per unit of step.
+        b_BKLN: what every state takes of a token.
+        c_BKLN: how much of every state is read.
     """
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BKLD, step_BKLD, a_KND, b_BKLN, c_BKLN))
     keep = keep and not torch.compiler.is_exporting()

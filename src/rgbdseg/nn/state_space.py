@@ -63,7 +63,14 @@ class TokenScan(nn.Module):
         return torch.matmul(low, self.step_weight.mT), inputs, readouts
 
     def scan(self, x_BKLD: Tensor, delta_BKLD: Tensor, b_BKLN: Tensor, c_BKLN: Tensor) -> Tensor:
-        """Return (B, K, L, D), in float32 or better, of what `project` returned, of these or other tokens."""
+        """Return (B, K, L, D), in float32 or better, of what `project` returned, of these or other tokens.
+
+        Args:
+            x_BKLD: the tokens.
+            delta_BKLD: steps before softplus and without their bias.
+            b_BKLN: what every state takes of a token.
+            c_BKLN: how much of every state is read.
+        """
         sequences = self.step_bias.shape[0]
         rate = -self.log_rate.exp().unflatten(0, (sequences, -1))
         skip = self.skip.unflatten(0, (sequences, -1))

@@ -156,7 +156,14 @@ def conditions_of(sample_id: str) -> list[str]:
 
 
 def source_file(root: Path, sample_id: str, folder: str, word: str) -> Path:
-    """Return the official file of a frame."""
+    """Return the official file of a frame.
+
+    Args:
+        root: folder with img, hha, event, lidar and semantic.
+        sample_id: weather/split/scene/number.
+        folder: one of these folders.
+        word: for it in the names of its files, see `RASTERS`.
+    """
     return root / folder / f"{sample_id}_{word}_front.png"
 
 

@@ -183,7 +183,7 @@ def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[
         "train",
         "test",
     )
-    refuse_labels({name: getattr(options, name) for name in not_taken})
+    refuse_labels({f"--{name.replace('_', '-')}": getattr(options, name) for name in not_taken})
     result, notes = prepare_recorded(
         options.source,
         options.destination,

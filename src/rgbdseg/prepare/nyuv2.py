@@ -241,9 +241,9 @@ def _check_options(classes: int, rgb_format: str, jpeg_quality: int) -> None:
     if classes not in CLASS_COUNTS:
         raise UsageError(f"classes is {classes}; expected {', '.join(map(str, CLASS_COUNTS))}")
     if rgb_format not in RGB_FORMATS:
-        raise UsageError(f"the format of the images is '{rgb_format}'; expected {' or '.join(RGB_FORMATS)}")
+        raise UsageError(f"rgb_format is '{rgb_format}'; expected {' or '.join(RGB_FORMATS)}")
     if not 1 <= jpeg_quality <= 100:
-        raise UsageError(f"the JPEG quality is {jpeg_quality}; expected 1..100")
+        raise UsageError(f"jpeg_quality is {jpeg_quality}; expected 1..100")
 
 
 def _check_frames(file: MatFile) -> int:

@@ -163,7 +163,17 @@ def has_pairs(root: Path) -> bool:
 def recording_folder(root: Path, named: str | None, usual: Sequence[str], what: str) -> str:
     """Return the folder of one kind of files inside a recording: ``named``, or the one that has a usual name.
 
-    Raises DataError when there is none, or several.
+    Args:
+        root: the recording.
+        named: path inside the recording; None looks for the usual names.
+        usual: the usual names, in lower case; that of the folder may be in any case.
+        what: it holds, for messages.
+
+    Returns:
+        str: path inside the recording; `FLAT` where all files lie in one folder.
+
+    Raises:
+        DataError: when there is none, or several.
     """
     if named is not None:
         return named

@@ -31,7 +31,17 @@ def read_picture(path: Path, what: str, modes: Sequence[str]) -> npt.NDArray[np.
 
 
 def decode_picture(data: bytes, path: Path, what: str, modes: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Return the picture that the bytes of the file ``path`` hold; see `read_picture`."""
+    """Return the picture that the bytes of a file hold, 8 bits, as (H, W) or (H, W, C).
+
+    Args:
+        data: the bytes.
+        path: of the file, for messages.
+        what: it is, for messages.
+        modes: of Pillow that it may have.
+
+    Raises:
+        DataError: for a picture that is damaged or of another mode.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode not in modes:

@@ -258,12 +258,19 @@ def stated_unit(options: RecordingOptions, intrinsics: Intrinsics | None) -> flo
     stated = intrinsics.meters_per_unit if intrinsics is not None else None
     found = options.meters_per_unit if options.meters_per_unit is not None else stated
     if found is None:
-        raise UsageError(f"the depth unit is not known; state it in meters per unit, e.g. {COMMON_UNITS}")
+        raise UsageError(f"the depth unit is not known; state it (meters_per_unit), e.g. {COMMON_UNITS}")
     return found
 
 
 def frame_job(root: Path, pair: Pair, label: str | None, context: CopyContext) -> FrameJob:
-    """Return what is to be written of a frame of the recording ``root``; label: its label map, if any."""
+    """Return what is to be written of a frame.
+
+    Args:
+        root: the recording.
+        pair: image and depth map of the frame.
+        label: its label map, relative to ``root``; None for a recording without labels.
+        context: what all frames have in common; files that are converted get another suffix.
+    """
     files = {"rgb": pair.rgb, "depth_m": pair.depth} | ({} if label is None else {"label": label})
     suffixes = {raster: PurePosixPath(path).suffix for raster, path in files.items()}
     if context.resample_depth:

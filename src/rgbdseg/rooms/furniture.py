@@ -38,7 +38,14 @@ def darker(material: Material, factor: float = 0.6) -> Material:
 
 
 def add_table(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], rng: np.random.Generator) -> float:
-    """Add a table of ``size_m`` (width, depth) on four legs and return the height of its top in meters."""
+    """Add a table on four legs and return the height of its top in meters.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint.
+        size_m: (width, depth).
+        rng: draws height, legs and finish.
+    """
     width, depth = size_m
     height = rng.uniform(0.68, 0.78)
     finish = wood_finish(rng)
@@ -54,7 +61,14 @@ def add_table(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], r
 
 
 def add_chair(scene: SceneBuilder, at: Placement, finish: Material, rng: np.random.Generator) -> None:
-    """Add a chair with four legs and a back of a panel or of slats; it faces +y."""
+    """Add a chair with four legs and a back of a panel or of slats; it faces +y.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint.
+        finish: of all parts, so that the chairs of a table look alike.
+        rng: draws the shape.
+    """
     width, depth, seat = 0.44, 0.44, rng.uniform(0.43, 0.48)
     top = seat + rng.uniform(0.4, 0.55)
     scene.box(at, (0, 0, seat - 0.025), (width, depth, 0.05), _CHAIR, finish)
@@ -71,7 +85,14 @@ def add_chair(scene: SceneBuilder, at: Placement, finish: Material, rng: np.rand
 
 
 def add_bed(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], rng: np.random.Generator) -> float:
-    """Add a bed of ``size_m`` (width, length) with its head at -y; return the height of the mattress in meters."""
+    """Add a bed with its head at -y; return the height of the mattress in meters.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint.
+        size_m: (width, length); beyond 1.2 m of width there are two pillows.
+        rng: draws heights and fabrics.
+    """
     width, length = size_m
     top = rng.uniform(0.48, 0.6)
     frame, cover = fabric_finish(rng), fabric_finish(rng)
@@ -89,7 +110,14 @@ def add_bed(scene: SceneBuilder, at: Placement, size_m: tuple[float, float], rng
 
 
 def add_sofa(scene: SceneBuilder, at: Placement, width_m: float, rng: np.random.Generator) -> None:
-    """Add a sofa of depth 0.9 m with a back, arms, seat pads and a cushion or two."""
+    """Add a sofa of depth 0.9 m with a back, arms, seat pads and a cushion or two.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint.
+        width_m: with the arms.
+        rng: draws shape, fabric and cushions.
+    """
     depth, arm = 0.9, rng.uniform(0.14, 0.22)
     seat, back = rng.uniform(0.4, 0.46), rng.uniform(0.78, 0.92)
     finish = fabric_finish(rng)
@@ -114,7 +142,14 @@ def add_sofa(scene: SceneBuilder, at: Placement, width_m: float, rng: np.random.
 def add_cabinet(
     scene: SceneBuilder, at: Placement, size_m: tuple[float, float, float], rng: np.random.Generator
 ) -> None:
-    """Add a closed cabinet of ``size_m`` (width, depth, height) with doors or drawers and handles."""
+    """Add a closed cabinet with doors or drawers and handles.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint; doors and handles stand out toward +y.
+        size_m: (width, depth, height) without them.
+        rng: draws finish and drawers.
+    """
     width, depth, height = size_m
     finish = wood_finish(rng)
     knob = darker(finish, 0.35)
@@ -135,7 +170,14 @@ def add_cabinet(
 def add_bookshelf(
     scene: SceneBuilder, at: Placement, size_m: tuple[float, float, float], rng: np.random.Generator
 ) -> None:
-    """Add an open shelf of ``size_m`` (width, depth, height) with rows of books."""
+    """Add an open shelf with rows of books.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint.
+        size_m: (width, depth, height).
+        rng: draws finish and books.
+    """
     width, depth, height = size_m
     finish = wood_finish(rng)
     board = 0.03
@@ -186,7 +228,14 @@ def add_table_lamp(scene: SceneBuilder, at: Placement, rng: np.random.Generator)
 
 
 def add_ceiling_lamp(scene: SceneBuilder, at: Placement, ceiling_m: float, rng: np.random.Generator) -> None:
-    """Add a pendant lamp, the room's main light."""
+    """Add a pendant lamp without its light: the room has its main light whether or not a lamp hangs there.
+
+    Args:
+        scene: gets it.
+        at: on the floor below it.
+        ceiling_m: height of the ceiling above the floor.
+        rng: draws the shape.
+    """
     glow = lamp_shade(rng)
     drop, radius = rng.uniform(0.35, 0.6), rng.uniform(0.18, 0.28)
     scene.cylinder(at, (0, 0, ceiling_m - drop / 2 + 0.1), (0.02, 0.02, drop - 0.2), _LAMP, lamp_stand(rng))
@@ -196,7 +245,14 @@ def add_ceiling_lamp(scene: SceneBuilder, at: Placement, ceiling_m: float, rng: 
 
 
 def add_box(scene: SceneBuilder, at: Placement, rng: np.random.Generator, scale: float = 1.0) -> None:
-    """Add a covered storage box with a lid."""
+    """Add a covered storage box with a lid.
+
+    Args:
+        scene: gets it.
+        at: center of its footprint; ``base_m`` is the height of what it stands on.
+        rng: draws size and fabric.
+        scale: factor of the size.
+    """
     width, depth, height = (scale * rng.uniform(low, high) for low, high in ((0.35, 0.6), (0.3, 0.45), (0.25, 0.42)))
     finish = fabric_finish(rng)
     lid = 0.06 * scale
@@ -213,7 +269,15 @@ def add_cushion(
     size_m: tuple[float, float, float] = (0.5, 0.5, 0.26),
     pitch_rad: float = 0.0,
 ) -> None:
-    """Add a cushion resting on ``at.base_m``, tilted forwards by a negative pitch."""
+    """Add a cushion resting on ``at.base_m``.
+
+    Args:
+        scene: gets it.
+        at: below its center.
+        rng: draws the fabric, and a turn of up to 0.3 rad either way about the vertical.
+        size_m: (width, depth, thickness).
+        pitch_rad: turn about the width axis; a negative one lifts the edge at +y.
+    """
     finish = fabric_finish(rng)
     lift = abs(math.sin(pitch_rad)) * size_m[1] * 0.2 + size_m[2] / 2
     scene.ellipsoid(at, (0, 0, lift), size_m, _CUSHION, finish, pitch_rad=-pitch_rad, yaw_rad=rng.uniform(-0.3, 0.3))

@@ -50,10 +50,17 @@ def render_frame(
     parameters: RoomsParameters = DEFAULT_PARAMETERS,
     pose: CameraPose | None = None,
 ) -> RoomFrame:
-    """Render frame ``frame`` of the room ``seed`` at ``size`` (height, width).
+    """Render frame ``frame`` of the room ``seed``.
 
-    The same arguments give the same bytes.  ``pose`` takes the place of the frame's own, so that a camera can be led
-    through the room; the noise is that of the frame.
+    The same arguments give the same bytes.
+
+    Args:
+        seed: of the room, 0 or more.
+        frame: number of the view, from 0.
+        size: (height, width) in pixels, 16 or more.
+        parameters: of camera and sensors.
+        pose: of the camera, so that it can be led through the room; the noise is that of the frame.  None: the frame's
+            own, see `camera_pose`.
 
     Raises:
         UsageError: for negative numbers or a size below 16 pixels.

@@ -104,7 +104,14 @@ class Layout:
         return None
 
     def claim_in_room(self, half_x_m: float, half_y_m: float, height_m: float, margin_m: float) -> Placement | None:
-        """Find and occupy a spot at least ``margin_m`` from the walls; None when the room is full."""
+        """Find and occupy a spot; None when the room is full.
+
+        Args:
+            half_x_m: half of its extent along x of the room.
+            half_y_m: half of its extent along y of the room.
+            height_m: of what will stand there, above the floor.
+            margin_m: least distance from the walls.
+        """
         for _ in range(_ATTEMPTS):
             x = self.rng.uniform(margin_m + half_x_m, max(margin_m + half_x_m, self.size_m[0] - margin_m - half_x_m))
             y = self.rng.uniform(margin_m + half_y_m, max(margin_m + half_y_m, self.size_m[1] - margin_m - half_y_m))

@@ -57,7 +57,17 @@ def color(
     saturation: tuple[float, float] = (0.0, 1.0),
     value: tuple[float, float] = (0.0, 1.0),
 ) -> Color:
-    """Draw a color with hue, saturation and value in the given ranges."""
+    """Draw a color with hue, saturation and value in the given ranges.
+
+    Args:
+        rng: draws all three.
+        hue: (low, high) in turns; 0 and 1 are red, and beyond 1 it goes on from 0.
+        saturation: (low, high) within 0..1.
+        value: (low, high) within 0..1.
+
+    Returns:
+        Color: red, green and blue, 0..1 as displayed.
+    """
     h, s, v = rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value)
     return colorsys.hsv_to_rgb(h, s, v)
 

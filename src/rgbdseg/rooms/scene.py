@@ -42,7 +42,14 @@ class Placement:
         return (self.x_m + cosine * x_m - sine * y_m, self.y_m + sine * x_m + cosine * y_m, self.base_m + z_m)
 
     def beside(self, x_m: float, y_m: float, yaw_rad: float = 0.0, base_m: float = 0.0) -> Placement:
-        """Return a placement given in the frame of this one."""
+        """Return a placement given in the frame of this one.
+
+        Args:
+            x_m: along the width of this one.
+            y_m: to its front.
+            yaw_rad: added to its own yaw; counterclockwise seen from above.
+            base_m: height above its own base.
+        """
         world_x, world_y, world_z = self.to_world(x_m, y_m, base_m)
         return Placement(world_x, world_y, self.yaw_rad + yaw_rad, world_z)
 
@@ -137,7 +144,14 @@ class SceneBuilder:
     def shell(
         self, wall: tuple[Material, ...], floor: Material, ceiling: Material, labels: tuple[int, int, int]
     ) -> None:
-        """Add the six inner faces; ``wall`` gives four materials, ``labels`` the classes of wall, floor and ceiling."""
+        """Add the six inner faces, before anything else.
+
+        Args:
+            wall: four materials, for the faces x low, x high, y low and y high.
+            floor: its material.
+            ceiling: its material.
+            labels: class indices of wall, floor and ceiling.
+        """
         assert not self._shapes, "the shell comes first"
         center = (self.room_size_m[0] / 2, self.room_size_m[1] / 2, self.room_size_m[2] / 2)
         for face in range(SHELL_FACES):
@@ -156,7 +170,17 @@ class SceneBuilder:
         pitch_rad: float = 0.0,
         yaw_rad: float = 0.0,
     ) -> None:
-        """Add a box of full extents ``size_m``, tilted backwards by ``pitch_rad`` about its width axis."""
+        """Add a box.
+
+        Args:
+            at: the furniture that it is a part of.
+            center_m: in the furniture's frame.
+            size_m: full extents along the box's own axes.
+            label: class index.
+            material: of all faces.
+            pitch_rad: turn about its width axis that tilts its top backwards, to -y.
+            yaw_rad: turn about the vertical besides the furniture's own.
+        """
         self._add(BOX, at, center_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
 
     def cylinder(
@@ -169,7 +193,16 @@ class SceneBuilder:
         *,
         taper: float = 0.0,
     ) -> None:
-        """Add an upright cylinder whose top radius is ``1 - taper`` times the bottom radius."""
+        """Add an upright cylinder, or a truncated cone.
+
+        Args:
+            at: the furniture that it is a part of.
+            center_m: in the furniture's frame.
+            size_m: diameters of the bottom along x and y, and the height.
+            label: class index.
+            material: of the whole surface.
+            taper: the top radius is ``1 - taper`` times that of the bottom; from 0 to below 1.
+        """
         self._add(CYLINDER, at, center_m, size_m, label=label, material=material, taper=taper)
 
     def ellipsoid(
@@ -183,7 +216,17 @@ class SceneBuilder:
         pitch_rad: float = 0.0,
         yaw_rad: float = 0.0,
     ) -> None:
-        """Add an ellipsoid of full extents ``size_m``."""
+        """Add an ellipsoid.
+
+        Args:
+            at: the furniture that it is a part of.
+            center_m: in the furniture's frame.
+            size_m: full extents along its own axes.
+            label: class index.
+            material: of the whole surface.
+            pitch_rad: see `box`.
+            yaw_rad: see `box`.
+        """
         self._add(ELLIPSOID, at, center_m, size_m, label=label, material=material, pitch_rad=pitch_rad, yaw_rad=yaw_rad)
 
     def footprint(self, at: Placement, width_m: float, depth_m: float) -> None:

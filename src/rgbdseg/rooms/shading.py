@@ -46,7 +46,14 @@ class Surface:
 
 
 def surface_of(scene: Scene, rays: Rays, depth_HW: FloatArray, index_HW: npt.NDArray[np.int16]) -> Surface:
-    """Return positions and normals of the visible surfaces."""
+    """Return positions and normals of the visible surfaces.
+
+    Args:
+        scene: the room.
+        rays: of the pixels.
+        depth_HW: z-depth in meters.
+        index_HW: the primitive that each pixel sees.
+    """
     index_P, depth_P = index_HW.ravel().astype(np.intp), depth_HW.ravel()
     position, axes = rays.pose.position_world_m, rays.pose.world_from_camera_33
     ray = [
@@ -123,7 +130,16 @@ class Shaded:
 def shade_image(
     scene: Scene, rays: Rays, depth_HW: FloatArray, index_HW: npt.NDArray[np.int16], *, focal_px: float, shadows: bool
 ) -> Shaded:
-    """Shade every pixel, band by band."""
+    """Shade every pixel, band by band.
+
+    Args:
+        scene: the room.
+        rays: of the pixels.
+        depth_HW: z-depth in meters.
+        index_HW: the primitive that each pixel sees.
+        focal_px: focal length in pixels, which says how fine a pattern a pixel resolves.
+        shadows: whether furniture throws shadows.
+    """
     height, width = rays.size
     shadow_HW = shadow_of(scene, rays, depth_HW, index_HW) if shadows else None
     shaded = Shaded(*(np.empty(shape, np.float32) for shape in ((3, height, width), (height, width), (height, width))))
@@ -187,7 +203,14 @@ def _patch(scene: Scene, surface: Surface, chosen: IndexArray, focal_px: float) 
 
 
 def lit_color(scene: Scene, surface: Surface, albedo_3P: FloatArray, shadow_P: FloatArray | None) -> FloatArray:
-    """Return linear light (3, P): ambient, point lights with falloff, darkened corners, emitting surfaces."""
+    """Return linear light (3, P): ambient, point lights with falloff, darkened corners, emitting surfaces.
+
+    Args:
+        scene: the room.
+        surface: what the pixels see.
+        albedo_3P: its colors as displayed, 0..1.
+        shadow_P: share of the main light, the last of the scene's, that arrives, 0..1; None: all of it.
+    """
     light = [np.zeros_like(surface.depth_P) for _ in range(3)]
     for number, lamp in enumerate(scene.lights):
         arriving = _lambert(surface, lamp)
@@ -245,7 +268,14 @@ def _occlusion(scene: Scene, surface: Surface) -> FloatArray:
 
 
 def shadow_of(scene: Scene, rays: Rays, depth_HW: FloatArray, index_HW: npt.NDArray[np.int16]) -> FloatArray:
-    """Return the share of the main light that arrives (H, W), softened; traced on every third row and column."""
+    """Return the share of the main light that arrives (H, W), softened; traced on every third row and column.
+
+    Args:
+        scene: the room.
+        rays: of the pixels.
+        depth_HW: z-depth in meters.
+        index_HW: the primitive that each pixel sees.
+    """
     third = slice(None, None, 3)
     coarse = rays.part(third, third)
     surface = surface_of(scene, coarse, depth_HW[third, third], index_HW[third, third])
@@ -298,7 +328,14 @@ def _box_blur(image_HW: FloatArray) -> FloatArray:
 def expose(
     linear_3HW: FloatArray, rays: Rays, rng: np.random.Generator, parameters: RoomsParameters
 ) -> npt.NDArray[np.uint8]:
-    """Return the image as uint8 (3, H, W): exposure, vignetting, slight blur, noise, transfer curve."""
+    """Return the image as uint8 (3, H, W): exposure, vignetting, transfer curve, slight blur, noise.
+
+    Args:
+        linear_3HW: light, see `Shaded`.
+        rays: of the pixels, whose angle to the axis the vignetting follows.
+        rng: draws exposure, white balance and noise.
+        parameters: ``rgb_noise`` is used.
+    """
     height, width = rays.size
     strength = parameters.rgb_noise
     # An exact integer sum: floating-point sums may differ between processors.

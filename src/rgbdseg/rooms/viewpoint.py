@@ -27,6 +27,12 @@ def camera_pose(room: Room, seed: int, frame: int, parameters: RoomsParameters) 
 
     Views from inside furniture, or of a wall or cupboard at arm's length, are drawn again; should every attempt fail,
     the one with the widest view is taken.
+
+    Args:
+        room: to look at.
+        seed: of the room.
+        frame: number of the view, from 0.
+        parameters: field of view, and the largest tilts.
     """
     rng = np.random.default_rng([seed, 1, frame])
     start_rad = np.random.default_rng([seed, 2]).uniform(0, 2 * math.pi)

@@ -73,7 +73,11 @@ def first_hits(
 ) -> tuple[FloatArray, npt.NDArray[np.int16]]:
     """Return the z-depth in meters (H, W) and the index of the visible primitive (H, W).
 
-    Primitives of which no side is ``smallest_m`` long are left out, for a quick look.
+    Args:
+        scene: the room.
+        rays: of every pixel of the image, see `Rays.of`.
+        camera: that they were made with.
+        smallest_m: primitives of which no side is that long are left out, but for the room's faces: a quick look.
     """
     linear_N33 = scene.unit_from_world_N34[:, :, :3]
     origin_N3 = _multiply(linear_N33, rays.pose.position_world_m) + scene.unit_from_world_N34[:, :, 3]

@@ -167,7 +167,14 @@ def drop_patches(depth_m: Tensor, generator: torch.Generator, share: tuple[float
 def limit_range(
     depth_m: Tensor, generator: torch.Generator, nearest_m: tuple[float, float], farthest_m: tuple[float, float]
 ) -> Tensor:
-    """Return depth without what is nearer or farther than limits drawn from the two ranges."""
+    """Return depth without what is nearer or farther than limits drawn from the two ranges.
+
+    Args:
+        depth_m: (B, 1, H, W), 0 = no reading.
+        generator: draws both limits, for each image its own.
+        nearest_m: (low, high) that the least depth is drawn from.
+        farthest_m: (low, high) that the largest depth is drawn from.
+    """
     nearest, farthest = _uniform(depth_m, nearest_m, generator), _uniform(depth_m, farthest_m, generator)
     return depth_m * ((depth_m >= nearest) & (depth_m <= farthest))
 

@@ -32,9 +32,15 @@ class Placement:
 
     @classmethod
     def centered(cls, size: tuple[int, int], input_size: tuple[int, int], top: int = 0, left: int = 0) -> Placement:
-        """Center a window of ``size`` at (top, left); an odd pixel of border goes below and to the right.
+        """Center a window in an input; an odd pixel of border goes below and to the right.
 
         A side that is as long as the input's or longer has no border, and the input grows with it.
+
+        Args:
+            size: (height, width) of the window.
+            input_size: least (height, width) of the input.
+            top: first row of the frame that is shown.
+            left: first column of the frame that is shown.
         """
         rows, columns = max(0, input_size[0] - size[0]), max(0, input_size[1] - size[1])
         return cls(top, left, size, rows // 2, columns // 2, (size[0] + rows, size[1] + columns))

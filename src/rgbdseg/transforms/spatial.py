@@ -160,7 +160,17 @@ def _seen_by(taps: FixedPointTaps, part: slice) -> tuple[slice, FixedPointTaps]:
 
 
 def fixed_point_taps(source: int, target: int, device: torch.device, scale: float | None = None) -> FixedPointTaps:
-    """Return `linear_taps` with both weights as whole numbers of 11 bits, int32 (target,)."""
+    """Return `linear_taps` with both weights as whole numbers of 11 bits.
+
+    Args:
+        source: see `linear_taps`.
+        target: see `linear_taps`.
+        device: see `linear_taps`.
+        scale: see `linear_taps`.
+
+    Returns:
+        tuple: both positions, int64 (target,), and their weights in 1/2048, int32 (target,).
+    """
     low, high, fraction = linear_taps(source, target, device, scale)
     return low, high, (2048 * (1 - fraction)).round_().int(), (2048 * fraction).round_().int()
 

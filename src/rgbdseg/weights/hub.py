@@ -76,7 +76,14 @@ def pull(repository: str, endpoint: str | None = None) -> Path:
 
 
 def model_card(facts: ModelFacts, repository: str, scores: Mapping[str, Any], license_name: str) -> str:
-    """Return the text of the README of a repository: what it is, how it was trained and scored, how to use it."""
+    """Return the text of the README of a repository: what it is, how it was trained and scored, how to use it.
+
+    Args:
+        facts: of the model.
+        repository: OWNER/NAME.
+        scores: see `push`; empty where there are none.
+        license_name: see `push`.
+    """
     header: dict[str, Any] = {
         "library_name": "rgbdseg",
         "pipeline_tag": "image-segmentation",

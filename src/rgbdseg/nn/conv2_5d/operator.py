@@ -40,9 +40,13 @@ class DepthGuide:
         self.focal_px: Tensor | None = None
 
     def run(self, encoder: nn.Module, image: Tensor, depth_B1HW: Tensor, focal_px: Tensor) -> list[Tensor]:
-        """Return what ``encoder`` returns for ``image``, with this depth (0 = no reading) and focal length (B,).
+        """Return what ``encoder`` returns for ``image``, while its 2.5D convolutions see this depth.
 
-        The focal length is in pixels of the depth map, which is as large as the image.
+        Args:
+            encoder: holds convolutions whose guide this is.
+            image: (B, C, H, W).
+            depth_B1HW: meters, 0 = no reading; as large as the image.
+            focal_px: (B,), horizontal focal length in pixels of the depth map.
         """
         self.depth, self.focal_px = clean_depth(depth_B1HW), focal_px
         try:

@@ -2,7 +2,7 @@
 
 Importing needs Triton.  **Not yet measured on hardware**: the kernels compile for GPUs, but their numbers have been
 compared with the portable formulation in Triton's interpreter only and their block sizes are guesses, so that they are
-used on request alone (see `conv2_5d_product.FUSED_VARIABLE`).  Sums are in float32 and in a fixed order.
+used on request alone (see `rgbdseg.nn.conv2_5d.product.FUSED_VARIABLE`).  Sums are in float32 and in a fixed order.
 
 The output and the gradient of the input are matrix products whose left factor, the masked windows, is made tile by tile
 as the product reads it.  The gradient of the masks repeats the products of the latter without its masks: one product
@@ -174,7 +174,14 @@ def _mask_kernel(  # noqa: PLR0917 - as kernels are
 
 
 def forward(x_BCHW: Tensor, weights: Sequence[Tensor], masks_BKThw: Tensor, window: Window) -> Tensor:
-    """Return y (B, O, h, w) in the dtype of x; arguments as of `masked_product`."""
+    """Return y (B, O, h, w) in the dtype of x.
+
+    Args:
+        x_BCHW: the feature.
+        weights: K kernels (O, C, k, k) in the dtype of x.
+        masks_BKThw: share of each kernel at each window position.
+        window: of the convolution.
+    """
     x, masks = _pixels_first(x_BCHW), _dense_masks(masks_BKThw)
     y = x.new_empty((x.shape[0], weights[0].shape[0], *masks.shape[3:]))
     weight_KTCO = torch.stack([w.flatten(2).permute(2, 1, 0) for w in weights]).contiguous()
@@ -191,7 +198,16 @@ def backward(
     *,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Return the gradients of x, masks and every kernel; what ``needs`` (x, masks, weights) excludes is empty."""
+    """Return the gradients of x, masks and every kernel; what ``needs`` excludes is empty.
+
+    Args:
+        grad_y: gradient of y (B, O, h, w).
+        x_BCHW: see `forward`.
+        weights: see `forward`.
+        masks_BKThw: see `forward`.
+        window: see `forward`.
+        needs: whether the gradients of x, masks and weights are asked for.
+    """
     need_x, need_masks, need_weights = needs
     x, grad, masks = _pixels_first(x_BCHW), _pixels_first(grad_y), _dense_masks(masks_BKThw)
     grad_x, grad_masks = x.new_empty(0), masks.new_empty(0)

@@ -98,7 +98,14 @@ class PyramidContext(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """A 3x3 convolution, factorized blocks and a learned doubling; class scores of its own from before the doubling."""
+    """A 3x3 convolution, factorized blocks and a learned doubling; class scores of its own from before the doubling.
+
+    Args:
+        in_channels: of the map that comes in.
+        channels: of the result, and of the feature that is added to it.
+        num_classes: number of classes.
+        options: ``blocks``, ``block`` and ``side_heads`` are used.
+    """
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, options: NBt1DDecoderOptions) -> None:
         super().__init__()
