@@ -21,7 +21,7 @@ from rgbdseg.weights.building import without_first_values
 from rgbdseg.weights.compare import compare_weights
 from rgbdseg.weights.facts import FACTS_KEY, STATE_PREFIX, ModelFacts
 from rgbdseg.weights.files import load_safetensors_file, load_torch_file, save_safetensors_file
-from rgbdseg.weights.header import progress_count, require_checkpoint, safetensors_facts
+from rgbdseg.weights.stored_facts import progress_count, require_checkpoint, safetensors_facts
 
 
 @dataclasses.dataclass(frozen=True)
