@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rgbdseg.depth import (
     bytes_are_swapped,
     likely_units,
     median_fault,
+    parse_depth_unit,
     parse_missing,
     usual_missing,
     usual_unit,
@@ -42,6 +44,23 @@ def test_missing_values_as_people_write_them() -> None:
     for text in ("", "0,", "holes", "0,inf"):
         with pytest.raises(UsageError, match="is not understood; expected stored values such as 0,65535, or none"):
             parse_missing(text)
+
+
+@pytest.mark.parametrize("unit", [0, -1, math.nan, math.inf, 1e-300, 1e9])
+def test_units_in_which_nothing_would_be_a_reading(unit: float) -> None:
+    for stated in (unit, str(unit)):
+        with pytest.raises(UsageError, match=r"depth unit '.*' is not understood; expected m, cm, mm or the meters"):
+            parse_depth_unit(stated)
+    with pytest.raises(UsageError, match=r"a depth unit of .* m, offset .*; expected the meters per stored unit"):
+        DepthUnit(unit)
+
+
+def test_other_numbers_of_a_unit_that_leave_no_reading() -> None:
+    for largest_m in (0, -1, math.nan, math.inf):
+        with pytest.raises(UsageError, match=r"largest depth .*: expected a positive number of meters"):
+            DepthUnit(0.001, largest_m=largest_m)
+    with pytest.raises(UsageError, match="offset nan; expected"):
+        DepthUnit(0.001, offset_units=math.nan)
 
 
 def test_what_a_type_of_number_suggests() -> None:

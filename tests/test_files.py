@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbdseg.files import WriteError, atomic_path, last_written_s, write_text
+from rgbdseg.files import WriteError, atomic_path, last_written_s, with_section, write_text
 
 
 def test_writes_and_replaces_with_ordinary_permissions(tmp_path: Path) -> None:
@@ -87,6 +87,24 @@ def test_when_files_were_written_last(tmp_path: Path) -> None:
     assert last_written_s(str(tmp_path / name) for name in ("a",)) == 1000
     assert last_written_s([tmp_path / "absent", tmp_path / "a" / "below a file"]) == 0
     assert last_written_s([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("", "<b>\n\nnew\n\n<e>\n"),
+        ("text", "text\n\n<b>\n\nnew\n\n<e>\n"),
+        ("one\n<b>old<e>\ntwo", "one\n<b>\n\nnew\n\n<e>\ntwo"),
+        ("one <e> two <b>old<e> three", "one <e> two <b>\n\nnew\n\n<e> three"),
+        ("one <b> two <b>old<e> three <e>", "one <b> two <b>\n\nnew\n\n<e> three <e>"),
+        ("one <e> two <b> three", "one <e> two <b> three\n\n<b>\n\nnew\n\n<e>\n"),
+        ("one <b> two", "one <b> two\n\n<b>\n\nnew\n\n<e>\n"),
+    ],
+)
+def test_a_section_takes_the_place_of_what_its_marks_hold_and_of_nothing_else(page: str, expected: str) -> None:
+    made = with_section(page, "<b>", "<e>", "new\n")
+    assert made == expected
+    assert with_section(made, "<b>", "<e>", "new") == expected  # written again, and again
 
 
 def test_long_names(tmp_path: Path) -> None:

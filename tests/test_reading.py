@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.reading import parse_json, parse_yaml, read_bytes, read_json, read_text, read_yaml
+from rgbdseg.reading import MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes, read_json, read_text, read_yaml
 
 NESTED = "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{','.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30))
 MERGED = "a: &b0 {x: 1}\n" + "".join(f"c{i}: &b{i} {{<<: [*b{i - 1}, *b{i - 1}]}}\n" for i in range(1, 40))
@@ -27,6 +27,9 @@ MERGED = "a: &b0 {x: 1}\n" + "".join(f"c{i}: &b{i} {{<<: [*b{i - 1}, *b{i - 1}]}
         ("a: !!bool x", "holds a value that is not understood: 'x'"),
         ("a: 0x" + "f" * 9999, "Exceeds the limit"),
         ("a: \x01", "is not YAML"),
+        ("a: '\udc80'", "is not YAML"),  # what an argument of a command that is no UTF-8 becomes
+        ("#" + "ä" * (MAX_YAML_BYTES // 2), "has 4.0 MiB; expected YAML of at most 4 MiB"),
+        ("#" * (MAX_YAML_BYTES + 1), "has 4.0 MiB; expected YAML of at most 4 MiB"),
         ("a: !!python/object:os.system x", "is not YAML: could not determine a constructor"),
     ],
 )
@@ -44,6 +47,7 @@ def test_yaml_that_is_read() -> None:
         "c": {"b": [1, 2.5, None]},
     }
     assert parse_yaml("", "x") is None
+    assert parse_yaml("#" + "ä" * (MAX_YAML_BYTES // 2 - 1), "x") is None  # a byte less than all that are taken
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ EARLIER_KEYS = {"metres_per_unit": "meters_per_unit"}
 METERS_PER_UNIT = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 """Units by their usual names."""
 
+_UNITS_M = (1e-12, 1000.0)
+"""Far beyond, as for units of 0 or infinity, float32 has no meters for what is stored: all would be no reading."""
+
 _COMMON_UNITS = {
     1.0: "meters",
     0.01: "centimeters",
@@ -51,10 +54,13 @@ class DepthUnit:
     The rule is the same for every file format, so floating-point files in meters have ``meters_per_unit`` 1.
 
     Args:
-        meters_per_unit: above 0.
+        meters_per_unit: see `is_depth_unit`.
         offset_units: added to the stored value.
         missing: the stored value that means "no reading", or several; None when there is none.
         largest_m: readings beyond are none; None believes all of them.
+
+    Raises:
+        UsageError: for numbers that would make every value "no reading".
     """
 
     meters_per_unit: float
@@ -63,6 +69,13 @@ class DepthUnit:
     largest_m: float | None = None
 
     def __post_init__(self) -> None:
+        if not is_depth_unit(self.meters_per_unit) or not math.isfinite(self.offset_units):
+            raise UsageError(
+                f"a depth unit of {self.meters_per_unit} m, offset {self.offset_units}; expected the meters per stored "
+                "unit, e.g. 0.001 for millimeters or 1 for meters, and a finite offset"
+            )
+        if self.largest_m is not None and not 0 < self.largest_m < math.inf:
+            raise UsageError(f"largest depth {self.largest_m}: expected a positive number of meters")
         # JSON has lists; a unit is a key of tables, so it must not change.
         if not isinstance(self.missing, int | float | None):
             object.__setattr__(self, "missing", tuple(self.missing))
@@ -92,6 +105,11 @@ class DepthUnit:
         return values if self.largest_m is None else {**values, "largest_m": self.largest_m}
 
 
+def is_depth_unit(meters_per_unit: float) -> bool:
+    """Tell whether a number can be the meters per stored unit: it is above 0 and below a kilometer."""
+    return _UNITS_M[0] <= meters_per_unit < _UNITS_M[1]
+
+
 METERS = DepthUnit(1.0)
 MILLIMETERS = DepthUnit(0.001)
 
@@ -104,9 +122,9 @@ def parse_depth_unit(unit: str | float) -> DepthUnit:
     """
     try:
         meters = METERS_PER_UNIT[unit] if unit in METERS_PER_UNIT else float(unit)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         meters = 0.0
-    if not 0 < meters < float("inf"):
+    if not is_depth_unit(meters):
         raise UsageError(f"depth unit '{unit}' is not understood; expected m, cm, mm or the meters per stored unit")
     return DepthUnit(meters)
 

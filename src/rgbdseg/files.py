@@ -136,14 +136,16 @@ def with_section(text: str, begin: str, end: str, section: str) -> str:
     Args:
         text: of the page.
         begin: mark before the section.
-        end: mark after it.
+        end: mark after it.  Marks without a partner are text like any other.
         section: text without the marks; an empty line is put on either side.
     """
     marked = f"{begin}\n\n{section.strip()}\n\n{end}"
-    if begin not in text or end not in text:
+    first = text.find(begin)
+    last = text.find(end, first + len(begin)) if first >= 0 else -1
+    if last < 0:
         return f"{text.rstrip()}\n\n{marked}\n".lstrip()
-    before, _, rest = text.partition(begin)
-    return before + marked + rest.partition(end)[2]
+    # From the last mark before it: what lies behind an earlier one, left alone, is somebody's text.
+    return text[: text.rindex(begin, 0, last)] + marked + text[last + len(end) :]
 
 
 def is_alive(process: int) -> bool:

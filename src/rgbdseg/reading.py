@@ -105,8 +105,10 @@ def parse_yaml(
         error: made of the message.
         loader_class: knows the tags.
     """
-    if len(text) > MAX_YAML_BYTES:
-        raise error(f"{where} has {len(text) / 2**20:.0f} MiB; expected YAML of at most {MAX_YAML_BYTES >> 20} MiB")
+    # Arguments of a command may hold what is no UTF-8.
+    size = len(text) if len(text) > MAX_YAML_BYTES else len(text.encode(errors="surrogatepass"))
+    if size > MAX_YAML_BYTES:
+        raise error(f"{where} has {size / 2**20:.1f} MiB; expected YAML of at most {MAX_YAML_BYTES >> 20} MiB")
     if _flow_depth(text) > MAX_YAML_DEPTH:
         raise error(f"{where} is nested too deeply")
     loader = None

@@ -467,6 +467,10 @@ def test_predict_bad_input(call: Callable[..., Result], run_folder: Path, record
     expect_error(predict(*pair, "--camera", "1,2,3"), "expected four numbers")
     expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "furlong"), "furlong")
     expect_error(predict(*pair, "--camera", CAMERA, "--depth-unit", "m"), "median depth", "millimeters")
+    for unit in ("0", "-1", "nan", "inf", ""):
+        expect_error(predict(*pair, "--camera", CAMERA, f"--depth-unit={unit}"), f"depth unit '{unit}' is not")
+    for largest in ("0", "nan"):
+        expect_error(predict(*pair, "--camera", CAMERA, "--largest-depth", largest), "expected a positive number")
     expect_error(predict("--rgb", recording / "no.png", "--depth", depth), "does not exist")
     expect_error(predict("--rgb", recording / "color", "--depth", depth), "both be folders")
     (recording / "void").mkdir()

@@ -172,6 +172,7 @@ def test_hha_presets_are_read_by_name() -> None:
         (changed(depth={}), "key 'depth.meters_per_unit' is missing; expected a number"),
         (changed(depth={"meters_per_unit": "0.001"}), "key 'depth.meters_per_unit' is \"0.001\"; expected a number"),
         (changed(depth={"meters_per_unit": 0}), "key 'depth.meters_per_unit' is 0; expected a positive number"),
+        (changed(depth={"meters_per_unit": 1e-300}), "key 'depth.meters_per_unit' is 1e-300; expected a positive"),
         (changed(depth={"meters_per_unit": float("nan")}), "key 'depth.meters_per_unit' is NaN; expected a number"),
         (changed(depth={"meter_per_unit": 1}), "unknown key 'depth.meter_per_unit'; did you mean 'meters_per_unit'"),
         (changed(depth=0.001), "key 'depth' is 0.001; expected an object"),

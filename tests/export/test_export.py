@@ -23,6 +23,7 @@ from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.depth import MILLIMETERS
 from rgbdseg.errors import CheckpointError, DataError, UsageError
 from rgbdseg.export import export as export_module
+from rgbdseg.export import table as table_module
 from rgbdseg.export.bundle import write_bundle
 from rgbdseg.export.export import Exported, Frames, export_model, trtexec_line
 from rgbdseg.export.frames import dataset_frames, room_frames
@@ -31,7 +32,7 @@ from rgbdseg.export.onnx_segmenter import OnnxSegmenter
 from rgbdseg.export.openvino import OpenVINORunner, write_openvino
 from rgbdseg.export.parity import BARS, ParityBar, ParityReport, graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
-from rgbdseg.export.table import BEGIN, END, FamilyExport, _speeds, write_table
+from rgbdseg.export.table import BEGIN, END, FamilyExport, _speeds, export_family, write_table
 from rgbdseg.input_spec import InputSpec, hha_stream, metric_depth_stream, rgb_stream
 from rgbdseg.labels import LabelSet, LabelValues
 from rgbdseg.outputs import LabelFiles
@@ -378,6 +379,23 @@ def test_the_table(tmp_path: Path) -> None:
     assert len({line.count("|") for line in table}) == 1
 
 
+def test_a_family_has_the_same_weights_and_leaves_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+
+    def refuse(segmenter: Segmenter, *rest: object) -> None:
+        weights.append(torch.cat([one.flatten() for one in segmenter.model.parameters()]))
+        raise ExportError("seen")
+
+    monkeypatch.setattr(table_module, "export_model", refuse)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        torch.manual_seed(seed)
+        assert export_family("sagate_resnet18", SIZE, 1).problem == "seen"
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(*weights)
+
+
 def test_speeds_are_ratios_in_one_run() -> None:
     room = room_frames(SIZE, 1, DEPTH)[0]
     segmenter = Segmenter(Mixing(DEPTH), ABC, device="cpu")
@@ -493,6 +511,17 @@ def test_the_program_of_the_bundle_replaces_its_own_files_alone(tmp_path: Path) 
     with pytest.raises(run.InputError, match=r"rec holds files in color/ and no classes\.json"):
         labeled(VALUES).save(tmp_path / "rec")
     assert (tmp_path / "rec" / "color" / "a.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("unit", ["0", "-1", "nan", "inf", "1e-300", "1e9", "inch", "", 0, -1.0, [1]])
+def test_units_that_the_program_of_the_bundle_refuses(unit: Any) -> None:
+    run = importlib.import_module("rgbdseg.export.run")
+    depth = np.full((2, 3), 1500, np.uint16)
+    with pytest.raises(run.InputError, match=r"depth unit '.*' is not understood; expected m, cm, mm or the meters"):
+        run.to_meters(depth, unit, depth.shape, "a")
+    for good in ("mm", "0.001", 0.001):
+        assert run.to_meters(depth, good, depth.shape, "a").max() == np.float32(1.5)
+    assert run.to_meters(depth / 1000, None, depth.shape, "a").max() == np.float32(1.5)
 
 
 def test_the_class_of_the_bundle(tmp_path: Path) -> None:

@@ -215,6 +215,8 @@ def test_older_azure_calibrations_are_of_wide_images(tmp_path: Path) -> None:
         ("a.json", {**OPEN3D, "intrinsic_matrix": K[:8]}, "row by row or column by column"),
         ("a.json", {**OPEN3D, "intrinsic_matrix": [FX, 50.0, *K[2:]]}, "a camera without skew, which is 50 here"),
         ("a.json", {**OPEN3D, "depth_scale": -1}, "key 'depth_scale' is -1; expected a positive number"),
+        ("a.json", {**OPEN3D, "depth_scale": 1e-300}, "key 'depth_scale' is 1e-300; expected a positive number"),
+        ("a.json", {"cam_K": K, "depth_scale": 1e300}, r"key 'depth_scale' is 1e\+300; expected a positive number"),
         ("a.yaml", {**ROS_MESSAGE, "K": [0.0] * 9}, "key 'K' .*all zero says that the camera is not calibrated"),
         ("a.yaml", {**ROS_CALIBRATION, "camera_matrix": {"data": K[:6]}}, "of 9 numbers"),
         ("a.json", {"0": {"cam_K": K}, "1": {"cam_K": COLUMNS}}, "different cameras for different images"),

@@ -146,6 +146,19 @@ def test_big_endian_depth_and_its_unit(tmp_path: Path) -> None:
     np.testing.assert_allclose(frame.depth_m, depth_mm(0) / 2000, atol=1e-6)
 
 
+@pytest.mark.parametrize("stated", [0.0, -0.001, np.nan, np.inf])
+def test_units_that_a_recorder_cannot_mean(tmp_path: Path, stated: float) -> None:
+    bag = BagWriter(tmp_path / "a.bag")
+    unit = bag.make("std_msgs/msg/Float32", stated)
+    bag.write("/option/Depth_Units/value", "std_msgs/msg/Float32", unit, T0)
+    write_frames(bag, 1)
+    bag.close()
+    with pytest.raises(DataError, match=r"Depth_Units/value states a depth unit of .* m; expected .* depth_unit=UNIT"):
+        open_recording(tmp_path / "a.bag")
+    frame = open_recording(tmp_path / "a.bag", OpenOptions(depth_unit=DepthUnit(0.001))).read(0)
+    np.testing.assert_allclose(frame.depth_m, depth_mm(0) / 1000, atol=1e-6)
+
+
 def test_depth_of_another_camera_is_registered(tmp_path: Path) -> None:
     """A wall at 2 m, seen by a depth camera 0.4 m to the right: its picture moves by fx * 0.4 / 2 pixels."""
     bag = BagWriter(tmp_path / "a.bag")

@@ -145,6 +145,9 @@ def test_units_and_bytes(tmp_path: Path) -> None:
     color, depth = write_room(tmp_path)
     with pytest.raises(RequestError, match="depth unit 'inch' is not understood"):
         read_frame(Upload(color, "c"), Upload(depth, "d"), depth_unit="inch")
+    for unit in ("0", "-1", "nan", "inf"):
+        with pytest.raises(RequestError, match=f"depth unit '{unit}' is not understood"):
+            read_frame(Upload(color, "c"), Upload(depth, "d"), depth_unit=unit)
     with pytest.raises(RequestError, match=r"c has 0\.\d MB; at most 0.001 MB"):
         read_frame(Upload(color, "c"), limits=Limits(megabytes=0.001))
 

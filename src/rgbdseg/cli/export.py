@@ -133,7 +133,7 @@ def _plan_and_frames(
         spec=spec,
         protocol=protocol,  # type: ignore[arg-type]
         hha=hha,  # type: ignore[arg-type]
-        depth_unit=parse_depth_unit(options.depth_unit) if options.depth_unit else METERS,
+        depth_unit=METERS if options.depth_unit is None else parse_depth_unit(options.depth_unit),
         whole_numbers=options.depth_unit not in (None, "m"),
         size=size,
         scores=options.scores,

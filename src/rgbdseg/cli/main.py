@@ -128,15 +128,18 @@ _SHORT_OPTIONS = {
 _RECORDING_OPTIONS = {
     "color_topic=NAME": "--color-topic NAME",
     "depth_topic=NAME": "--depth-topic NAME",
+    "depth_unit=UNIT": "--depth-unit UNIT",
     "registered=True": "--registered",
     "trajectory=FILE": "--trajectory FILE",
     "camera=(fx, fy, cx, cy)": "--camera fx,fy,cx,cy",
+    "size=(height, width)": "--size HEIGHTxWIDTH",
 }
 """How `rgbdseg.recordings` names what a recording lacks, and the options for it."""
 
 _PREPARE_OPTIONS = {
     "with a table of its colors": "with a table of its colors (--label-colors FILE)",
     "(meters_per_unit)": "(--meters-per-unit)",
+    "--depth-unit UNIT": "--meters-per-unit M",
     "jpeg_quality is": "--quality is",
 }
 

@@ -133,7 +133,7 @@ def _open_inputs(options: argparse.Namespace) -> Inputs:
 
     further = {name: Path(path) for name, path in options.raster}
     frames = find_frames(Path(options.rgb), Path(options.depth) if options.depth else None, further)
-    unit = parse_depth_unit(options.depth_unit) if options.depth_unit else None
+    unit = None if options.depth_unit is None else parse_depth_unit(options.depth_unit)
     camera = PinholeCamera.from_string(options.camera) if options.camera else None
     return FileInputs(frames, unit, camera, single=Path(options.rgb).is_file(), resample=options.resample_depth)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
     from rgbdseg.recordings._base import OpenOptions
@@ -38,25 +36,16 @@ def add_recording_options(parser: argparse.ArgumentParser, *, camera: bool = Tru
 def recording_options(options: argparse.Namespace) -> OpenOptions:
     """Return what was given for `add_recording_options`."""
     from rgbdseg.depth import parse_depth_unit
-    from rgbdseg.recordings._base import OpenOptions
+    from rgbdseg.recordings._base import OpenOptions, parse_size
 
     return OpenOptions(
-        depth_unit=parse_depth_unit(options.depth_unit) if options.depth_unit else None,
+        depth_unit=None if options.depth_unit is None else parse_depth_unit(options.depth_unit),
         camera=PinholeCamera.from_string(options.camera) if options.camera else None,
         color_topic=options.color_topic,
         depth_topic=options.depth_topic,
         registered=options.registered,
         max_difference_s=options.max_difference,
         trajectory=Path(options.trajectory) if options.trajectory else None,
-        size=_size(options.size),
+        size=None if options.size is None else parse_size(options.size),
         every=options.every,
     )
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match or not int(match[1]) or not int(match[2]):
-        raise UsageError(f"--size {text} is not understood; expected HEIGHTxWIDTH, e.g. 480x640")
-    return int(match[1]), int(match[2])

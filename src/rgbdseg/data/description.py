@@ -13,7 +13,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.json_fields import FieldReader, load_json
 from rgbdseg.data.label_values import label_values_to_json, read_class_values
 from rgbdseg.datasets import get_label_set, label_sets
-from rgbdseg.depth import EARLIER_KEYS, DepthUnit
+from rgbdseg.depth import EARLIER_KEYS, DepthUnit, is_depth_unit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text
 from rgbdseg.geometry.hha import HHA_CHANNELS, HHA_PRESETS, INDOOR, HHAParameters
@@ -293,7 +293,7 @@ def _read_unit(reader: FieldReader, key: str) -> DepthUnit | None:
     known = {"meters_per_unit", "offset_units", "missing", "largest_m"}
     section = reader.section(key, known=known, earlier=EARLIER_KEYS)
     meters_per_unit = section.number("meters_per_unit")
-    if meters_per_unit <= 0:
+    if not is_depth_unit(meters_per_unit):
         raise section.wrong("meters_per_unit", "a positive number, e.g. 0.001 for millimeters or 1 for meters")
     largest_m = section.number("largest_m") if "largest_m" in section else None
     if largest_m is not None and largest_m <= 0:

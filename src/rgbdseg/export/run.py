@@ -247,14 +247,7 @@ def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: s
         )
     if unit is None and not np.issubdtype(values.dtype, np.floating):
         raise InputError(f"{name}: depth is {values.dtype}, whole numbers whose unit is not known; give depth_unit")
-    meters = METERS_PER_UNIT.get(str(unit)) if unit is not None else 1.0
-    if meters is None:
-        try:
-            meters = float(unit)  # type: ignore[arg-type]
-        except ValueError:
-            raise InputError(
-                f"depth unit '{unit}' is not understood; expected m, cm, mm or the meters per unit"
-            ) from None
+    meters = meters_per_unit("m" if unit is None else unit)
     with np.errstate(invalid="ignore", over="ignore"):
         depth_m = (values.astype(np.float64) * meters).astype(np.float32)
         depth_m = np.where((depth_m > 0) & np.isfinite(depth_m), depth_m, np.float32(0))
@@ -262,6 +255,17 @@ def to_meters(depth: Any, unit: str | float | None, size: Sequence[int], name: s
     if median is not None and not 0.02 <= median <= 500:
         raise InputError(f"{name}: the median depth is {median:.4g} m, expected 0.02..500 m; the depth unit is wrong")
     return depth_m
+
+
+def meters_per_unit(unit: str | float) -> float:
+    """The number that m, cm, mm or a number means; InputError for 0 and others that would leave no reading."""
+    try:
+        meters = METERS_PER_UNIT[unit] if unit in METERS_PER_UNIT else float(unit)
+    except (TypeError, ValueError, OverflowError):
+        meters = 0.0
+    if not 1e-12 <= meters < 1000:
+        raise InputError(f"depth unit '{unit}' is not understood; expected m, cm, mm or the meters per unit")
+    return meters
 
 
 def camera_row(camera: Any) -> tuple[float, float, float, float]:
@@ -421,7 +425,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = find_files(Path(options.rgb), Path(options.depth) if options.depth else None)
         for rgb, depth in pairs:
             values = None if depth is None else read_depth(depth)
-            unit = options.depth_unit or (None if values is None or depth is None else usual_unit(values, depth))
+            unit = options.depth_unit
+            if unit is None and values is not None and depth is not None:
+                unit = usual_unit(values, depth)
             picture = read_picture(rgb, values)
             if values is not None and rgb == pairs[0][0]:
                 print(depth_line(values, unit, assumed=options.depth_unit is None, name=str(depth)))

@@ -98,9 +98,10 @@ def export_family(name: str, size: Size, frames: int, repeats: int = 7) -> Famil
         FamilyExport: with the reason where the model does not export, for which nothing is raised.
     """
     label_set = get_label_set("rooms")
-    torch.manual_seed(0)
     variant = get_variant(name)
-    model = create_model(name, len(label_set), **variant.tiny)
+    with torch.random.fork_rng(devices=[]):  # the random numbers of the caller go on where they were
+        torch.default_generator.manual_seed(0)  # of the CPU alone, where the model is made
+        model = create_model(name, len(label_set), **variant.tiny)
     segmenter = Segmenter(model, label_set, device="cpu", name=name)
     try:
         plan = GraphPlan(segmenter.input_spec, size=size, scores=True)

@@ -17,9 +17,9 @@ from rgbdseg.depth import DepthUnit, parse_missing
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import HHA_PRESETS, parse_hha_parameters
 from rgbdseg.labels import IGNORE_INDEX, LabelSet
+from rgbdseg.prepare import from_recording
 from rgbdseg.prepare._report import report
 from rgbdseg.prepare._sources import Progress, Source
-from rgbdseg.prepare.from_recording import is_container, prepare_recorded, refuse_labels
 from rgbdseg.prepare.label_tables import LabelTable, read_label_table
 from rgbdseg.prepare.pairing import Pair, find_pairs
 from rgbdseg.prepare.recording import (
@@ -39,15 +39,17 @@ from rgbdseg.prepare.recording import (
 )
 from rgbdseg.prepare.writer import PrepareResult, write_prepared_tree
 from rgbdseg.reading import what_is_there
-from rgbdseg.recordings._base import OpenOptions
+
+_ONLY_OF_FOLDERS = (
+    "rgb", "depth", "pair", "associations", "missing", "intrinsics", "rectified", "labels", "label", "label_colors",
+    "label_values", "resample_depth", "first_label", "void_label", "train", "test",
+)  # fmt: skip
+"""Arguments that mean nothing where frames are no files: a bag says itself what its messages are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this source takes on the command line."""
     parser.add_argument("source", help="folder of the recording, or a bag or another file that a recorder wrote")
-    parser.add_argument("--format", metavar="NAME", help="of a recording that is no folder of images")
-    parser.add_argument("--color-topic", metavar="TOPIC", help="of a bag with several")
-    parser.add_argument("--depth-topic", metavar="TOPIC", help="of a bag with several")
     parser.add_argument("--name", help="of the dataset; by default the folder's")
     parser.add_argument("--rgb", metavar="FOLDER", help="of the images, inside the recording")
     parser.add_argument("--depth", metavar="FOLDER", help="of the depth maps")
@@ -59,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are, else by name, or by the times that files of other names are named by",
     )
     parser.add_argument("--associations", metavar="FILE", help="lines of time, path, time, path")
-    parser.add_argument("--max-difference", type=float, default=0.02, metavar="SECONDS", help="between paired files")
+    parser.add_argument(
+        "--max-difference",
+        type=float,
+        metavar="SECONDS",
+        help=f"between image and depth map; default: {RecordingOptions.max_difference_s}, and 0.04 in bags",
+    )
     parser.add_argument(
         *("--meters-per-unit", "--metres-per-unit"),
         type=float,
@@ -103,12 +110,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random split")
     parser.add_argument("--train", metavar="FILE", help="names of the training frames instead, one per line")
     parser.add_argument("--test", metavar="FILE", help="names of the test frames, one per line")
+    from_recording.add_arguments(parser)
 
 
 def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     """Write the tree that the arguments ask for; return lines for the user."""
-    if is_container(options.source, options.format):
-        return _prepare_container(options, progress)
+    container = from_recording.is_container(options.source, options.format)
+    if container or Path(options.source).is_dir():
+        _refuse_foreign_options(options, container=container)
+    if container:
+        return from_recording.prepare(options, progress)
     recording = _recording_options(options)
     prepared = prepare_folder(
         options.source,
@@ -129,7 +140,9 @@ def _recording_options(options: argparse.Namespace) -> RecordingOptions:
         label_folder=options.label,
         pairing=options.pair,
         associations=options.associations and Path(options.associations),
-        max_difference_s=options.max_difference,
+        max_difference_s=(
+            RecordingOptions.max_difference_s if options.max_difference is None else options.max_difference
+        ),
         meters_per_unit=options.meters_per_unit,
         missing="usual" if options.missing is None else parse_missing(options.missing),
         largest_m=options.largest_depth,
@@ -169,38 +182,18 @@ def _notes(prepared: PreparedRecording, options: RecordingOptions) -> list[str]:
     return notes
 
 
-def _prepare_container(options: argparse.Namespace, progress: Progress) -> list[str]:
-    """Write the tree of a bag or another recording that is no folder of image files."""
-    not_taken = (
-        "rgb",
-        "depth",
-        "associations",
-        "intrinsics",
-        "labels",
-        "label",
-        "label_colors",
-        "label_values",
-        "train",
-        "test",
-    )
-    refuse_labels({f"--{name.replace('_', '-')}": getattr(options, name) for name in not_taken})
-    result, notes = prepare_recorded(
-        options.source,
-        options.destination,
-        OpenOptions(
-            depth_unit=None if options.meters_per_unit is None else DepthUnit(options.meters_per_unit),
-            camera=options.camera and PinholeCamera.from_string(options.camera),
-            color_topic=options.color_topic,
-            depth_topic=options.depth_topic,
-            every=options.every,
-        ),
-        name=options.name,
-        format=options.format,
-        test_share=options.test_share,
-        seed=options.seed,
-        progress=progress,
-    )
-    return report(result, [f"note: {note}" for note in notes])
+def _refuse_foreign_options(options: argparse.Namespace, *, container: bool) -> None:
+    """Raise UsageError for an option that means nothing for such a recording, unless it is as the parser leaves it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    for name in _ONLY_OF_FOLDERS if container else from_recording.OPTIONS:
+        if getattr(options, name) != parser.get_default(name):
+            about = (
+                "folders of image files; this recording holds its frames otherwise"
+                if container
+                else "bags and other files that a recorder wrote; this recording is a folder of image files"
+            )
+            raise UsageError(f"--{name.replace('_', '-')} is about {about}")
 
 
 SOURCES = {"folder": Source(add_arguments, prepare)}

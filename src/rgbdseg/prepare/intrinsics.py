@@ -10,6 +10,7 @@ from typing import Any
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import read_camera
 from rgbdseg.data.json_fields import FieldReader, is_number
+from rgbdseg.depth import is_depth_unit
 from rgbdseg.errors import DataError
 from rgbdseg.prepare.azure_calibration import COLOR, DEPTH, DEPTH_MODES, azure_camera
 from rgbdseg.prepare.intrinsics_files import KNOWN_FORMATS, load_intrinsics, with_usual_keys
@@ -100,22 +101,23 @@ def _meters_per_unit(reader: FieldReader) -> float | None:
     beside cam_K); a scale around 1 without cam_K can be any of them.
     """
     if "depth_units_per_m" in reader:
-        return 1 / _positive(reader, "depth_units_per_m", "units per meter, such as 5000")
+        return _believable(reader, "depth_units_per_m", lambda number: 1 / number, "units per meter, such as 5000")
     if "depth_scale" not in reader:
         return None
-    scale = _positive(reader, "depth_scale", "units per meter, or meters per unit below 1")
+    meaning = "units per meter, or meters per unit below 1"
     if "cam_K" in reader:
-        return scale / 1000
-    if 0.01 < scale < 100:
+        return _believable(reader, "depth_scale", lambda scale: scale / 1000, meaning)
+    if 0.01 < reader.number("depth_scale") < 100:
         return None
-    return 1 / scale if scale >= 1 else scale
+    return _believable(reader, "depth_scale", lambda scale: 1 / scale if scale >= 1 else scale, meaning)
 
 
-def _positive(reader: FieldReader, key: str, meaning: str) -> float:
+def _believable(reader: FieldReader, key: str, to_meters: Callable[[float], float], meaning: str) -> float:
+    """Return the meters per unit that a number stands for; raises DataError for one that no depth is stored in."""
     number = reader.number(key)
-    if number <= 0:
+    if number <= 0 or not is_depth_unit(to_meters(number)):
         raise reader.wrong(key, f"a positive number: {meaning}")
-    return number
+    return to_meters(number)
 
 
 def _has(*keys: str) -> Callable[[FieldReader], bool]:

@@ -22,6 +22,7 @@ from rgbdseg.data.images import check_upright, image_size, read_depth_values, re
 from rgbdseg.data.text_files import NameFinder, listed_lines, plain_path, read_text
 from rgbdseg.data.tree import natural_key
 from rgbdseg.datasets import label_sets
+from rgbdseg.depth import is_depth_unit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import SENSOR, HHAParameters
 from rgbdseg.labels import LabelSet, generic_palette
@@ -93,7 +94,7 @@ class RecordingOptions:
     def __post_init__(self) -> None:
         if self.camera is not None and self.intrinsics is not None:
             raise UsageError("camera and intrinsics are both given; expected one of them")
-        if self.meters_per_unit is not None and not 0 < self.meters_per_unit < 1000:
+        if self.meters_per_unit is not None and not is_depth_unit(self.meters_per_unit):
             raise UsageError(f"depth unit {self.meters_per_unit}: expected meters per unit, e.g. {COMMON_UNITS}")
         if self.largest_m is not None and not 0 < self.largest_m < float("inf"):
             raise UsageError(f"largest depth {self.largest_m}: expected a positive number of meters")

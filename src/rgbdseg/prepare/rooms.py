@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 
-from rgbdseg.errors import UsageError
 from rgbdseg.prepare._sources import Progress, Source
+from rgbdseg.recordings._base import parse_size
 from rgbdseg.rooms.write import write_rooms
 
 STAGE = "rooms"
@@ -38,11 +37,3 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
 
 
 SOURCES = {"rooms": Source(add_arguments, prepare, (STAGE,))}
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse HEIGHTxWIDTH."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match or not int(match[1]) or not int(match[2]):
-        raise UsageError(f"size '{text}' is not understood; expected HEIGHTxWIDTH, e.g. 240x320")
-    return (int(match[1]), int(match[2]))

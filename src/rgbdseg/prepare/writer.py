@@ -109,6 +109,7 @@ def write_prepared_tree(
     copies_of: Path | None = None,
     conversion: str = "",
     workers: int = 0,
+    readers: int | None = None,
     progress: Progress | None = None,
 ) -> PrepareResult:
     """Convert all frames into ``destination``, verify them and complete the tree.
@@ -133,6 +134,7 @@ def write_prepared_tree(
         copies_of: folder whose files the frames hold byte by byte, so that no other argument decides what they hold.
         conversion: how they are changed on the way, where they are, in a few words that differ for other results.
         workers: processes; 0 works in this one.
+        readers: processes that convert, where other than ``workers`` are to: some sources are read in order.
         progress: called with the stage, frames done and frames in all.
 
     Raises:
@@ -157,7 +159,8 @@ def write_prepared_tree(
         _require_texts(root, texts)
         return PrepareResult(root, description, counts, len(frames), 0, 0.0, 0.0, _size(root), already_complete=True)
     start = time.monotonic()
-    converted = _convert_all(_Work(root, description, convert, context), frames, workers, progress)
+    work = _Work(root, description, convert, context)
+    converted = _convert_all(work, frames, workers if readers is None else readers, progress)
     convert_seconds = time.monotonic() - start
     for name, text in texts.items():
         write_text(root / name, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ class OpenOptions:
             )
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"size {self.size}; expected a height and a width in pixels")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Turn HEIGHTxWIDTH, in pixels, into numbers; raises UsageError for anything else."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise UsageError(f"size '{text}' is not understood; expected HEIGHTxWIDTH, e.g. 480x640")
+    return int(match[1]), int(match[2])
 
 
 class Recording(abc.ABC):

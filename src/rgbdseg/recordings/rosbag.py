@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.depth import DepthUnit, check_plausible, usual_missing, usual_unit
+from rgbdseg.depth import DepthUnit, check_plausible, is_depth_unit, usual_missing, usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.pairing import Stamped, pair_by_time
@@ -145,8 +146,9 @@ class _Contents:
     """What a bag holds that is of use here; it is read once from its beginning to its end."""
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
+        self._path, self._options = path, options
         self.notes: list[str] = []
-        self.depth_unit: DepthUnit | None = None
+        self.depth_unit: DepthUnit | None = options.depth_unit
         self.registration: Registration | None = None
         self.transforms = TransformTree()
         self._infos: dict[str, Any] = {}
@@ -202,12 +204,24 @@ class _Contents:
                 for stamped in message.transforms:
                     self.transforms.add(stamped, fixed=connection.topic == "/tf_static")
             elif connection.topic.endswith(_DEPTH_UNITS):
-                with suppress(ValueError):
-                    self.depth_unit = DepthUnit(
-                        round(float(message.data), 9), missing=usual_missing(np.dtype(np.uint16))
-                    )
+                self._take_unit(connection.topic, message.data)
             elif hasattr(message, "translation"):
                 self._infos[connection.topic] = message
+
+    def _take_unit(self, topic: str, stated: Any) -> None:
+        """Take the depth unit that the recorder states, unless the user knows it."""
+        if self._options.depth_unit is not None:
+            return
+        try:
+            meters = round(float(stated), 9)  # 0.001 in 32 bits is 0.0010000000475
+        except (ValueError, OverflowError):
+            meters = math.nan
+        if not is_depth_unit(meters):
+            raise DataError(
+                f"{self._path}: {topic} states a depth unit of {stated} m; expected meters per stored unit, e.g. "
+                "0.001; say depth_unit=UNIT"
+            )
+        self.depth_unit = DepthUnit(meters, missing=usual_missing(np.dtype(np.uint16)))
 
     def _read_stamps(self, reader: Any) -> None:
         both = {self.color.topic: self.color, self.depth.topic: self.depth}
@@ -378,7 +392,7 @@ def open_bag(path: Path, options: OpenOptions) -> Recording:
         for images in (contents.color, contents.depth)
     )
     pairs = [(int(pair.rgb), int(pair.depth)) for pair in pair_by_time(color, depth, limit)]
-    unit = options.depth_unit or contents.depth_unit or usual_unit(np.dtype(np.uint16), str(path))
+    unit = contents.depth_unit or usual_unit(np.dtype(np.uint16), str(path))
     return _BagRecording(path, contents, pairs, unit)
 
 
