@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rgbdseg.encoders._base import StagedEncoder
 from rgbdseg.encoders._probe import stem_channels
+from rgbdseg.errors import UsageError
 from rgbdseg.nn.squeeze_excite import SqueezeExciteSum
 
 # B batch, C channels, H height, W width
@@ -16,11 +17,16 @@ class FusedEncoders(nn.Module):
 
     Args:
         rgb: encoder of one map per state.
-        depth: the same for the second stream, with the same channels.
+        depth: the same for the second stream, with features of the same channels and sizes.
+
+    Raises:
+        UsageError: for encoders whose features differ.
     """
 
     def __init__(self, rgb: StagedEncoder, depth: StagedEncoder) -> None:
         super().__init__()
+        if rgb.feature_info != depth.feature_info:
+            raise UsageError(f"encoders '{rgb.name}' and '{depth.name}' have features of different channels or sizes")
         self.rgb, self.depth = rgb, depth
         self.fusions = nn.ModuleList(SqueezeExciteSum(channels) for channels in (*stem_channels(rgb), *rgb.channels))
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -117,6 +118,7 @@ class ACFNet(SegmentationModel):
             feature.
         channels: width of the pyramid's branches, the class feature and the classifiers (512).
         auxiliary_channels: width of the side head (256).
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -135,12 +137,15 @@ class ACFNet(SegmentationModel):
         pyramid: bool = True,
         channels: int = 512,
         auxiliary_channels: int = 256,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("compat", compat, Compat)
         super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels, auxiliary_channels=auxiliary_channels)
-        self.encoder = create_encoder(encoder, output_stride=8, dilations=(4,))
-        dilate_stage(self.encoder, 2, (2,))
+        built_as = {"output_stride": 8, "dilations": (4,), **(encoder_options or {})}
+        self.encoder = create_encoder(encoder, **built_as)
+        if self.encoder.reductions[2] == 8:
+            dilate_stage(self.encoder, 2, (2,))
         if compat == "unofficial":
             pool_with_ceiling(self.encoder)
             add_channel_attention(self.encoder)

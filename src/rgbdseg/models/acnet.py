@@ -182,9 +182,10 @@ class ACNet(SegmentationModel):
         encoder: name of a ResNet of timm.
         decoder_channels: widths of the decoder at 1/32, 1/16, 1/8, 1/4 and 1/2.
         decoder_blocks: number of residual blocks of the four doublings and of the refinement at 1/2.
+        encoder_options: further options of all three encoders, such as ``drop_path_rate``.
 
     Raises:
-        UsageError: for an encoder that is not a ResNet, and unless both have five positive numbers.
+        UsageError: for an encoder that is not a ResNet of output stride 32, and unless both have five positive numbers.
     """
 
     card = _CARD
@@ -198,15 +199,21 @@ class ACNet(SegmentationModel):
         *,
         decoder_channels: Sequence[int] = (512, 256, 128, 64, 64),
         decoder_blocks: Sequence[int] = (6, 4, 3, 3, 3),
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, INPUT_SPEC)
         for option, values in (("decoder_channels", decoder_channels), ("decoder_blocks", decoder_blocks)):
             if len(values) != LEVELS or min(values) < 1:
                 raise UsageError(f"model option {option} is {tuple(values)}; expected {LEVELS} positive integers")
-        self.rgb_encoder = create_encoder(encoder)
-        self.depth_encoder = create_encoder(encoder, in_chans=1)
+        built_as = encoder_options or {}
+        self.rgb_encoder = create_encoder(encoder, **built_as)
+        if self.rgb_encoder.reductions[-1] != 32:
+            raise UsageError(
+                f"encoder '{encoder}' ends at 1/{self.rgb_encoder.reductions[-1]} of the image; ACNet needs 1/32"
+            )
+        self.depth_encoder = create_encoder(encoder, in_chans=1, **built_as)
         self.depth_encoder.one_channel_weight = "mean"
-        self.merge_encoder = create_encoder(encoder)
+        self.merge_encoder = create_encoder(encoder, **built_as)
         remove_stem(self.merge_encoder)
         stem_norm: Any = self.rgb_encoder.get_submodule("bn1")
         channels: tuple[int, ...] = (stem_norm.num_features, *self.rgb_encoder.channels)

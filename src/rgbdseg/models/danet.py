@@ -13,6 +13,7 @@ matrix of all pairs of positions.  `danet_resnet18` is ours: small enough to tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -72,6 +73,7 @@ class DANet(SegmentationModel):
         encoder: name of a ResNet.
         dilations: of the last stage's blocks; None: 2, 4, 4 as without multi-grid in the published code.
         channels: width of the head (512 as released).
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -82,11 +84,18 @@ class DANet(SegmentationModel):
     backbone_prefixes = ("encoder.",)
 
     def __init__(
-        self, num_classes: int, encoder: str, *, dilations: Sequence[int] | None = (4, 8, 16), channels: int = 512
+        self,
+        num_classes: int,
+        encoder: str,
+        *,
+        dilations: Sequence[int] | None = (4, 8, 16),
+        channels: int = 512,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels)
-        self.encoder = create_encoder(encoder, output_stride=8, dilations=dilations)
+        built_as = {"output_stride": 8, "dilations": dilations, **(encoder_options or {})}
+        self.encoder = create_encoder(encoder, **built_as)
         self.decoder = DualAttentionHead(self.encoder.channels[-1], num_classes, channels)
         init_head(self.decoder)
 

@@ -21,6 +21,8 @@ semantic part: none, but that depth comes in meters.  Ours: the narrow network f
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -123,6 +125,7 @@ class EMSANet(SideOutputModel):
         missing_depth: see `MissingDepth`; published: ``normalized`` for filled depth, ``mean`` for raw depth.
         decoder_widths: channels of the decoder at 1/32, 1/16 and 1/8.
         decoder_blocks: factorized blocks of each of its steps.
+        encoder_options: further options of both encoders, such as ``dropout`` or ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these.
@@ -141,13 +144,14 @@ class EMSANet(SideOutputModel):
         missing_depth: MissingDepth = "normalized",
         decoder_widths: tuple[int, int, int] = (512, 256, 128),
         decoder_blocks: int = 3,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_widths(decoder_blocks=decoder_blocks, **{f"decoder_widths[{i}]": w for i, w in enumerate(decoder_widths)})
-        rgb_encoder = _encoder(encoder, 3)
+        rgb_encoder = _encoder(encoder, 3, encoder_options or {})
         second = depth_stream(second_stream, depth_statistics, missing_depth)
         streams = (rgb_stream(rgb_encoder.mean, rgb_encoder.std), second)
         super().__init__(num_classes, InputSpec(streams, size_divisor=32))
-        self.encoders = FusedEncoders(rgb_encoder, _encoder(encoder, second.channels))
+        self.encoders = FusedEncoders(rgb_encoder, _encoder(encoder, second.channels, encoder_options or {}))
         for module in self.encoders.fusions.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -162,10 +166,11 @@ class EMSANet(SideOutputModel):
         self.decoder = NBt1DDecoder(rgb_encoder.feature_info, num_classes, options)
 
 
-def _encoder(name: str, in_chans: int) -> StagedEncoder:
+def _encoder(name: str, in_chans: int, options: Mapping[str, Any]) -> StagedEncoder:
+    released: dict[str, Any] = {"norm_eps": NORM_EPS, "horizontal_bias": False, "dropout": ENCODER_DROPOUT}
     if not name.partition(".")[0].endswith("_nbt1d"):
-        return create_encoder(name, in_chans)
-    return create_encoder(name, in_chans, norm_eps=NORM_EPS, horizontal_bias=False, dropout=ENCODER_DROPOUT)
+        released = {}
+    return create_encoder(name, in_chans, **{**released, **options})
 
 
 VARIANTS = {

@@ -17,7 +17,8 @@ divided by 1000 as well.  Ours: the narrow network for CPUs, all encoders but Re
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rgbdseg.encoders import StagedEncoder, create_encoder
 from rgbdseg.encoders._fused import FusedEncoders
@@ -114,6 +115,8 @@ class ESANet(SideOutputModel):
         training_size: (height, width) of the training images; the adaptive context counts cells by it.
         decoder_widths: channels of the decoder at 1/32, 1/16 and 1/8.
         decoder_blocks: factorized blocks of each of its steps.
+        encoder_options: further options of the encoder, such as ``drop_path_rate`` or ``dropout``.
+        depth_encoder_options: the same for the depth encoder; None: those of ``encoder`` where it is as that one.
 
     Raises:
         UsageError: for values outside these.
@@ -135,14 +138,19 @@ class ESANet(SideOutputModel):
         training_size: tuple[int, int] = (480, 640),
         decoder_widths: tuple[int, int, int] = (512, 256, 128),
         decoder_blocks: int = 3,
+        encoder_options: Mapping[str, Any] | None = None,
+        depth_encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("context", context, Context)
         check_widths(decoder_blocks=decoder_blocks, **{f"decoder_widths[{i}]": w for i, w in enumerate(decoder_widths)})
-        rgb_encoder: StagedEncoder = create_encoder(encoder)
+        if depth_encoder is None and depth_encoder_options is None:
+            depth_encoder_options = encoder_options
+        rgb_encoder: StagedEncoder = create_encoder(encoder, **(encoder_options or {}))
         second = depth_stream(second_stream, depth_statistics, missing_depth)
         streams = (rgb_stream(rgb_encoder.mean, rgb_encoder.std), second)
         super().__init__(num_classes, InputSpec(streams, size_divisor=32))
-        self.encoders = FusedEncoders(rgb_encoder, create_encoder(depth_encoder or encoder, second.channels))
+        depth = create_encoder(depth_encoder or encoder, second.channels, **(depth_encoder_options or {}))
+        self.encoders = FusedEncoders(rgb_encoder, depth)
         adaptive = context.startswith("appm")
         options = NBt1DDecoderOptions(
             widths=decoder_widths,

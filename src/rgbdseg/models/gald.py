@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -75,6 +76,7 @@ class GALD(SegmentationModel):
         aggregation: ``cgnl`` as published, ``nonlocal``, ``psp`` or ``aspp``: see `rgbdseg.nn.decoders.global_local`.
         channels: width of the head (512 as released); ``cgnl`` wants a multiple of 16.
         auxiliary_channels: width of the side head (512 as released).
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -92,11 +94,14 @@ class GALD(SegmentationModel):
         aggregation: Aggregation = "cgnl",
         channels: int = 512,
         auxiliary_channels: int = 512,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, InputSpec((rgb_stream(),)))
         check_widths(channels=channels, auxiliary_channels=auxiliary_channels)
-        self.encoder = create_encoder(encoder, output_stride=8, dilations=(4, 8, 16))
-        dilate_stage(self.encoder, 2, (2,))
+        built_as = {"output_stride": 8, "dilations": (4, 8, 16), **(encoder_options or {})}
+        self.encoder = create_encoder(encoder, **built_as)
+        if self.encoder.reductions[2] == 8:
+            dilate_stage(self.encoder, 2, (2,))
         pool_with_ceiling(self.encoder)
         self.decoder = GlobalLocalHead(self.encoder.channels[-1], num_classes, channels, aggregation)
         self.auxiliary_head = nn.Sequential(

@@ -21,12 +21,12 @@ its own.  `gnn3d_resnet18` is ours: small enough to train on a CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rgbdseg.encoders import create_encoder, stride_options
+from rgbdseg.encoders import StagedEncoder, create_encoder, stride_options
 from rgbdseg.encoders.vgg import VGGEncoder
 from rgbdseg.errors import UsageError
 from rgbdseg.geometry.neighbors import cell_points, nearest_neighbors
@@ -128,6 +128,18 @@ def dilate_vgg(encoder: VGGEncoder) -> None:
     encoder.reductions = (4, 8, 8, 8)
 
 
+def _image_encoder(name: str, options: Mapping[str, Any]) -> StagedEncoder:
+    """Return an encoder whose last feature is at 1/8, where the nodes are; raises UsageError for any other."""
+    encoder = create_encoder(name, **{**stride_options(32 if name.startswith("vgg") else OUTPUT_STRIDE), **options})
+    if isinstance(encoder, VGGEncoder):
+        dilate_vgg(encoder)
+    if encoder.reductions[-1] != OUTPUT_STRIDE:
+        raise UsageError(
+            f"encoder '{name}' ends at 1/{encoder.reductions[-1]} of the image; 3DGNN needs 1/{OUTPUT_STRIDE}"
+        )
+    return encoder
+
+
 class GNN3D(SegmentationModel):
     """An image network at 1/8 of the image, the recurrent graph network on its features, and a classifier.
 
@@ -140,6 +152,7 @@ class GNN3D(SegmentationModel):
         neighbors: of each node, itself included.
         update: ``rnn`` or ``lstm``.
         space: of the distances.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -159,6 +172,7 @@ class GNN3D(SegmentationModel):
         neighbors: int = 64,
         update: Update = "rnn",
         space: Space = "xyzxy",
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         if steps < 0 or neighbors < 1:
             raise UsageError(
@@ -171,11 +185,8 @@ class GNN3D(SegmentationModel):
         check_widths(channels=channels, hidden_channels=hidden_channels)
         self.space: Space = space
         self.neighbors = neighbors
-        is_vgg = encoder.startswith("vgg")
-        self.encoder = create_encoder(encoder, **stride_options(32 if is_vgg else OUTPUT_STRIDE))
-        if isinstance(self.encoder, VGGEncoder):
-            dilate_vgg(self.encoder)
-        unary = LargeFieldOfView if is_vgg else Projection
+        self.encoder = _image_encoder(encoder, encoder_options or {})
+        unary = LargeFieldOfView if encoder.startswith("vgg") else Projection
         self.unary = unary(self.encoder.channels[-1], channels, hidden_channels)
         self.propagation = RecurrentGraph(channels, steps, update) if uses_points else None
         self.classifier = NodeClassifier((2 if uses_points else 1) * channels, channels, num_classes)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.encoders import StagedEncoder, create_encoder
-from rgbdseg.encoders._windows import run_padded_blocks
 from rgbdseg.encoders.swin import SwinEncoder
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, rgb_stream
@@ -184,6 +183,8 @@ class HDBFormer(SegmentationModel):
         channel_order: of RGB: ``reversed`` as released, or ``stored`` for red first.
         train_all: whether all parameters learn.  In the released run the optimizer was given neither the position
             biases of the Swin Transformer nor the layer norms of the interactions.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``; a Swin Transformer's ``padding`` is
+            ``before_shift`` unless said otherwise, as released.
 
     Raises:
         UsageError: for an encoder that does not fit.
@@ -200,8 +201,10 @@ class HDBFormer(SegmentationModel):
         *,
         channel_order: Literal["stored", "reversed"] = "stored",
         train_all: bool = True,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
-        built = create_encoder(encoder)
+        released = {"padding": "before_shift"} if encoder.startswith("swin_") else {}
+        built = create_encoder(encoder, **{**released, **(encoder_options or {})})
         if tuple(built.reductions) != (4, 8, 16, 32) or any(channels % (2 * HEADS) for channels in built.channels):
             raise UsageError(
                 f"encoder '{encoder}' has features of {built.channels} channels at {built.reductions}; HDBFormer needs "
@@ -229,16 +232,9 @@ class HDBFormer(SegmentationModel):
         yield "rgb", self.encoder
 
     def _encoder_maps(self, rgb: Tensor) -> list[Tensor]:
-        """Return the maps of the encoder; those of a Swin Transformer normalized, its windows padded as released."""
-        if not isinstance(self.encoder, SwinEncoder):
-            return self.encoder(rgb)
-        maps, swin = [], self.encoder
-        x_BHWC = swin.get_submodule("patch_embed")(rgb)
-        for index, norm in enumerate(self.encoder_norms):
-            layer: Any = swin.get_submodule(swin.stage_name(index))
-            x_BHWC = run_padded_blocks(layer.blocks, layer.downsample(x_BHWC))
-            maps.append(norm(x_BHWC.permute(0, 3, 1, 2)))
-        return maps
+        """Return the maps of the encoder; those of a Swin Transformer normalized."""
+        maps: list[Tensor] = self.encoder(rgb)
+        return [norm(x) for norm, x in zip(self.encoder_norms, maps, strict=True)] if self.encoder_norms else maps
 
     def encode(self, images: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the fused maps (B, C_i, H_i, W_i), finest first, and the coarsest map of the detail network."""

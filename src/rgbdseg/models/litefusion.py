@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +146,8 @@ class LiteFusion(SegmentationModel):
         reduce: RGB is averaged over squares of that many pixels and HHA over twice as many: 2 or 1.5 for frames of
             480x640, 1 for frames that are small already.
         attention_blocks: number of transformer blocks at 1/32 of the encoder's input.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
+        depth_encoder_options: the same for the depth encoder.
 
     Raises:
         UsageError: for widths that are not positive, a negative number of blocks, a reduction that is no multiple of a
@@ -164,6 +167,8 @@ class LiteFusion(SegmentationModel):
         fine_channels: int = 64,
         reduce: float = 2,
         attention_blocks: int = 0,
+        encoder_options: Mapping[str, Any] | None = None,
+        depth_encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_widths(channels=channels, fine_channels=fine_channels)
         if not (1 <= reduce <= 16 and float(2 * reduce).is_integer()):
@@ -173,8 +178,8 @@ class LiteFusion(SegmentationModel):
         streams = (rgb_stream(_HALF, _HALF), dataclasses.replace(hha_stream(_HALF, _HALF), optional=True))
         super().__init__(num_classes, InputSpec(streams))
         self.reduce = reduce
-        self.encoder = create_encoder(encoder)
-        self.depth_encoder = create_encoder(depth_encoder, 4, output_stride=16)
+        self.encoder = create_encoder(encoder, **(encoder_options or {}))
+        self.depth_encoder = create_encoder(depth_encoder, 4, **{"output_stride": 16, **(depth_encoder_options or {})})
         _check_features(encoder, self.encoder.reductions, (4, 8, 16, 32))
         _check_features(depth_encoder, self.depth_encoder.reductions, (4, 8, 16, 16))
         color, depth = self.encoder.channels, self.depth_encoder.channels
@@ -191,11 +196,8 @@ class LiteFusion(SegmentationModel):
         self.drop = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(fine_channels, num_classes, 1)
         self.auxiliary = nn.Conv2d(channels, num_classes, 1)
-        for convolution in self.exchange.children():
-            assert isinstance(convolution, nn.Conv2d)
-            nn.init.zeros_(convolution.weight)
-            if convolution.bias is not None:
-                nn.init.zeros_(convolution.bias)
+        for parameter in self.exchange.parameters():
+            nn.init.zeros_(parameter)
 
     def encoder_streams(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield both encoders."""

@@ -19,6 +19,7 @@ decoder; where the ICIP network had it is not known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.models.resnet import Bottleneck
@@ -176,6 +177,7 @@ class Malleable(SegmentationModel):
         fixed_focal_px: focal length to use for all images in place of the camera's; None: the camera's.
         training_depth_scale: depth is multiplied by it in training.
         norm_momentum: of all normalization.
+        encoder_options: further options of the encoder, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -198,6 +200,7 @@ class Malleable(SegmentationModel):
         fixed_focal_px: float | None = None,
         training_depth_scale: float = 1.0,
         norm_momentum: float = 0.1,
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, InputSpec((rgb_stream(), metric_depth_stream()), needs_camera=True))
         check_widths(decoder_channels=decoder_channels)
@@ -209,7 +212,8 @@ class Malleable(SegmentationModel):
             raise UsageError(f"norm_momentum is {norm_momentum}; expected a number above 0 and at most 1")
         self.fixed_focal_px = fixed_focal_px
         self.training_depth_scale = training_depth_scale
-        self.encoder = create_encoder(encoder, output_stride=16, dilations=(2, 4, 8))
+        built_as = {"output_stride": 16, "dilations": (2, 4, 8), **(encoder_options or {})}
+        self.encoder = create_encoder(encoder, **built_as)
         self.guide = use_depth_convolutions(self.encoder, self.convolution, depth_kernels=depth_kernels, compat=compat)
         self.decoder = MalleableDecoder(self.encoder.channels, num_classes, decoder_channels)
         init_head(self.decoder)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -250,6 +250,7 @@ class RDFNet(SegmentationModel):
         conventions: of the encoders and their input, see the top of the module.
         freeze_norm: let the encoders' normalization use its stored statistics in training; None: with caffe, yes.
         resize: how maps and, at the end, scores are enlarged.
+        encoder_options: further options of both encoders, such as ``drop_path_rate``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -268,6 +269,7 @@ class RDFNet(SegmentationModel):
         conventions: Conventions = "caffe",
         freeze_norm: bool | None = None,
         resize: Resize = "bicubic",
+        encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("conventions", conventions, Conventions)
         check_choice("resize", resize, Resize)
@@ -277,8 +279,8 @@ class RDFNet(SegmentationModel):
         )
         self.freeze_norm = conventions == "caffe" if freeze_norm is None else freeze_norm
         self.resize = resize
-        self.rgb_encoder = create_encoder(encoder)
-        self.geometry_encoder = create_encoder(encoder)
+        self.rgb_encoder = create_encoder(encoder, **(encoder_options or {}))
+        self.geometry_encoder = create_encoder(encoder, **(encoder_options or {}))
         if conventions == "caffe":
             follow_original(self.rgb_encoder)
             follow_original(self.geometry_encoder)
