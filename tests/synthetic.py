@@ -19,6 +19,7 @@ from rgbdseg.data.images import write_hha
 from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet, generic_palette
+from rgbdseg.sample import RGBDSample
 from rgbdseg.visualize import write_png
 
 CLASSES = ("floor", "wall", "box", "board")
@@ -169,3 +170,11 @@ def _write_lists(root: Path, count: int, train: int | None, suffix: str) -> dict
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def flip_horizontal(sample: RGBDSample) -> RGBDSample:
+    """Return the sample seen in a mirror, with the camera that sees it so."""
+    changes: dict[str, object] = {name: raster.flip(-1) for name, raster in sample.rasters()}
+    if sample.camera is not None:
+        changes["camera"] = sample.camera.flipped(sample.size[1])
+    return sample.replace(**changes)

@@ -24,8 +24,9 @@ from rgbdseg.losses.dense import (
 from rgbdseg.losses.targets import label_contours
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationOutput
 from rgbdseg.sample import RGBDSample
-from rgbdseg.transforms.spatial import crop, flip_horizontal, resize, scaled_size
+from rgbdseg.transforms.spatial import crop, resize, scaled_size
 from tests.geometry.scenes import planes_depth
+from tests.synthetic import flip_horizontal
 
 CAMERA = PinholeCamera(50.0, 50.0, 19.5, 14.5)
 VOID = torch.full((1, 30, 40), 255)

@@ -15,7 +15,6 @@ from rgbdseg.transforms.placement import Placement
 from rgbdseg.transforms.spatial import (
     crop,
     flip_batch,
-    flip_horizontal,
     place,
     resize,
     resize_and_crop,
@@ -23,6 +22,7 @@ from rgbdseg.transforms.spatial import (
     rotate,
     scaled_size,
 )
+from tests.synthetic import flip_horizontal
 
 
 def full_sample(height: int = 6, width: int = 8) -> RGBDSample:

@@ -354,3 +354,18 @@ def test_the_page_has_the_list_and_keeps_what_surrounds_it() -> None:
 def test_encoder_weights_are_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"model\.encoder_weights"):
         zoo.resolve("mit_b0-imagenet")
+
+
+def test_numbers_of_the_zoo_are_those_of_the_cards() -> None:
+    """A published number stands in the table of methods and beside the file that reached it; both must be the same."""
+    compared = 0
+    for entry in ENTRIES:
+        if not entry.mean_iou:  # weights to start from
+            continue
+        card = get_variant(entry.model).model.card  # type: ignore[attr-defined]
+        results = [r for r in card.results if r.dataset.startswith(entry.dataset)]
+        of_variant = [r.mean_iou for r in results if r.model == entry.model]
+        for _, number in entry.mean_iou if of_variant else ():
+            assert number in of_variant, f"{entry.name}: {number}, the card has {of_variant}"
+            compared += 1
+    assert compared > 40

@@ -9,7 +9,7 @@ from rgbdseg.public_names import on_first_use
 if TYPE_CHECKING:
     from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput
     from rgbdseg.models._card import MethodCard, PublishedResult
-    from rgbdseg.models._layout import Layout
+    from rgbdseg.models._layout import Layout, replace_prefix
     from rgbdseg.models._registry import Variant, create_model, list_models, register_model
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "create_model",
     "list_models",
     "register_model",
+    "replace_prefix",
 ]
 
 __getattr__ = on_first_use(
@@ -30,7 +31,7 @@ __getattr__ = on_first_use(
     {
         **dict.fromkeys(("AuxiliaryOutput", "SegmentationModel", "SegmentationOutput"), "rgbdseg.models._base"),
         **dict.fromkeys(("MethodCard", "PublishedResult"), "rgbdseg.models._card"),
-        "Layout": "rgbdseg.models._layout",
+        **dict.fromkeys(("Layout", "replace_prefix"), "rgbdseg.models._layout"),
         **dict.fromkeys(("Variant", "create_model", "list_models", "register_model"), "rgbdseg.models._registry"),
     },
 )

@@ -296,7 +296,7 @@ def _check_features(name: str, found: tuple[int, ...], expected: tuple[int, ...]
 
 
 VARIANTS = {
-    "litefusion_lite2": Variant(LiteFusion, {}),
+    "litefusion_lite2": Variant(LiteFusion, {}, note="without attention"),
     "litefusion_lite2_attention": Variant(
         LiteFusion, {"attention_blocks": 4}, note="the model that ships with the library"
     ),

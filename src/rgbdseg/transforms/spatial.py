@@ -199,7 +199,8 @@ def resize_and_crop(
         top: first row of the crop.
         left: first column of the crop.
         extent: (height, width) of the crop.
-        flip: mirror left and right first, as `flip_horizontal`.
+        flip: mirror left and right first.  HHA is mirrored like an image: disparity, height and the angle to gravity do
+            not change under a mirror.
     """
     area = slice(top, top + extent[0]), slice(left, left + extent[1])
     changes: dict[str, object] = {
@@ -215,17 +216,6 @@ def resize_and_crop(
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Return ``int(side * scale)`` per side, at least one pixel."""
     return (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
-
-
-def flip_horizontal(sample: RGBDSample) -> RGBDSample:
-    """Mirror left and right.
-
-    HHA is mirrored like an image: disparity, height and the angle to gravity do not change under a mirror.
-    """
-    changes: dict[str, object] = {name: raster.flip(-1) for name, raster in sample.rasters()}
-    if sample.camera is not None:
-        changes["camera"] = sample.camera.flipped(sample.size[1])
-    return sample.replace(**changes)
 
 
 def rotate(sample: RGBDSample, degrees: float) -> RGBDSample:
