@@ -115,7 +115,7 @@ _CONFIG_KEY = re.compile(r"(?<![-'\w./])([a-z_]+(?:\.[a-z][a-z0-9_]*)+)(?![\w/]|
 _GROUPS = {
     "evaluate": ("evaluation", "hardware", "loader"),
     "verify": ("evaluation", "hardware", "loader"),
-    "predict": ("evaluation", "hardware"),
+    "predict": ("evaluation", "hardware", "loader"),
 }
 """Groups of the configuration that these commands take."""
 _SHORT_OPTIONS = {
