@@ -642,6 +642,18 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
         ("predict", "or say registered=True", "or say --registered"),
         ("prepare", "with camera=(fx, fy, cx, cy)", "with --camera fx,fy,cx,cy"),
         ("prepare", "not known; state it (meters_per_unit)", "not known; state it (--meters-per-unit)"),
+        (
+            "check",
+            "look at it with rgbdseg check (in Python: rgbdseg.doctor.f), and",
+            "look at it with rgbdseg check, and",
+        ),
+        (
+            "evaluate",
+            "make a LabelSet of their names, and convert the file: rgbdseg.weights.published.convert_published("
+            "'a b.pth', 'OUT.safetensors', 'cmx', label_set, options={'depth': None, 'kinds': ['a', 1]})",
+            "write their names into a file, one per line, and run: rgbdseg convert cmx 'a b.pth' OUT.safetensors "
+            "--label-set FILE --option depth null --option kinds '[\"a\", 1]'",
+        ),
         ("prepare", "jpeg_quality is 0; expected 1..100", "--quality is 0; expected 1..100"),
     ],
 )

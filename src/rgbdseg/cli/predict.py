@@ -173,7 +173,7 @@ def _survey(inputs: Inputs, segmenter: Segmenter, options: argparse.Namespace) -
         training_size=segmenter.training_size,
         hha=segmenter.hha if "hha" in segmenter.input_spec.rasters else None,
     )
-    inputs.notes = survey.notes
+    inputs.notes = [note.replace("scales=(1,)", "--scales 1") for note in survey.notes]
     if survey.depth is not None and (inputs.unit or options.missing or options.largest_depth):
         inputs.unit = survey.depth.unit
 
