@@ -24,7 +24,10 @@ def test_the_rule() -> None:
     assert seen_size((1440, 1920), None) == (1440, 1920)
     for size in ((480, 640), (700, 940), (120, 160)):  # not much larger, and smaller
         assert seen_size(size, (480, 640)) == size
-    assert "1440x1920 are looked at as 120x160" in str(size_note((1440, 1920), (120, 160)))
+    note = str(size_note((1440, 1920), (120, 160)))
+    assert "1440x1920 are looked at as 120x160" in note
+    assert "scales=(1,)" in note
+    assert "--" not in note
     assert "WARNING images are 120x160" in str(size_note((120, 160), (480, 640)))
     assert size_note((480, 640), (480, 640)) is None
     assert size_note((480, 640), None) is None

@@ -49,7 +49,7 @@ def size_note(size: tuple[int, int], training_size: tuple[int, int] | None) -> s
     if seen != size:
         return (
             f"images of {size[0]}x{size[1]} are looked at as {seen[0]}x{seen[1]}, since {trained}; labels have the "
-            "size of the image (--scales 1 looks at it as it is)"
+            "size of the image (scales=(1,) looks at it as it is)"
         )
     if size_ratio(size, training_size) < SMALLER:
         return f"WARNING images are {size[0]}x{size[1]}, but {trained}: things look smaller than it knows them"

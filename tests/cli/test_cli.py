@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,7 +307,29 @@ def test_evaluate_and_predict_take_options_as_train_does(
     expect_error(call("evaluate", run_folder, "--evaluation.scales", "[]"), "scales are ()")
     expect_error(call("evaluate", run_folder, "--optimizer.momentum", "0.5"), "unknown config key 'optimizer.momentum'")
     expect_error(call("evaluate", run_folder, "--loader.workers", "-1"), "--workers is -1; expected 0 or more")
-    expect_error(call("predict", run_folder, *place, "--out", "x", "--loader.workers", "1"), "'loader.workers'")
+    expect_error(call("predict", run_folder, *place, "--out", "x", "--loader.worker", "1"), "'loader.worker'; did you")
+    expect_error(call("predict", run_folder, *place, "--out", "x", "--workers", "-1"), "--workers is -1; expected 0")
+
+
+def test_predict_takes_workers_and_split_of_the_loader(
+    call: Callable[..., Result], run_folder: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def see(segmenter: object, source: Any, out: str, options: Any, **others: object) -> None:
+        seen.append((options.workers, source.dataset.split))
+        raise DataError("seen")
+
+    monkeypatch.setattr("rgbdseg.engine.bulk.predict_in_bulk", see)
+    monkeypatch.setattr("rgbdseg.cli.predict.default_workers", lambda: 7)
+    for options in (
+        ("--loader.workers", "0", "--loader.validation_split=test"),
+        ("--workers", "3", "--split", "train"),
+        ("--workers", "3", "--loader.workers", "5", "--loader.batch_size", "2"),
+        (),
+    ):
+        expect_error(call("predict", run_folder, "--source", tree, "--out", "x", *options), "seen")
+    assert seen == [(1, "test"), (3, "train"), (5, "all"), (7, "all")]
 
 
 def test_evaluate_reports_each_sensor(call: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
@@ -616,13 +639,25 @@ def test_benchmark_prints_both_ways(call: Callable[..., Result], tree: Path) -> 
         ("evaluate", "lower loader.workers, or hardware.devices", "lower --workers, or --devices"),
         ("evaluate", "epochs='7-9' needs a run folder", "--epochs 7-9 needs a run folder"),
         ("evaluate", "hardware.timeout_minutes, optimizer.momentum", "--hardware.timeout_minutes, optimizer.momentum"),
-        ("predict", "hardware.compile or loader.workers", "--hardware.compile or loader.workers"),
+        ("predict", "hardware.compile or loader.workers", "--hardware.compile or --workers"),
         ("info", "hardware.compile", None),
         ("map", "has no pose; give one with trajectory=FILE", "has no pose; give one with --trajectory FILE"),
         ("live", "choose one with depth_topic=NAME", "choose one with --depth-topic NAME"),
         ("predict", "or say registered=True", "or say --registered"),
         ("prepare", "with camera=(fx, fy, cx, cy)", "with --camera fx,fy,cx,cy"),
         ("prepare", "not known; state it (meters_per_unit)", "not known; state it (--meters-per-unit)"),
+        (
+            "check",
+            "look at it with rgbdseg check (in Python: rgbdseg.doctor.f), and",
+            "look at it with rgbdseg check, and",
+        ),
+        (
+            "evaluate",
+            "make a LabelSet of their names, and convert the file: rgbdseg.weights.published.convert_published("
+            "'a b.pth', 'OUT.safetensors', 'cmx', label_set, options={'depth': None, 'kinds': ['a', 1]})",
+            "write their names into a file, one per line, and run: rgbdseg convert cmx 'a b.pth' OUT.safetensors "
+            "--label-set FILE --option depth null --option kinds '[\"a\", 1]'",
+        ),
         ("prepare", "jpeg_quality is 0; expected 1..100", "--quality is 0; expected 1..100"),
     ],
 )

@@ -10,6 +10,8 @@ import torch
 from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
+from rgbdseg.engine.step import batch_loss
+from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.sample import RGBDBatch
 from tests.synthetic import write_tree
@@ -48,3 +50,12 @@ def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path, options
         assert batch.label is not None
         assert expected.label is not None
         assert torch.equal(batch.label, expected.label)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    data = SegmentationData(CONFIG, RGBDDataset(write_tree(tmp_path / "tree"), "train", needs=("rgb",)), None, SPEC)
+    with pytest.raises(UsageError, match="there is no validation set"):
+        data.validation_samples()
+    batch = RGBDBatch({"rgb": torch.zeros(1, 3, 4, 4)}, sample_ids=("a",))
+    with pytest.raises(UsageError, match="the batch has no label"):
+        batch_loss(torch.nn.Identity(), batch, CONFIG)

@@ -175,6 +175,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     refused(model, tmp_path / "absent", "no checkpoint or run folder at")
 
 
+def test_a_start_without_a_checkpoint_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model.start_from is not set; expected a run folder, a checkpoint or"):
+        load_earlier_weights(build(1, ABC), ModelConfig(NAME), ABC)
+
+
 def test_the_encoder_cannot_come_from_two_files() -> None:
     with pytest.raises(UsageError, match=r"model.start_from is runs/a and model.encoder_weights timm.*to null"):
         ModelConfig(encoder_weights="timm", start_from="runs/a")

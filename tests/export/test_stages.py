@@ -22,7 +22,7 @@ from rgbdseg.export.open_sizes import convolve_same, pool_adaptively, traceable_
 from rgbdseg.export.parity import graph_inputs, plain_frame
 from rgbdseg.export.plan import GraphPlan
 from rgbdseg.export.stages import WholeGraph, meters
-from rgbdseg.export.views import views_per_frame
+from rgbdseg.export.views import bordered, views_per_frame
 from rgbdseg.geometry.hha import INDOOR, OUTDOOR, HHAParameters, encode_hha
 from rgbdseg.geometry.neighbors import nearest_neighbors
 from rgbdseg.input_spec import InputSpec, Stream, hha_stream, metric_depth_stream, rgb_stream
@@ -261,6 +261,8 @@ def test_plans_that_are_refused() -> None:
             GraphPlan(spec, protocol, size=(480, 640))
     with pytest.raises(UsageError, match=r"expected .height, width. of 16 to 16384"):
         GraphPlan(spec, size=(8, 8))
+    with pytest.raises(UsageError, match="for frames of any size, so their border is not known"):
+        bordered(GraphPlan(spec))
 
 
 def test_plans_travel_as_json_and_name_only_what_is_needed() -> None:

@@ -77,6 +77,11 @@ def test_the_reverse_huber_loss_is_smooth_where_its_halves_meet() -> None:
     assert float((values[1] - values[0]).detach()) == pytest.approx(0.002, rel=0.01)
 
 
+def test_unknown_penalties_get_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="unknown penalty 'huber'; did you mean 'berhu'"):
+        penalty(torch.zeros(2), "huber")
+
+
 def test_zoomed_depth_is_divided_by_the_scale_and_inverse_depth_multiplied() -> None:
     plain = sample(plane((0.0, 0.0, 1.0), 3.0))
     zoomed = crop(resize(plain, scaled_size(plain.size, 2.0)), 5, 8, 30, 40)

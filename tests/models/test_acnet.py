@@ -325,3 +325,8 @@ def test_parity_float64(golden: tuple[ACNet, Tensor, Tensor, dict[str, np.ndarra
     with torch.no_grad():
         logits = feed(copy.deepcopy(model).double(), rgb.double(), depth.double()).logits
     assert_close(logits[:1, :, ::8, ::8], expected["logits_float64"], 1e-6)
+
+
+def test_a_block_that_does_not_double_keeps_its_channels() -> None:
+    with pytest.raises(UsageError, match="out_channels is 8; expected 16"):
+        UpBlock(16, 8, double=False)

@@ -10,7 +10,7 @@ from torch.nn import functional
 import rgbdseg
 from rgbdseg.encoders._windows import shift_mask
 from rgbdseg.errors import UsageError
-from rgbdseg.models.hdbformer import HDBFormer, ModalityInteraction
+from rgbdseg.models.hdbformer import HDBFormer, ModalityInteraction, released_name
 from tests.models.golden import assert_close
 from tests.models.golden_streams import count, load_case
 
@@ -166,3 +166,8 @@ def test_inputs_are_those_of_the_release() -> None:
 def test_encoders_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="multiples of 16"):
         HDBFormer(5, "convnext_atto")
+
+
+def test_an_unknown_entry_has_no_released_name() -> None:
+    with pytest.raises(UsageError, match=r"'head.weight' is no entry of HDBFormer's state dict"):
+        released_name("head.weight")

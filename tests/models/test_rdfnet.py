@@ -321,3 +321,8 @@ def test_parity_float64(golden: tuple[RDFNet, Tensor, Tensor, dict[str, np.ndarr
         wide = copy.deepcopy(model).double()
         logits = wide.classify(wide.encode(rgb.double(), hha.double()))
     assert_close(logits[:1, :, ::2, ::2], expected["logits_float64"], 1e-6)
+
+
+def test_a_refinement_asks_for_the_coarser_features() -> None:
+    with pytest.raises(UsageError, match="coarser is missing"):
+        Refinement(4, 6, "bicubic")(torch.zeros(1, 4, 3, 3))

@@ -191,6 +191,13 @@ LEVEL_POSE = CameraPose(np.array([2.0, 0.5, 1.0]), np.array([[1.0, 0, 0], [0, 0,
 """At (2, 0.5, 1), looking along +y without any tilt."""
 
 
+def test_the_shell_comes_first() -> None:
+    builder = SceneBuilder((4.0, 5.0, 2.5), np.random.default_rng(0))
+    builder.box(Placement(0.0, 0.0), (2.0, 3.0, 1.0), (0.6, 0.4, 0.8), 8, GRAY)
+    with pytest.raises(UsageError, match="the scene is not empty; expected the shell before all else"):
+        builder.shell((GRAY,) * 4, GRAY, GRAY, (0, 1, 2))
+
+
 def tiny_scene() -> Scene:
     builder = SceneBuilder((4.0, 5.0, 2.5), np.random.default_rng(0))
     builder.shell((GRAY,) * 4, GRAY, GRAY, (0, 1, 2))

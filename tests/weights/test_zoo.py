@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rgbdseg.cli.main import in_options
 from rgbdseg.cli.zoo_page import BEGIN, with_list, zoo_list
 from rgbdseg.encoders import create_encoder
 from rgbdseg.errors import CheckpointError, UsageError
@@ -158,8 +160,15 @@ def test_classes_in_an_unknown_order_are_asked_for(cache: Path, tmp_path: Path) 
     place = zoo.by_hand_path(entry)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"anything")
-    with pytest.raises(CheckpointError, match=r"order of the classes .* is not known .*--option modality event"):
+    with pytest.raises(
+        CheckpointError, match=r"order of the classes .* is not known .*options={'modality': 'event'}"
+    ) as error:
         zoo.resolve(entry.name)
+    command = (
+        f"one per line, and run: rgbdseg convert cmx_mit_b4 {shlex.quote(str(place))} OUT.safetensors --label-set FILE "
+    )
+    for said in ("predict", "train"):
+        assert in_options(str(error.value), said).endswith(command + "--option modality event")
 
 
 def test_unknown_names_get_a_suggestion() -> None:

@@ -5,12 +5,15 @@ Nothing here imports torch, so that ``rgbdseg --help`` answers at once.
 
 from __future__ import annotations
 
+import ast
 import atexit
 import gc
 import importlib
 import io
+import json
 import os
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -115,7 +118,7 @@ _CONFIG_KEY = re.compile(r"(?<![-'\w./])([a-z_]+(?:\.[a-z][a-z0-9_]*)+)(?![\w/]|
 _GROUPS = {
     "evaluate": ("evaluation", "hardware", "loader"),
     "verify": ("evaluation", "hardware", "loader"),
-    "predict": ("evaluation", "hardware"),
+    "predict": ("evaluation", "hardware", "loader"),
 }
 """Groups of the configuration that these commands take."""
 _SHORT_OPTIONS = {
@@ -143,11 +146,19 @@ _PREPARE_OPTIONS = {
     "jpeg_quality is": "--quality is",
 }
 
+_IN_PYTHON = re.compile(r" \(in Python: [^()]*\)")
+"""The function beside a command that the library names as a remedy."""
+_CONVERSION = re.compile(
+    r"make a LabelSet of their names, and convert the file: "
+    r"rgbdseg\.weights\.published\.convert_published(\(.*), label_set(?:, options=(\{.*\}))?\)"
+)
+
 
 def in_options(message: str, command: str) -> str:
     """Return the message of the library with its arguments and config keys as the options of a command."""
     from rgbdseg.config.train import TrainConfig
 
+    message = _CONVERSION.sub(_conversion_command, _IN_PYTHON.sub("", message))
     known = _keys(TrainConfig().to_dict())
     if command in ("train", "benchmark"):
         message = re.sub(r"\bresume=True\b", "--resume", message)
@@ -176,6 +187,15 @@ def in_options(message: str, command: str) -> str:
         return key
 
     return _CONFIG_KEY.sub(worded, message)
+
+
+def _conversion_command(match: re.Match[str]) -> str:
+    """Return how the command line does what a call of `convert_published` does."""
+    published, out, model = ast.literal_eval(match[1] + ")")
+    arguments = ["rgbdseg", "convert", model, published, out, "--label-set", "FILE"]
+    for name, value in ast.literal_eval(match[2] or "{}").items():
+        arguments += ["--option", name, value if isinstance(value, str) else json.dumps(value)]
+    return f"write their names into a file, one per line, and run: {shlex.join(arguments)}"
 
 
 def _keys(values: dict[str, Any], prefix: str = "") -> set[str]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rgbdseg.camera import PinholeCamera
-from rgbdseg.cli.common import Parser, add_workers, say, steady_progress
+from rgbdseg.cli.common import Parser, default_workers, say, steady_progress
 from rgbdseg.cli.config_args import split_config_options
 from rgbdseg.cli.recording_options import add_recording_options, recording_options
 from rgbdseg.cli.run_options import PredictOptions, add_protocol_options, parse_parts
 from rgbdseg.config.protocol import EvaluationProtocol, for_other_images, stored_protocol
-from rgbdseg.config.train import PRECISIONS
+from rgbdseg.config.train import PRECISIONS, LoaderConfig
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.input_spec import InputSpec
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from rgbdseg.weights.checkpoint import ModelBundle
 
 EPILOG = """
-Every other option is a field of the groups evaluation and hardware of a configuration, as for rgbdseg train:
---evaluation.stride_rate 0.5, --hardware.compile true.  Those above are short for some of them.
+Every other option is a field of the groups evaluation, hardware and loader of a configuration, as for rgbdseg train:
+--evaluation.stride_rate 0.5, --hardware.compile true, --loader.workers 4.  Those above are short for some of them.  Of
+loader, workers and validation_split (--split) have a meaning here.
 """
 
 
@@ -48,13 +49,13 @@ def run(arguments: list[str]) -> int:
     inputs = _open_inputs(options)
     outputs = _outputs(options, inputs.single)
     bundle = load_bundle(resolve_source(options.checkpoint))
-    usual = for_other_images(stored_protocol(bundle.facts.config))
-    parts = parse_parts("predict", PredictOptions(usual), options, rest)
+    parts = _parts(bundle, options, rest)
+    inputs = _of_split(inputs, parts.loader.validation_split)
     if options.source is None:
         _check_given(bundle.facts.input_spec, options)
     with shared(parts.hardware) as share:
         segmenter = _segmenter(bundle, parts, options, share.device, fit_size=not _chosen_view(options, rest))
-        bulk = _bulk_options(options, outputs, inputs.single)
+        bulk = _bulk_options(options, outputs, inputs.single, parts.loader.workers)
         for name in bulk.classes or ():
             segmenter.label_set.index(name)  # an unknown name is refused before anything is computed
         _survey(inputs, segmenter, options)
@@ -69,6 +70,15 @@ def run(arguments: list[str]) -> int:
     if not share.is_main:
         return 0
     return _say_result(result, options, outputs, parts.evaluation, inputs)
+
+
+def _parts(bundle: ModelBundle, options: argparse.Namespace, rest: Sequence[str]) -> PredictOptions:
+    """Return what was given over what is usual: the checkpoint's recipe, every frame, one worker per core."""
+    from rgbdseg.data.description import ALL
+
+    usual = for_other_images(stored_protocol(bundle.facts.config))
+    loader = LoaderConfig(workers=default_workers(), validation_split=ALL)
+    return parse_parts("predict", PredictOptions(usual, loader=loader), options, rest)
 
 
 def _segmenter(
@@ -99,14 +109,14 @@ def _segmenter(
     return segmenter
 
 
-def _bulk_options(options: argparse.Namespace, outputs: tuple[str, ...], single: bool) -> BulkOptions:
+def _bulk_options(options: argparse.Namespace, outputs: tuple[str, ...], single: bool, workers: int) -> BulkOptions:
     from rgbdseg.engine.bulk import BulkOptions
 
     return BulkOptions(
         outputs=outputs,
         classes=None if options.classes is None else tuple(name.strip() for name in options.classes.split(",")),
         on_error=options.on_error,
-        workers=max(1, options.workers),
+        workers=max(1, workers),
         force=options.force,
         record=not single,
     )
@@ -127,7 +137,7 @@ def _open_inputs(options: argparse.Namespace) -> Inputs:
     from rgbdseg.engine.predict import open_inputs
 
     if options.source is not None:
-        return open_inputs(Path(options.source), recording_options(options), split=options.split, format=options.format)
+        return open_inputs(Path(options.source), recording_options(options), format=options.format)
     from rgbdseg.depth import parse_depth_unit
     from rgbdseg.engine.predict import FileInputs, find_frames
 
@@ -136,6 +146,13 @@ def _open_inputs(options: argparse.Namespace) -> Inputs:
     unit = None if options.depth_unit is None else parse_depth_unit(options.depth_unit)
     camera = PinholeCamera.from_string(options.camera) if options.camera else None
     return FileInputs(frames, unit, camera, single=Path(options.rgb).is_file(), resample=options.resample_depth)
+
+
+def _of_split(inputs: Inputs, split: str) -> Inputs:
+    """Return a split of a prepared dataset; anything else has none."""
+    from rgbdseg.engine.predict import TreeInputs
+
+    return TreeInputs(inputs.tree, split) if isinstance(inputs, TreeInputs) else inputs
 
 
 def _survey(inputs: Inputs, segmenter: Segmenter, options: argparse.Namespace) -> None:
@@ -156,7 +173,7 @@ def _survey(inputs: Inputs, segmenter: Segmenter, options: argparse.Namespace) -
         training_size=segmenter.training_size,
         hha=segmenter.hha if "hha" in segmenter.input_spec.rasters else None,
     )
-    inputs.notes = survey.notes
+    inputs.notes = [note.replace("scales=(1,)", "--scales 1") for note in survey.notes]
     if survey.depth is not None and (inputs.unit or options.missing or options.largest_depth):
         inputs.unit = survey.depth.unit
 
@@ -243,7 +260,7 @@ def _parser() -> Parser:
         metavar="PATH",
         help="instead of --rgb and --depth: a recording (folder, bag, video with depth) or a prepared dataset",
     )
-    parser.add_argument("--split", default="all", help="of a prepared dataset")
+    parser.add_argument("--split", help="of a prepared dataset (default: all)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
     parser.add_argument(
@@ -284,7 +301,7 @@ def _parser() -> Parser:
         default="stop",
         help="at a damaged frame: stop, or go on and list it at the end, with exit status 1",
     )
-    add_workers(parser)
+    parser.add_argument("--workers", type=int, help="threads that read, and as many that write (default: one per core)")
     parser.add_argument("--devices", type=int, help="number of devices that share the frames, -1 for all (default: 1)")
     parser.add_argument("--force", action="store_true", help="replace predictions of the same names in --out")
     add_recording_options(parser, camera=False)

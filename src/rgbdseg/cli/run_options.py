@@ -38,10 +38,12 @@ class PredictOptions:
     Args:
         evaluation: how images are looked at.
         hardware: where to compute, and how.
+        loader: workers, and the split of a prepared dataset (validation_split).
     """
 
     evaluation: EvaluationProtocol = EvaluationProtocol()
     hardware: HardwareConfig = HardwareConfig()
+    loader: LoaderConfig = LoaderConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from rgbdseg.sample import RASTERS
 
 DEPTH_PICTURES = (
     "Depth/ holds gray pictures that DFormer's authors painted of the depth, each stretched to 0..255 on its own, so "
-    "the distances in meters are lost; HHA and metric depth need the original depth, see `rgbdseg prepare nyuv2`"
+    "the distances in meters are lost; HHA and metric depth need the original depth, see rgbdseg prepare nyuv2 (in "
+    "Python: rgbdseg.prepare.nyuv2.prepare_nyuv2)"
 )
 """Why a DFormer tree has no depth in meters."""
 

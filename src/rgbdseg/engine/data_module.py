@@ -13,6 +13,7 @@ from rgbdseg.config.train import TrainConfig, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.hardware import uses_gpu
 from rgbdseg.engine.sampling import DrawnFrames, EveryNth, ShuffledDraws, StepBatches, TrainingSamples
+from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.parallel import process_context, set_up_loader_worker
 from rgbdseg.sample import RGBDBatch, RGBDSample
@@ -91,8 +92,13 @@ class SegmentationData:
         return batch.to(device)
 
     def validation_samples(self, rank: int = 0, world_size: int = 1) -> DataLoader[RGBDSample]:
-        """Return the single samples of one of several devices; every image goes to exactly one."""
-        assert self.validation_set is not None
+        """Return the single samples of one of several devices; every image goes to exactly one.
+
+        Raises:
+            UsageError: where there is no validation set.
+        """
+        if self.validation_set is None:
+            raise UsageError("there is no validation set; expected SegmentationData with validation=dataset")
         sampler = EveryNth(len(self.validation_set), rank, world_size)
         return DataLoader(self.validation_set, sampler=sampler, batch_size=None, **_loader_options(self.config))
 

@@ -339,7 +339,8 @@ def _require_counted(scores: SegmentationScores, dataset: RGBDDataset) -> None:
     if scores.images and not scores.confusion.any():
         raise DataError(
             f"split '{dataset.split}' of {dataset.description.name} is void in every pixel that is counted, so nothing "
-            "can be scored; look at first_label, label_values and void_label of its dataset.json, with rgbdseg check"
+            "can be scored; look at first_label, label_values and void_label of its dataset.json, with rgbdseg check "
+            "(in Python: rgbdseg.doctor.check.check_dataset)"
         )
 
 

@@ -135,6 +135,6 @@ class _HealthChecks:
         if not self.ever_counted and steps >= self.enough:
             raise DataError(
                 f"none of the batches of the first {steps} iterations has a labeled pixel of a class with a weight "
-                "above 0, so that nothing is learned; look at the labels with rgbdseg check, and at first_label and "
-                "void_labels in dataset.json"
+                "above 0, so that nothing is learned; look at the labels with rgbdseg check (in Python: "
+                "rgbdseg.doctor.check.check_dataset), and at first_label and void_label in dataset.json"
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rgbdseg.config.train import ModelConfig
-from rgbdseg.errors import CheckpointError
+from rgbdseg.errors import CheckpointError, UsageError
 from rgbdseg.input_spec import InputSpec, Stream
 from rgbdseg.labels import LabelSet
 from rgbdseg.models._base import SegmentationModel
@@ -95,8 +95,10 @@ def load_earlier_weights(model: SegmentationModel, config: ModelConfig, label_se
     Raises:
         CheckpointError: for a file that cannot be read, a checkpoint of another network, and one whose images were
             normalized otherwise.
+        UsageError: where ``config`` names no checkpoint.
     """
-    assert config.start_from is not None
+    if config.start_from is None:
+        raise UsageError("model.start_from is not set; expected a run folder, a checkpoint or a name of the zoo")
     try:
         stored = read_stored_model(resolve_source(config.start_from))
     except CheckpointError as error:

@@ -20,6 +20,7 @@ from rgbdseg.engine.health import Health
 from rgbdseg.engine.optimizers import make_optimizer, set_rates
 from rgbdseg.engine.sampling import derived_seed
 from rgbdseg.engine.sync_batch_norm import synchronize_batch_norm
+from rgbdseg.errors import UsageError
 from rgbdseg.losses import Loss, segmentation_loss
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.sample import RGBDBatch
@@ -120,8 +121,13 @@ def training_step(state: TrainingState, batches: Iterable[RGBDBatch], config: Tr
 
 
 def batch_loss(network: nn.Module, batch: RGBDBatch, config: TrainConfig) -> Loss:
-    """Return the training loss of a labeled batch, with activations in the memory order that ``config`` asks for."""
-    assert batch.label is not None
+    """Return the training loss of a labeled batch, with activations in the memory order that ``config`` asks for.
+
+    Raises:
+        UsageError: for a batch without labels.
+    """
+    if batch.label is None:
+        raise UsageError("the batch has no label, which the loss needs; expected samples with label")
     memory_format = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     images = {name: image.contiguous(memory_format=memory_format) for name, image in batch.images.items()}
     output = network(images, batch.camera)

@@ -242,7 +242,10 @@ class OnnxRunner:
         """Return what `with_metadata` stored; raises CheckpointError for a file of another program."""
         found = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if found is None:
-            raise CheckpointError("the graph does not say what it is; write it with rgbdseg export MODEL OUT.onnx")
+            raise CheckpointError(
+                "the graph does not say what it is; write it with rgbdseg export MODEL OUT.onnx (in Python: "
+                "rgbdseg.export.export.export_model)"
+            )
         facts: dict[str, Any] = json.loads(found)
         return facts
 

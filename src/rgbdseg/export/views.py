@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rgbdseg.errors import UsageError
 from rgbdseg.export.plan import GraphPlan, Size
 from rgbdseg.inference.windows import view_size, window_positions
 from rgbdseg.transforms.placement import Placement
@@ -23,9 +24,13 @@ def bordered(plan: GraphPlan) -> Placement:
     """Return the black border of the frame before normalization; it has a width in one case of the released protocols.
 
     That is an image that is larger than the window on one side only, see `rgbdseg.inference`.
+
+    Raises:
+        UsageError: for a plan whose sizes are open.
     """
     size = network_size(plan)
-    assert size is not None, "asked for with sizes that are known"
+    if size is None:
+        raise UsageError("the plan is for frames of any size, so their border is not known; expected one with a size")
     window = view_size(plan.protocol, plan.spec, size)
     fits = size[0] <= window[0] and size[1] <= window[1]
     return Placement.centered(size, size if fits or plan.protocol.combination == "softmax" else window)

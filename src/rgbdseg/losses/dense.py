@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from rgbdseg.config.loss import DenseLossConfig, LossConfig
 from rgbdseg.losses.targets import Targets, label_contours
+from rgbdseg.options import check_choice
 
 # B batch, H W size of the targets, h w size of the prediction
 
+PENALTIES = ("l1", "l2", "berhu")
 BERHU_SHARE = 0.2
 """Of the largest residual of the batch: where the reverse Huber loss turns from linear to quadratic."""
 
@@ -85,13 +87,16 @@ def penalty(residual: Tensor, kind: str) -> Tensor:
 
     berhu, the reverse Huber loss (Laina et al., Deeper Depth Prediction with Fully Convolutional Residual Networks, 3DV
     2016): |d| up to c, (d^2 + c^2) / (2c) beyond, where c is a fifth of the largest |d| and counts as a constant.
+
+    Raises:
+        UsageError: for another kind.
     """
+    check_choice("penalty", kind, PENALTIES)
     if kind == "l2":
         return residual.square()
     size = residual.abs()
     if kind == "l1":
         return size
-    assert kind == "berhu", kind
     corner = (BERHU_SHARE * size.detach().amax()).clamp(min=1e-6)
     return torch.where(size <= corner, size, (residual.square() + corner.square()) / (2 * corner))
 

@@ -104,7 +104,8 @@ class UpBlock(nn.Module):
                 nn.ConvTranspose2d(channels, out_channels, 2, stride=2, bias=False), nn.BatchNorm2d(out_channels)
             )
         else:
-            assert channels == out_channels
+            if channels != out_channels:
+                raise UsageError(f"out_channels is {out_channels}; expected {channels} as channels, or double=True")
             self.conv2 = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
             self.shortcut = nn.Identity()
         self.bn2 = nn.BatchNorm2d(out_channels)

@@ -167,12 +167,11 @@ class DPLNet(SegmentationModel):
         freeze_encoder: bool = True,
     ) -> None:
         check_widths(decoder_channels=decoder_channels, decoder_outputs=decoder_outputs)
-        if not encoder.startswith("mit_"):
+        built = create_encoder(encoder, drop_path_rate=drop_path_rate) if encoder.startswith("mit_") else None
+        if not isinstance(built, MixTransformer):
             raise UsageError(
                 f"DPLNet adds prompts to the blocks of a Mix Transformer, mit_b0 to mit_b5, not '{encoder}'"
             )
-        built = create_encoder(encoder, drop_path_rate=drop_path_rate)
-        assert isinstance(built, MixTransformer)
         super().__init__(num_classes, InputSpec((rgb_stream(built.mean, built.std), depth_picture(0.449, 0.226))))
         self.encoder = built
         self.encoder.requires_grad_(not freeze_encoder)

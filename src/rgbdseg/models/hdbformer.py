@@ -316,7 +316,8 @@ def released_name(name: str) -> str:
     if place == "detail_fusions":
         part = replace_prefix(part, {"reduce.": "conv_reduce.", "norm.": "bn."})
         return f"backbone.ChannelReducer{int(stage) + 1}.{part}"
-    assert place == "interactions"
+    if place != "interactions":
+        raise UsageError(f"'{name}' is no entry of HDBFormer's state dict")
     return f"backbone.ffb{int(stage) + 1}.{replace_prefix(part, _INTERACTION_NAMES)}"
 
 

@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from rgbdseg.encoders import create_encoder
 from rgbdseg.encoders.resnet_variants import follow_original
+from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, hha_stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard, PublishedResult
@@ -161,7 +162,8 @@ class Refinement(nn.Module):
         """Return (B, width, H, W) at the size of ``fused``."""
         x = self.units(fused)
         if self.lateral is not None and self.coarse is not None:
-            assert coarser is not None
+            if coarser is None:
+                raise UsageError("coarser is missing; a block with coarse_width takes coarser features, too")
             x = self.lateral(x) + resize_by_rule(self.coarse(coarser), (fused.shape[-2], fused.shape[-1]), self.resize)
         refined: Tensor = self.output(self.pooling(x))
         return refined

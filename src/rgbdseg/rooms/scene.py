@@ -12,6 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from rgbdseg.errors import UsageError
 from rgbdseg.rooms.materials import PATTERNS, Material
 
 FloatArray = npt.NDArray[np.float64]
@@ -151,8 +152,12 @@ class SceneBuilder:
             floor: its material.
             ceiling: its material.
             labels: class indices of wall, floor and ceiling.
+
+        Raises:
+            UsageError: when something was added before.
         """
-        assert not self._shapes, "the shell comes first"
+        if self._shapes:
+            raise UsageError("the scene is not empty; expected the shell before all else")
         center = (self.room_size_m[0] / 2, self.room_size_m[1] / 2, self.room_size_m[2] / 2)
         for face in range(SHELL_FACES):
             material = wall[face] if face < 4 else (floor, ceiling)[face - 4]

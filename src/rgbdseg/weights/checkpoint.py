@@ -157,7 +157,8 @@ def _read_lightning(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]
     if FACTS_KEY not in values or "state_dict" not in values:
         raise CheckpointError(
             f"{path} is not a checkpoint of rgbdseg (it has {', '.join(sorted(map(str, values))[:5]) or 'no keys'}); "
-            "a published file must be converted first: rgbdseg convert, or load_published and save_bundle"
+            "a published file must be converted first, with rgbdseg convert (in Python: "
+            "rgbdseg.weights.published.convert_published)"
         )
     stored, facts = values["state_dict"], values[FACTS_KEY]
     if not isinstance(stored, Mapping) or not all(

@@ -31,7 +31,8 @@ def safetensors_facts(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"cannot read {path} as safetensors: {error}; the file may be truncated") from None
     if FACTS_KEY not in metadata:
         raise CheckpointError(
-            f"{path} has weights but does not say of which model; write it with save_bundle or rgbdseg convert"
+            f"{path} has weights but does not say of which model; write it with rgbdseg convert (in Python: "
+            "rgbdseg.weights.published.convert_published, or rgbdseg.weights.checkpoint.save_bundle)"
         )
     facts: Mapping[str, Any] = parse_json(
         metadata[FACTS_KEY], f"{path}: the text with the facts of the model", CheckpointError

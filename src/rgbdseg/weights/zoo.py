@@ -96,10 +96,11 @@ def resolve(name: str, endpoint: str | None = None) -> Path:
         )
     published = fetch(entry, endpoint)
     if not entry.label_set:
-        options = "".join(f" --option {name} {value}" for name, value in entry.options.items())
+        options = f", options={dict(entry.options)}" if entry.options else ""
         raise CheckpointError(
-            f"the order of the classes of '{name}' is not known here; write their names into a file, one per line, and "
-            f"run: rgbdseg convert {entry.model} {published} OUT.safetensors --label-set FILE{options}"
+            f"the order of the classes of '{name}' is not known here; make a LabelSet of their names, and convert the "
+            f"file: rgbdseg.weights.published.convert_published({str(published)!r}, 'OUT.safetensors', "
+            f"{entry.model!r}, label_set{options})"
         )
     converted = cache_folder() / "converted" / f"{name}-{_recorded_hash(published)[:12]}.safetensors"
     if not converted.is_file():
