@@ -41,6 +41,7 @@ from rgbdseg.weights.facts import ModelFacts
 _PARTS = {"encoder": 1.0, "depth_encoder": 2.0}  # learning rates beside that of the color encoder
 _DECODER = 4.0
 _FILES = ("frames", "weights", "start", "out")  # mean nothing where the weights go
+_WARM_UP = 3  # steps on the first batch before they are recorded as one launch
 _SYNCHRONIZE_EVERY = 10  # steps; in between the clock is read ahead of the device
 
 
@@ -135,11 +136,11 @@ def start_model(options: argparse.Namespace) -> LiteFusion:
 
 
 def _recorded(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """Do ``work`` three times and record it as one launch."""
+    """Do ``work`` as often as `_WARM_UP` says and record it as one launch."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(_WARM_UP):
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -250,6 +251,7 @@ class Step:
             if lovasz != self._lovasz:
                 self._lovasz = lovasz
                 self._graph = _recorded(self._work)
+                self.count += _WARM_UP
             assert self._graph is not None
             self._graph.replay()
         self.count += 1

@@ -113,3 +113,10 @@ def test_padding_of_a_swin_transformer_in_hdbformer() -> None:
     other.load_state_dict(plain.state_dict())
     with torch.no_grad():
         assert not torch.allclose(plain(images).logits, other(images).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["name", "in_chans"])
+@pytest.mark.parametrize("name", ["acnet_resnet18", "litefusion_lite0", "deeplabv3plus_resnet18"])
+def test_what_the_model_decides_is_no_option(name: str, key: str) -> None:
+    with pytest.raises(UsageError, match=f"^encoder_options has '{key}', which the model itself decides about"):
+        rgbdseg.create_model(name, 5, encoder_options={key: 1})

@@ -158,3 +158,16 @@ def test_frames_are_read_and_verified_by_so_many_processes(
     assert len(files) >= 5
     for file in files:
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "none" / file).read_bytes(), file
+
+
+def test_a_tree_of_another_depth_unit_is_not_the_same_tree(
+    scan: Path, tmp_path: Path, prepare: Callable[..., tuple[int, str]]
+) -> None:
+    out = tmp_path / "tree"
+    assert prepare(scan, out, "--meters-per-unit", "0.001")[0] == 0
+    assert prepare(scan, out, "--meters-per-unit", "0.001")[0] == 0  # there is nothing left to do
+    status, err = prepare(scan, out, "--meters-per-unit", "0.0002")
+    assert status == 1
+    assert "depth unit" in err
+    sample = RGBDDataset(out, "all", needs=("rgb", "depth_m")).sample(0)
+    assert float(sample.depth_m.max()) == pytest.approx(9.0)  # type: ignore[union-attr]

@@ -96,7 +96,15 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> Segmentation
         if unknown := [option for option in options if option not in types]:
             raise unknown_name(f"{name} option", unknown[0], types)
         check_options("model", types, options)
+    _check_encoder_options(options)
     return variant.model(num_classes, **{**_fitting(variant, options), **options})
+
+
+def _check_encoder_options(options: Mapping[str, Any]) -> None:
+    """Raise UsageError where options of an encoder hold what the model decides about."""
+    for option in ("encoder_options", "depth_encoder_options"):
+        if decided := sorted({"name", "in_chans"} & set(options.get(option) or ())):
+            raise UsageError(f"{option} has '{decided[0]}', which the model itself decides about; leave it out")
 
 
 def _fitting(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:

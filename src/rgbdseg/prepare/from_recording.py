@@ -118,10 +118,9 @@ def prepare_recorded(
         if first.depth_m is None:
             raise DataError(f"{source} holds no depth; expected color and depth")
         size = (first.rgb.shape[0], first.rgb.shape[1])
-        jobs = [
-            FrameJob(frame_name, {"rgb": ".png", "depth_m": ".png"}, index)
-            for index, frame_name in enumerate(recording.names)
-        ]
+        suffixes = {"rgb": ".png", "depth_m": ".png"}
+        sources = dict.fromkeys(suffixes, recording.path) if recording.path.is_file() else {}
+        jobs = [FrameJob(frame_name, suffixes, index, sources) for index, frame_name in enumerate(recording.names)]
         description = DatasetDescription(
             name=name or Path(source).resolve().stem,
             source="own recording",
@@ -181,7 +180,9 @@ def _read_frame(source: _Source, job: FrameJob) -> Mapping[str, Content]:
 
 
 def _parameters(recording: Recording, options: OpenOptions, test_share: float, seed: int) -> dict[str, object]:
-    facts = {key: value for key, value in recording.describe().items() if key not in ("camera", "depth unit")}
+    facts = {key: value for key, value in recording.describe().items() if key != "camera"}
+    if unit := facts.get("depth unit"):
+        facts["depth unit"] = ", ".join(f"{name} {value}" for name, value in unit.items())
     pairs = {} if options.max_difference_s is None else {"max difference": options.max_difference_s}
     split = {"test share": test_share, "seed": seed} if test_share else {}
     return {**facts, "recording": recording.path.name, "every": options.every, **pairs, **split}
