@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rgbdseg.camera import PinholeCamera
+from rgbdseg.recordings._arguments import add_recorder_arguments, open_options
 
 if TYPE_CHECKING:
     from rgbdseg.recordings._base import OpenOptions
@@ -18,34 +18,18 @@ def add_recording_options(parser: argparse.ArgumentParser, *, camera: bool = Tru
     if camera:
         group.add_argument("--camera", metavar="fx,fy,cx,cy", help="intrinsics in pixels, counted from 0")
         group.add_argument("--depth-unit", metavar="UNIT", help="m, cm, mm or meters per stored unit")
-    group.add_argument("--format", metavar="NAME", help="of the recording (default: recognized by its files)")
-    group.add_argument("--color-topic", metavar="TOPIC", help="of a bag")
-    group.add_argument("--depth-topic", metavar="TOPIC", help="of a bag")
-    group.add_argument(
-        "--registered",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="depth belongs to the pixels of the color image, or is registered with both cameras and their transform",
-    )
+    add_recorder_arguments(group)
     group.add_argument("--max-difference", type=float, metavar="SECONDS", help="between color and depth")
     group.add_argument("--trajectory", metavar="FILE", help="poses, lines of time tx ty tz qx qy qz qw")
-    group.add_argument("--size", metavar="HEIGHTxWIDTH", help="resize the frames")
     group.add_argument("--every", type=int, default=1, metavar="N", help="keep every n-th frame")
 
 
 def recording_options(options: argparse.Namespace) -> OpenOptions:
     """Return what was given for `add_recording_options`."""
     from rgbdseg.depth import parse_depth_unit
-    from rgbdseg.recordings._base import OpenOptions, parse_size
 
-    return OpenOptions(
+    return open_options(
+        options,
         depth_unit=None if options.depth_unit is None else parse_depth_unit(options.depth_unit),
-        camera=PinholeCamera.from_string(options.camera) if options.camera else None,
-        color_topic=options.color_topic,
-        depth_topic=options.depth_topic,
-        registered=options.registered,
-        max_difference_s=options.max_difference,
         trajectory=Path(options.trajectory) if options.trajectory else None,
-        size=None if options.size is None else parse_size(options.size),
-        every=options.every,
     )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.description import DatasetDescription
 from rgbdseg.depth import MILLIMETERS, DepthUnit
 from rgbdseg.errors import DataError
@@ -18,7 +17,8 @@ from rgbdseg.prepare._sources import Progress
 from rgbdseg.prepare.recording import RecordingOptions as SplitOptions
 from rgbdseg.prepare.recording import random_split
 from rgbdseg.prepare.writer import Content, FrameJob, PrepareResult, meters_to_millimeters, write_prepared_tree
-from rgbdseg.recordings._base import OpenOptions, Recording, open_recording, parse_size, recording_format
+from rgbdseg.recordings._arguments import add_recorder_arguments, open_options
+from rgbdseg.recordings._base import OpenOptions, Recording, open_recording, recording_format
 
 FOLDER = "folder"
 
@@ -29,16 +29,7 @@ OPTIONS = ("color_topic", "depth_topic", "registered", "size")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what only such recordings take on the command line."""
     group = parser.add_argument_group("bags, and other files that a recorder wrote")
-    group.add_argument("--format", metavar="NAME", help="of a recording that is no folder of images")
-    group.add_argument("--color-topic", metavar="TOPIC", help="of a bag with several")
-    group.add_argument("--depth-topic", metavar="TOPIC", help="of a bag with several")
-    group.add_argument(
-        "--registered",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="depth belongs to the pixels of the color image, or is registered with both cameras and their transform",
-    )
-    group.add_argument("--size", metavar="HEIGHTxWIDTH", help="resize the frames")
+    add_recorder_arguments(group)
 
 
 def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
@@ -46,15 +37,8 @@ def prepare(options: argparse.Namespace, progress: Progress) -> list[str]:
     result, notes = prepare_recorded(
         options.source,
         options.destination,
-        OpenOptions(
-            depth_unit=None if options.meters_per_unit is None else DepthUnit(options.meters_per_unit),
-            camera=options.camera and PinholeCamera.from_string(options.camera),
-            color_topic=options.color_topic,
-            depth_topic=options.depth_topic,
-            registered=options.registered,
-            max_difference_s=options.max_difference,
-            size=None if options.size is None else parse_size(options.size),
-            every=options.every,
+        open_options(
+            options, depth_unit=None if options.meters_per_unit is None else DepthUnit(options.meters_per_unit)
         ),
         name=options.name,
         format=options.format,
