@@ -1,7 +1,7 @@
 """Evaluation by `rgbdseg.inference.segment` beside a plain formulation of the published SA-Gate rule.
 
     python benchmarks/evaluation.py [--model sagate_resnet101] [--size 480 640] [--window 480] [--multi] [--device cpu]
-                                    [--threads 2] [--rounds 5] [--data DATASET]
+                                    [--threads 2] [--rounds 5] [--frames 2] [--data DATASET]
 
 The plain formulation does what the released evaluator does: every scale is resized as a whole, normalized in float64,
 bordered with zeros where it is smaller than the window, cut into windows that overlap by a third, and each window goes
@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.inference import segment
 from rgbdseg.inference.form import for_inference
 from rgbdseg.models._base import SegmentationModel
@@ -154,22 +155,25 @@ def compare(options: argparse.Namespace, frame: RGBDSample, multi: bool) -> bool
     predictions: dict[str, NDArray[np.uint8]] = {}
 
     def plain() -> None:
-        predictions["plain"] = plain_prediction(released, frame, protocol, options.device)
+        for _ in range(options.frames):
+            predictions["plain"] = plain_prediction(released, frame, protocol, options.device)
 
     def library(precision: str) -> Callable[[], None]:
         dtype = None if precision == "float32" else getattr(torch, precision)
         ours = for_inference(copy.deepcopy(released), torch.device(options.device), dtype)
 
+        @freed_memory_kept()  # as in an evaluation
         def run() -> None:
-            result = segment(ours, frame, ours.input_spec, protocol, device=options.device, autocast_dtype=dtype)
-            predictions[precision] = result.prediction.cpu().numpy()
+            for _ in range(options.frames):
+                result = segment(ours, frame, ours.input_spec, protocol, device=options.device, autocast_dtype=dtype)
+                predictions[precision] = result.prediction.cpu().numpy()
 
         return run
 
     ways = {"plain": plain, **{f"rgbdseg {name}": library(name) for name in options.precisions}}
     durations = seconds_in_turns(ways, options.rounds, options.device, options.threads)
     print(f"\n{options.model}, {frame.size[0]}x{frame.size[1]}, window {options.window}, scales {scales}, flip {multi}")
-    print(table(durations))
+    print(table(durations, per=options.frames))
     good = True
     for name in options.precisions:
         different = float((predictions[name] != predictions["plain"]).mean())
@@ -189,6 +193,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=2, help="one after the other in a turn; times are of one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.allow_tf32 = False  # in the plain way as in ours

@@ -61,6 +61,29 @@ def test_memory_is_returned_in_the_end_and_after_an_error() -> None:
     assert after - before < 50 * 2**20
 
 
+def test_a_context_within_another_leaves_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Library:
+        """Stands for glibc."""
+
+        gnu_get_libc_version = None
+
+        def mallopt(self, option: int, value: int) -> None:
+            calls.append("kept" if value in (-1, 2**30) else "returned")
+
+        def malloc_trim(self, pad: int) -> None:
+            calls.append("trimmed")
+
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: Library())
+    with freed_memory_kept():
+        assert calls == ["kept", "kept"]
+        with freed_memory_kept():
+            pass
+        assert calls == ["kept", "kept"]
+    assert calls == ["kept", "kept", "returned", "returned", "trimmed"]
+
+
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Plain:
         """Has functions of other names only, so that a call of `mallopt` would be an error."""

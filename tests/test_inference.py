@@ -23,6 +23,7 @@ from rgbdseg.device import place_model
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.inference import Segmentation, segment, window_positions
 from rgbdseg.inference.coarse import CoarseScores
+from rgbdseg.inference.scores import add_logarithms
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.nn.resize import resize_logits
@@ -504,6 +505,18 @@ def test_scores_beyond_float32_are_scaled_and_log_scale_says_how() -> None:
     assert result.scores[0, 0].tolist() == pytest.approx([value / math.e for value in expected], rel=4e-3)
 
 
+def test_logarithms_of_sums() -> None:
+    nothing = -math.inf
+    numbers = torch.tensor([nothing, -200.0, -30.0, -1e-6, 0.0, 0.5, 17.0, 100.0, 3e38])
+    total, other = (pair.flatten().repeat(2, 1)[..., None] for pair in torch.meshgrid(numbers, numbers, indexing="ij"))
+    expected = torch.logaddexp(total.double(), other.double()).float()
+    view = torch.full((2, total.shape[1] + 3, 4), 7.0)
+    view[:, 1:-2, 2:3] = total
+    add_logarithms(view[:, 1:-2, 2:3], other)
+    torch.testing.assert_close(view[:, 1:-2, 2:3], expected, rtol=2e-7, atol=2e-7)
+    assert bool((view[..., :2] == 7).all())
+
+
 def test_mean_over_scales_is_taken_of_scores_not_of_logits() -> None:
     # At half size each 2x2 block is one pixel; enlarging mixes neighbors with weights 3/4 and 1/4.
     values = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(2).expand(3, 2, 4).contiguous()
@@ -511,8 +524,8 @@ def test_mean_over_scales_is_taken_of_scores_not_of_logits() -> None:
     protocol = EvaluationProtocol(scales=(0.5,), combination="sagate")
     log_scores = segment(model, RGBDSample(values), PLAIN_RGB, protocol).log_scores
     ln = math.log
-    assert log_scores[0, 0].tolist() == pytest.approx([0, 300 + ln(0.25), 300 + ln(0.75), 300], rel=1e-6)
-    assert log_scores[1, 0].tolist() == pytest.approx([0, 150 + ln(0.25), 150 + ln(0.75), 150], rel=1e-6)
+    assert log_scores[0, 0].tolist() == pytest.approx([0, 300 + ln(0.25), 300 + ln(0.75), 300], rel=1e-6, abs=2e-7)
+    assert log_scores[1, 0].tolist() == pytest.approx([0, 150 + ln(0.25), 150 + ln(0.75), 150], rel=1e-6, abs=2e-7)
 
 
 # --- sizes, borders, cameras

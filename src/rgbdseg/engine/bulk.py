@@ -16,6 +16,7 @@ from rgbdseg.engine.bulk_processes import Share
 from rgbdseg.engine.bulk_record import BulkRecord, Skipped, check_same, finished_frames
 from rgbdseg.engine.read_ahead import read_ahead
 from rgbdseg.errors import DataError, UsageError
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.options import check_choice
 from rgbdseg.outputs import LabelFiles
 from rgbdseg.sample import RGBDSample
@@ -203,6 +204,7 @@ class _Work:
         self._key = threading.Lock()
         self._key_written = False
 
+    @freed_memory_kept()
     def run(self, indices: Sequence[int], progress: Progress | None) -> None:
         readers = 1 if self.source.sequential else self.options.workers
         reading_ahead = read_ahead((self._read, readers), (self._prepare, self.options.workers), indices)

@@ -31,6 +31,7 @@ from rgbdseg.engine.sampling import EveryNth
 from rgbdseg.engine.submission import SubmissionFolder
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import is_replaceable, write_text
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.inference import segment
 from rgbdseg.inference.form import for_inference
 from rgbdseg.labels import LabelSet
@@ -263,6 +264,7 @@ def _progress(console: Console | None, total: int, main: bool) -> Iterator[Calla
         yield lambda: bar.advance(task)
 
 
+@freed_memory_kept()
 def evaluate(
     bundle: ModelBundle,
     dataset: RGBDDataset,

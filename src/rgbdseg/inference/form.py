@@ -20,8 +20,8 @@ def for_inference(
     """Change a model, in place, into what computes its scores fastest on a device, and move it there.
 
     Batch normalizations become part of convolutions (see `rgbdseg.nn.fold`), and on a CPU in float32 wide 3x3
-    convolutions take fewer multiplications (see `rgbdseg.nn.winograd`).  Scores differ by rounding.  The model cannot
-    be trained any more and its state is not that of a checkpoint; a second call changes nothing.
+    convolutions of large maps take fewer multiplications (see `rgbdseg.nn.winograd`).  Scores differ by rounding.  The
+    model cannot be trained any more and its state is not that of a checkpoint; a second call changes nothing.
 
     Args:
         model: to be put into evaluation mode.

@@ -14,7 +14,7 @@ from rgbdseg.device import window_batch
 from rgbdseg.errors import UsageError
 from rgbdseg.inference.coarse import decides_coarsely, score_coarsely
 from rgbdseg.inference.inputs import score_inputs
-from rgbdseg.inference.scores import add_resized, combine
+from rgbdseg.inference.scores import add_logarithms, add_resized, combine
 from rgbdseg.inference.segmentation import Segmentation
 from rgbdseg.inference.setup import Model, Setup, logits_of_views
 from rgbdseg.inference.windows import released_cmx_placements, view_size, window_positions
@@ -148,7 +148,7 @@ def _add_window(region: Tensor, scores: Tensor, combination: Combination) -> Non
     if combination == "logits":
         region.add_(scores)
     else:
-        torch.logaddexp(region, scores, out=region)
+        add_logarithms(region, scores)
 
 
 def _views(setup: Setup, sample: RGBDSample, placements: Sequence[Placement]) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ In wide convolutions a CPU does as many multiplications as it can, so that leavi
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,15 +15,23 @@ from rgbdseg.errors import UsageError
 # B batch, C channels in, K channels out, H height, W width, D dilation, T rows of tiles, S columns of tiles
 
 LEAST_CHANNELS = 256
-"""Of both sides: around narrower products, additions cost more than multiplications less save."""
-LEAST_PRODUCTS = 512 * 512
-"""Channels in times channels out, for several threads: they share multiplications better than additions."""
-WIDEST_DILATION = 4  # beyond it tiles are mostly border, and oneDNN leaves out taps that see nothing else
-_TILES_AT_ONCE = 480  # their products stay in the caches and still fill the threads
+"""Of both sides: around narrower products, changing pixels and results costs what fewer multiplications save."""
+LEAST_TILES = 48  # fewer do not save what changing the kernels costs
+LARGEST_EXCESS = 1.5
+"""Of the outputs that tiles have over those that are asked for.  Where dilation is wide, tiles are mostly border, and
+oneDNN leaves out taps that see nothing else.
+"""
+_OUTPUTS = 4  # rows and columns of outputs that a tile has
+_TAPS = _OUTPUTS + 2  # rows and columns of pixels that it sees
+_POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
+"""Where polynomials are evaluated.  Of the points tried, these round least, half as much as 0, 1, -1, 2, -2 of the
+article: their powers differ less in size.  In products of matrices they cost no more than whole numbers do.
+"""
+_TILES_AT_ONCE = 480  # of fewer, kernels are read too often; of more, products leave the caches
 
 
 def has_fewer_products(conv: nn.Conv2d) -> bool:
-    """Return whether `WinogradConv2d` can take the place of a convolution, and is worth it."""
+    """Return whether `WinogradConv2d` can take the place of a convolution, and is worth it on large maps."""
     dilation = conv.dilation[0]
     return (
         conv.kernel_size == (3, 3)
@@ -30,38 +39,42 @@ def has_fewer_products(conv: nn.Conv2d) -> bool:
         and conv.groups == 1
         and conv.padding_mode == "zeros"
         and conv.dilation == conv.padding == (dilation, dilation)
-        and dilation <= WIDEST_DILATION
         and min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
-        and (torch.get_num_threads() == 1 or conv.in_channels * conv.out_channels >= LEAST_PRODUCTS)
     )
 
 
 class WinogradConv2d(nn.Module):
-    """Winograd's minimal filtering of tiles of 2x2 outputs: 16 multiplications where a convolution takes 36.
+    """Winograd's minimal filtering of tiles of 4x4 outputs: 36 multiplications where a convolution takes 144.
 
-    Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, F(2x2, 3x3).  With dilation D, pixels
-    that are D apart make D*D pictures of their own, each with an ordinary convolution.  Results differ from those of
-    `torch.nn.Conv2d` by rounding, no more than those do from exact ones.
+    Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, F(4x4, 3x3).  With dilation D, pixels
+    that are D apart make D*D pictures of their own, each with an ordinary convolution.  All 36 numbers of a tile are
+    changed by one matrix, the product of that for rows and that for columns: everything but two copies is a product of
+    matrices.  Kernels are changed in every call, since 36 numbers of each would take four times the memory and be read
+    as slowly as they are computed.  Results differ from exact ones by rounding, five times as much as those of
+    `torch.nn.Conv2d`: about a millionth of their size.  Maps of few tiles are left to that.
 
     Args:
-        conv: a convolution that `has_fewer_products`; its bias is shared, its nine numbers a kernel become sixteen.
+        conv: a convolution that `has_fewer_products`; its weight and bias are shared.
     """
+
+    tile_change: Tensor
+    kernel_change: Tensor
+    output_change: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.dilation = conv.in_channels, conv.out_channels, conv.dilation[0]
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
-        change = conv.weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-        kernels_9CK = conv.weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
-        kernels_16CK = (torch.kron(change, change) @ kernels_9CK).view(16, conv.in_channels, conv.out_channels)
-        self.kernels_16CK = nn.Parameter(kernels_16CK, requires_grad=False)
+        self.dilation = conv.dilation[0]
+        self.weight, self.bias = conv.weight, conv.bias
+        for name, change in zip(("tile", "kernel", "output"), _changes(), strict=True):
+            self.register_buffer(f"{name}_change", torch.kron(change, change).to(conv.weight), persistent=False)
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
-        return f"{self.in_channels}, {self.out_channels}, dilation={self.dilation}"
+        out_channels, in_channels = self.weight.shape[:2]
+        return f"{in_channels}, {out_channels}, dilation={self.dilation}"
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return (B, K, H, W), channels last in memory.
+        """Return (B, K, H, W).
 
         Raises:
             UsageError: where a gradient is asked for.
@@ -69,57 +82,65 @@ class WinogradConv2d(nn.Module):
         if x_BCHW.requires_grad and torch.is_grad_enabled():
             raise UsageError("a network in its form for inference has no gradients; read it with load_bundle instead")
         batch, _, height, width = x_BCHW.shape
-        step = 2 * self.dilation  # rows and columns of outputs that a row and a column of tiles have
+        step = _OUTPUTS * self.dilation  # rows and columns of outputs that a row and a column of tiles have
         rows, columns = -(-height // step), -(-width // step)
-        beyond = (columns * step - width + 2 * self.dilation, rows * step - height + 2 * self.dilation)
-        padded = functional.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, self.dilation, beyond[0], self.dilation, beyond[1]))
-        y = x_BCHW.new_empty(batch, rows * step, columns * step, self.out_channels)
+        outputs, asked = batch * rows * columns * step**2, batch * height * width
+        if outputs < LEAST_TILES * _OUTPUTS**2 or outputs > LARGEST_EXCESS * asked:
+            return functional.conv2d(x_BCHW, self.weight, self.bias, padding=self.dilation, dilation=self.dilation)
+        return self._by_tiles(x_BCHW.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def _by_tiles(self, x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
+        (batch, height, width, _), border, step = x_BHWC.shape, self.dilation, _OUTPUTS * self.dilation
+        beyond = columns * step - width + border, rows * step - height + border
+        padded = functional.pad(x_BHWC, (0, 0, border, beyond[0], border, beyond[1]))
+        kernels_K9C = self.weight.permute(0, 2, 3, 1).flatten(1, 2)
+        kernels_36CK = torch.matmul(self.kernel_change, kernels_K9C).permute(1, 2, 0)
+        y = x_BHWC.new_empty(batch, rows * step, columns * step, len(self.weight))
         at_once = -(-_TILES_AT_ONCE // (columns * self.dilation**2))
         for first in range(0, rows, at_once):
             last = min(rows, first + at_once)
-            part = padded[:, first * step : last * step + 2 * self.dilation + (step - self.dilation)]
-            products = torch.bmm(self._tiles(part, last - first, columns).flatten(1, -2), self.kernels_16CK)
-            self._outputs(products, y[:, first * step : last * step])
-        return y[:, :height, :width].permute(0, 3, 1, 2)
+            tiles = self._tiles(padded[:, first * step : last * step + 2 * border], last - first, columns)
+            changed = torch.matmul(self.tile_change, tiles).transpose(0, 1)
+            products = torch.bmm(changed, kernels_36CK).transpose(0, 1)
+            self._write(torch.matmul(self.output_change, products), y[:, first * step : last * step])
+        return y[:, :height, :width]
 
     def _tiles(self, padded: Tensor, rows: int, columns: int) -> Tensor:
-        """Return the changed tiles (16, B, T, D, S, D, C) of (B, rows and border, columns and border, C)."""
-        step, dilation = 2 * self.dilation, self.dilation
+        """Return the pixels (B*T*D*S*D, 36, C) that tiles see of (B, rows and border, columns and border, C)."""
+        dilation, (batch, _, _, channels) = self.dilation, padded.shape
+        picture, row, column, channel = padded.stride()
+        size = (batch, rows, dilation, columns, dilation, _TAPS, _TAPS, channels)
+        taps = row * dilation, column * dilation
+        places = (picture, _OUTPUTS * taps[0], row, _OUTPUTS * taps[1], column)
+        tiles = padded.as_strided(size, (*places, *taps, channel), padded.storage_offset())
+        return tiles.contiguous().view(-1, _TAPS**2, channels)
 
-        def taps(values: Tensor, dim: int, count: int) -> list[Tensor]:
-            """Return the four rows, or columns, of every tile."""
-            starts = [values.narrow(dim, tap * dilation, count * step) for tap in range(4)]
-            return [start.unflatten(dim, (count, step)).narrow(dim + 1, 0, dilation) for start in starts]
-
-        batch, channels = padded.shape[0], padded.shape[-1]
-        tiles = padded.new_empty(4, 4, batch, rows, dilation, columns, dilation, channels)
-        for changed, row in zip(tiles, _change(taps(padded, 1, rows)), strict=True):
-            _change(taps(row, 3, columns), out=list(changed))
-        return tiles.flatten(0, 1)
-
-    def _outputs(self, products: Tensor, y: Tensor) -> None:
-        """Write the outputs of the tiles' products (16, tiles, K) into ``y``."""
-        step, dilation = 2 * self.dilation, self.dilation
-        batch, rows, columns = y.shape[0], y.shape[1] // step, y.shape[2] // step
-        products = products.view(4, 4, batch, rows, dilation, columns, dilation, self.out_channels)
-        places = y.view(batch, rows, 2, dilation, columns, 2, dilation, self.out_channels)
-        upper = torch.add(products[0], products[1]).add_(products[2])
-        lower = torch.sub(products[1], products[2]).sub_(products[3])
-        for row, half in enumerate((upper, lower)):
-            left = torch.add(half[0], half[1]).add_(half[2])
-            right = torch.sub(half[1], half[2]).sub_(half[3])
-            for column, values in enumerate((left, right)):
-                place = places[:, :, row, :, :, column]
-                place.copy_(values) if self.bias is None else torch.add(values, self.bias, out=place)
+    def _write(self, outputs: Tensor, y: Tensor) -> None:
+        """Write outputs (B*T*D*S*D, 16, K) of tiles to their places in ``y`` (B, rows, columns, K)."""
+        dilation, (batch, height, width, channels) = self.dilation, y.shape
+        rows, columns = height // (_OUTPUTS * dilation), width // (_OUTPUTS * dilation)
+        outputs = outputs.view(batch, rows, dilation, columns, dilation, _OUTPUTS, _OUTPUTS, channels)
+        places = y.view(batch, rows, _OUTPUTS, dilation, columns, _OUTPUTS, dilation, channels)
+        places = places.permute(0, 1, 3, 4, 6, 2, 5, 7)
+        places.copy_(outputs) if self.bias is None else torch.add(outputs, self.bias, out=places)
 
 
-def _change(taps: list[Tensor], out: list[Tensor] | None = None) -> list[Tensor]:
-    """Return what Winograd's filters are applied to, of four neighboring pixels."""
-    zero, one, two, three = taps
-    places: list[Tensor | None] = [None] * 4 if out is None else list(out)
-    return [
-        torch.sub(zero, two, out=places[0]),
-        torch.add(one, two, out=places[1]),
-        torch.sub(two, one, out=places[2]),
-        torch.sub(one, three, out=places[3]),
-    ]
+def _changes() -> tuple[Tensor, Tensor, Tensor]:
+    """Return the changes of a row of pixels (6, 6), of a kernel (6, 3) and of products to outputs (4, 6), in float64.
+
+    A row of outputs is the product of two polynomials.  Each is evaluated at five points and at infinity, where only
+    its leading coefficient counts, values are multiplied, and Lagrange's rule turns them into coefficients; outputs
+    are the transpose of that (Toom and Cook).
+    """
+    points = np.array(_POINTS)
+    others = [np.delete(points, place) for place in range(len(points))]
+    scales = np.array([np.prod(point - rest) for point, rest in zip(points, others, strict=True)])
+    pixels, kernel, outputs = np.zeros((_TAPS, _TAPS)), np.zeros((_TAPS, 3)), np.zeros((_OUTPUTS, _TAPS))
+    for place, rest in enumerate(others):
+        pixels[place, :-1] = np.poly(rest)[::-1]  # coefficients of the product of (x - other point)
+    pixels[-1] = np.poly(points)[::-1]
+    kernel[:-1] = np.vander(points, 3, increasing=True) / scales[:, None]
+    outputs[:, :-1] = np.vander(points, _OUTPUTS, increasing=True).T
+    kernel[-1, -1] = outputs[-1, -1] = 1
+    return torch.from_numpy(pixels), torch.from_numpy(kernel), torch.from_numpy(outputs)
