@@ -10,6 +10,7 @@ import torch
 from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ScheduleConfig, TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.engine.data_module import SegmentationData
+from rgbdseg.engine.memory import kept_bytes
 from rgbdseg.engine.step import batch_loss
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
@@ -50,6 +51,50 @@ def test_augmenting_on_the_device_gives_the_same_batches(tmp_path: Path, options
         assert batch.label is not None
         assert expected.label is not None
         assert torch.equal(batch.label, expected.label)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.3)])
+def test_frames_in_memory_give_the_batches_of_the_files(
+    tmp_path: Path, on_device: bool, scales: tuple[float, ...]
+) -> None:
+    dataset = RGBDDataset(write_tree(tmp_path / "tree"), "train", needs=("rgb", "depth_m", "label"))
+    height, width = dataset[0].size  # in their own size nothing needs to be copied on the way
+    augmentation = AugmentationConfig(
+        (height, width), scales=scales, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_probability=0.5,
+        hsv_value_shift=40.0, on_device=on_device,
+    )  # fmt: skip
+    found = []
+    for keep_gib in (0.0, 0.1):
+        loader = dataclasses.replace(CONFIG.loader, keep_gib=keep_gib)
+        data = SegmentationData(
+            dataclasses.replace(CONFIG, loader=loader, augmentation=augmentation), dataset, None, SPEC
+        )
+        steps = data.training_batches(0, 3 * len(dataset))  # many epochs: a frame that is changed shows in the next
+        found.append([data.prepared(batch, "cpu") for batch in steps])
+    for expected, batch in zip(*found, strict=True):
+        assert batch.sample_ids == expected.sample_ids
+        for name, image in batch.images.items():
+            assert torch.equal(image, expected.images[name])
+        assert batch.label is not None
+        assert expected.label is not None
+        assert torch.equal(batch.label, expected.label)
+
+
+def test_memory_for_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    def room(keep_gib: float | None, devices: int = 1) -> float:
+        config = dataclasses.replace(CONFIG, loader=dataclasses.replace(CONFIG.loader, keep_gib=keep_gib))
+        return kept_bytes(config, devices) / 2**30
+
+    monkeypatch.setattr("rgbdseg.engine.memory.free_bytes", lambda kind: 16 * 2**30)
+    assert room(None) == 2
+    assert room(None, devices=4) == 0.5
+    assert room(3) == 3
+    assert room(0) == 0
+    assert room(1000, devices=2) == pytest.approx(0.85 * 8)
+    monkeypatch.setattr("rgbdseg.engine.memory.free_bytes", lambda kind: float("inf"))
+    assert room(None) == 0
+    assert room(3) == 3
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

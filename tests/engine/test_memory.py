@@ -66,7 +66,7 @@ def test_fewest_passes_that_fit(
     monkeypatch: pytest.MonkeyPatch, batch: int, free_samples: float, devices: int, passes: int
 ) -> None:
     config = dataclasses.replace(
-        get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=batch), hardware=HardwareConfig()
+        get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=batch, keep_gib=0), hardware=HardwareConfig()
     )
     per_sample = 4 * 480 * 480 * 5 * memory.OVERHEAD
     free = free_samples * per_sample / memory.USABLE_SHARE + 1e4
@@ -77,6 +77,20 @@ def test_fewest_passes_that_fit(
     plan = plan_passes(config, OneConvolution(), devices, "cpu")
     assert plan.accumulate == passes
     assert plan.needed_bytes == pytest.approx(batch / devices * per_sample, rel=0.01)
+
+
+def test_frames_in_memory_leave_less_for_passes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes(keep_gib: float | None, device_type: str) -> int:
+        loader = LoaderConfig(batch_size=16, keep_gib=keep_gib)
+        config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), loader=loader)
+        return plan_passes(config, OneConvolution(), 1, device_type).accumulate
+
+    one_pass = 4 * 480 * 480 * 5 * memory.OVERHEAD * 16 / memory.USABLE_SHARE
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1.05 * one_pass)
+    assert passes(0, "cpu") == 1
+    assert passes(None, "cpu") == 2
+    assert passes(0.1 * one_pass / 2**30, "cpu") == 2
+    assert passes(None, "cuda") == 1
 
 
 def test_free_memory_is_known_here_or_unlimited() -> None:

@@ -79,10 +79,10 @@ def check_positive(config: object, prefix: str, names: Iterable[str]) -> None:
 
 
 def check_not_negative(config: object, prefix: str, names: Iterable[str]) -> None:
-    """Raise UsageError for a field that is not a finite number of 0 or more."""
+    """Raise UsageError for a field that is not a finite number of 0 or more; None stands for a choice left open."""
     for name in names:
         value = getattr(config, name)
-        if not 0 <= value < math.inf:
+        if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"{prefix}{name} is {value}; expected 0 or more")
 
 

@@ -172,6 +172,9 @@ class LoaderConfig:
         validation_split: split to validate on.
         validation_limit: validate on the first N frames only; null for all.
         hha_cache: folder where computed HHA images are kept; null computes them on the fly when the tree has none.
+        keep_gib: memory in GiB for decoded training frames, with their HHA, so that each is read once in a run; frames
+            beyond it are read every time. null takes an eighth of the memory that is free at the start, shared by the
+            processes of a machine; 0 keeps none.
     """
 
     batch_size: int = 16
@@ -180,11 +183,12 @@ class LoaderConfig:
     validation_split: str = "test"
     validation_limit: int | None = None
     hha_cache: str | None = None
+    keep_gib: float | None = None
 
     def __post_init__(self) -> None:
         check_kinds(self, "loader.")
         check_positive(self, "loader.", ("batch_size", "validation_limit"))
-        check_not_negative(self, "loader.", ("workers",))
+        check_not_negative(self, "loader.", ("workers", "keep_gib"))
 
 
 @dataclasses.dataclass(frozen=True)

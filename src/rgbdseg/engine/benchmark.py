@@ -167,7 +167,13 @@ class _Side:
             iterations_per_epoch=total,
             validate_every_epochs=int(work == "evaluate"),  # only then is the validation split needed
         )
-        config = dataclasses.replace(config, schedule=schedule, hardware=with_choices(config.hardware))
+        config = dataclasses.replace(
+            config,
+            schedule=schedule,
+            hardware=with_choices(config.hardware),
+            # Every frame is read, as in a first epoch: which have been read before, a few steps would leave to chance.
+            loader=dataclasses.replace(config.loader, keep_gib=0.0),
+        )
         fabric = make_fabric(config.hardware)
         self.device = fabric.device
         self.per_block, self.ahead = per_block, ahead

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 
 from rgbdseg.config.train import TrainConfig, samples_per_pass
 from rgbdseg.data.dataset import RGBDDataset
-from rgbdseg.engine.hardware import uses_gpu
+from rgbdseg.data.kept_frames import KeptFrames
+from rgbdseg.engine.hardware import processes_here, uses_gpu
+from rgbdseg.engine.memory import kept_bytes
 from rgbdseg.engine.sampling import DrawnFrames, EveryNth, ShuffledDraws, StepBatches, TrainingSamples
 from rgbdseg.errors import UsageError
 from rgbdseg.input_spec import InputSpec
@@ -45,6 +47,7 @@ class SegmentationData:
         self.validation_set = validation
         self.input_spec = input_spec
         self.with_depth = with_depth
+        self._frames = KeptFrames(train, kept_bytes(config, processes_here(config.hardware)))
 
     def training_batches(self, first: int, last: int, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
         """Return the batches of one of several devices, for all passes of the steps from ``first`` to before ``last``.
@@ -76,7 +79,7 @@ class SegmentationData:
     def training_samples(self) -> TrainingSamples | DrawnFrames:
         """Return what loader processes give for each draw."""
         samples = DrawnFrames if self.config.augmentation.on_device else TrainingSamples
-        return samples(self.train_set, self.config.augmentation, self.config.seed, self.input_spec)
+        return samples(self._frames, self.config.augmentation, self.config.seed, self.input_spec)
 
     def collate(self) -> Callable[[list[Any]], RGBDBatch | FrameBatch]:
         """Return what loader processes make batches with."""

@@ -29,6 +29,13 @@ def device_type(hardware: HardwareConfig) -> str:
     return "cuda" if uses_gpu(hardware) else "cpu"
 
 
+def processes_here(hardware: HardwareConfig) -> int:
+    """Return how many processes of a run work on this machine."""
+    if hardware.devices > 0:
+        return hardware.devices
+    return max(1, torch.cuda.device_count() if uses_gpu(hardware) else 1)
+
+
 def make_fabric(hardware: HardwareConfig) -> Fabric:
     """Return the devices of a run; `processes.working_together` starts the processes.
 

@@ -1,9 +1,10 @@
-"""How many passes an optimizer step needs so that each fits in memory, found without computing anything."""
+"""What a run does with the memory it finds: decoded frames, and the passes of a step, without computing anything."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from rgbdseg.models._measure import example_inputs
 # SA-Gate on the CPU.
 OVERHEAD = 1.25
 USABLE_SHARE = 0.85
+KEPT_SHARE = 1 / 8
+"""Of the free memory, for decoded frames."""
 COPIES_OF_WEIGHTS = 4  # weights, gradients, and up to two moments of the optimizer
 
 
@@ -47,7 +50,9 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
         device_type: ``cpu`` or ``cuda``.
     """
     per_device = config.loader.batch_size // (devices * config.hardware.nodes)
-    free = free_bytes(device_type) / (devices if device_type == "cpu" else 1)
+    free = free_bytes(device_type)
+    if device_type == "cpu":
+        free = free / devices - kept_bytes(config, devices)
     fixed = sum(p.nbytes * (COPIES_OF_WEIGHTS if p.requires_grad else 1) for p in model.parameters())
     # Two samples, since batch statistics of one do not exist everywhere.
     per_sample = activation_bytes(model, 2, config.augmentation.crop_size) / 2 * OVERHEAD
@@ -92,6 +97,19 @@ def free_bytes(device_type: str) -> float:
     if device_type == "cpu" and limit is not None and used is not None:
         found = min(found, limit - used + _reclaimable())
     return found
+
+
+def kept_bytes(config: TrainConfig, devices: int = 1) -> int:
+    """Return the memory that a process of a run may fill with decoded frames.
+
+    Args:
+        config: of the run.
+        devices: training processes on this machine, which share its memory.
+    """
+    free = free_bytes("cpu") / devices
+    if config.loader.keep_gib is not None:
+        return int(min(config.loader.keep_gib * 2**30, USABLE_SHARE * free))
+    return 0 if math.isinf(free) else int(KEPT_SHARE * free)
 
 
 def _reclaimable() -> float:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from rgbdseg.config.train import AugmentationConfig
-from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.input_spec import InputSpec
 from rgbdseg.sample import RGBDSample
 from rgbdseg.transforms.augment import Moves, apply_moves, draw_moves
@@ -23,6 +23,14 @@ from rgbdseg.transforms.spatial import cut_margin
 
 Draw = tuple[int, int]
 """(index of the sample in the dataset, running number of the draw since the start of the run)."""
+
+
+class Frames(Protocol):
+    """Frames by number, such as those of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> RGBDSample: ...
 
 
 def derived_seed(*parts: int) -> int:
@@ -87,7 +95,7 @@ class DrawnFrames(Dataset[tuple[RGBDSample, Moves]]):
         spec: of the model, which says what is derived from a frame besides its files.
     """
 
-    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
+    def __init__(self, dataset: Frames, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
         self.dataset = dataset
         self.config = config
         self.seed = seed
@@ -115,7 +123,7 @@ class TrainingSamples(Dataset[RGBDSample]):
         spec: of the model, which says what is derived from a frame besides its files.
     """
 
-    def __init__(self, dataset: RGBDDataset, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
+    def __init__(self, dataset: Frames, config: AugmentationConfig, seed: int, spec: InputSpec) -> None:
         self.frames = DrawnFrames(dataset, config, seed, spec)
 
     def __len__(self) -> int:

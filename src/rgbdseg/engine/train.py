@@ -19,7 +19,14 @@ from rgbdseg.data.hha_audit import require_fitting_hha
 from rgbdseg.data.tree import PreparedTree, open_tree
 from rgbdseg.engine.checkpoints import DivergedError, RunCheckpoints, read_progress, restore
 from rgbdseg.engine.data_module import SegmentationData
-from rgbdseg.engine.hardware import check_hardware, check_share, device_type, make_fabric, with_choices
+from rgbdseg.engine.hardware import (
+    check_hardware,
+    check_share,
+    device_type,
+    make_fabric,
+    processes_here,
+    with_choices,
+)
 from rgbdseg.engine.loggers import check_loggers
 from rgbdseg.engine.loop import train_loop
 from rgbdseg.engine.memory import plan_passes
@@ -289,7 +296,7 @@ def _with_passes(config: TrainConfig, model: SegmentationModel, console: Console
     if hardware.accumulate is not None:
         return config
     kind = device_type(hardware)
-    devices = hardware.devices if hardware.devices > 0 else max(1, torch.cuda.device_count() if kind == "cuda" else 1)
+    devices = processes_here(hardware)
     plan = plan_passes(config, model, devices, kind)
     if plan.accumulate > 1:
         samples = config.loader.batch_size // (devices * hardware.nodes * plan.accumulate)

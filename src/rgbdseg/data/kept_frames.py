@@ -1,0 +1,170 @@
+"""Frames that stay decoded in memory, which the loader processes of a run share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from multiprocessing import context, reduction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.sample import RGBDSample
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has nothing to share either
+    fcntl = None  # type: ignore[assignment]
+
+_ALIGNED = 64
+"""Rasters begin at multiples of so many bytes: whole lines of the caches, and any type."""
+
+
+class KeptFrames(Dataset[RGBDSample]):
+    """Frames of a dataset, each read once for as long as there is room; what found no room is read every time.
+
+    What is kept is never given up for other frames: a run comes back to all of them equally often.  Loader processes,
+    which get this object when they start, share one copy.  Samples are views of it and must not be changed.
+
+    Args:
+        dataset: of the frames.
+        room_bytes: for rasters; taken from the system as they come.  0 keeps nothing.
+    """
+
+    def __init__(self, dataset: RGBDDataset, room_bytes: int) -> None:
+        self.dataset = dataset
+        self._room = SharedRoom(room_bytes, len(dataset)) if room_bytes > 0 and len(dataset) > 0 else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> RGBDSample:
+        if self._room is None:
+            return self.dataset[index]
+        kept = self._room.get(index)
+        if kept is None:
+            sample = self.dataset[index]
+            self._room.put(index, sample.sample_id, dict(sample.rasters()))
+            return sample
+        sample_id, rasters = kept
+        sample = RGBDSample(rasters.pop("rgb"), camera=self.dataset.camera(index), sample_id=sample_id)
+        return sample.replace(**rasters)
+
+
+class SharedRoom:
+    """Memory of a fixed size that processes fill with tensors by number; an entry never changes.
+
+    It belongs to no file system, so that no limit of a container's shared memory ends the process, and is gone with
+    the last process, however that ends.  Only what has been written takes memory.  Processes get it when they are
+    started with it; copied in another way, or where the system has no such memory, it is an empty room of no size.
+
+    Args:
+        size: in bytes.
+        count: of entries.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        self._count = count
+        self._first = _aligned(8 * (1 + count))
+        file = os.memfd_create("frames") if hasattr(os, "memfd_create") else None
+        if file is not None:
+            os.ftruncate(file, self._first + size)
+        self._open(file, self._first + size)
+        self._table[0] = self._first
+
+    def _open(self, file: int | None, size: int) -> None:
+        self._file = file
+        self._memory = mmap.mmap(-1 if file is None else file, size)
+        self._bytes = np.frombuffer(self._memory, dtype=np.uint8)
+        # The first number says where the next entry will begin, the others where each does: 0 is nowhere.
+        self._table = self._bytes[: 8 * (1 + self._count)].view(np.int64)
+        if file is not None:
+            weakref.finalize(self, os.close, file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        file = None
+        if self._file is not None and context.get_spawning_popen() is not None:
+            file = reduction.DupFd(self._file)
+        return {"count": self._count, "file": file, "size": len(self._bytes)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._count = state["count"]
+        self._first = _aligned(8 * (1 + self._count))
+        if state["file"] is not None:
+            self._open(state["file"].detach(), state["size"])
+        else:
+            self._open(None, self._first)
+            self._table[0] = self._first
+
+    def get(self, number: int) -> tuple[str, dict[str, Tensor]] | None:
+        """Return the name and the tensors of an entry, or None where there is none."""
+        with self._locked(writing=False):
+            start = int(self._table[1 + number])
+        if not start:
+            return None
+        length = int(self._bytes[start : start + 8].view(np.int64)[0])
+        name, rows = json.loads(self._bytes[start + 8 : start + 8 + length].tobytes())
+        return name, {key: self._tensor(offset, dtype, shape) for key, dtype, shape, offset in rows}
+
+    def put(self, number: int, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Add an entry; return whether there was room for it.
+
+        Args:
+            number: of the entry, from 0.
+            name: goes with it.
+            tensors: on the CPU, by name.
+        """
+        contents = {key: np.asarray(tensor.numpy(), order="C") for key, tensor in tensors.items()}
+        with self._locked(writing=True):
+            start = int(self._table[0])
+            if self._table[1 + number] or start + 8 > len(self._bytes):
+                return bool(self._table[1 + number])
+            rows, header, end = self._planned(start, name, contents)
+            if end > len(self._bytes):
+                return False
+            for (_, _, _, offset), values in zip(rows, contents.values(), strict=True):
+                self._bytes[offset : offset + values.nbytes] = values.reshape(-1).view(np.uint8)
+            self._bytes[start : start + 8].view(np.int64)[0] = len(header)
+            self._bytes[start + 8 : start + 8 + len(header)] = np.frombuffer(header, dtype=np.uint8)
+            self._table[0], self._table[1 + number] = end, start
+        return True
+
+    def _planned(
+        self, start: int, name: str, contents: Mapping[str, np.ndarray[Any, Any]]
+    ) -> tuple[list[tuple[str, str, tuple[int, ...], int]], bytes, int]:
+        """Return where the tensors of an entry go, what stands at its start, and where it ends."""
+        longest = 8 + len(json.dumps([name, [(key, v.dtype.name, v.shape, 2**62) for key, v in contents.items()]]))
+        offset, rows = _aligned(start + longest), []
+        for key, values in contents.items():
+            rows.append((key, values.dtype.name, values.shape, offset))
+            offset = _aligned(offset + values.nbytes)
+        return rows, json.dumps([name, rows]).encode(), offset
+
+    def _tensor(self, offset: int, dtype: str, shape: list[int]) -> Tensor:
+        kind = np.dtype(dtype)
+        values = self._bytes[offset : offset + kind.itemsize * int(np.prod(shape))]
+        return torch.from_numpy(values.view(kind).reshape(shape))
+
+    @contextlib.contextmanager
+    def _locked(self, *, writing: bool) -> Iterator[None]:
+        """Keep other processes out; a process that is killed does not hold the lock any more."""
+        if self._file is None:
+            yield
+            return
+        fcntl.lockf(self._file, fcntl.LOCK_EX if writing else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNED) * _ALIGNED
