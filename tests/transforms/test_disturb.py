@@ -131,6 +131,11 @@ def test_holes_of_a_given_share(share: float) -> None:
     assert float(lost.float().mean()) == pytest.approx(share, abs=0.02 if 0 < share < 1 else 0)
 
 
+def test_a_fault_that_is_not_known_is_said() -> None:
+    with pytest.raises(UsageError, match="did you mean 'holes'"):
+        disturb_as_named(torch.ones(1, 1, 8, 8), {"hole": 0.1}, "a frame")
+
+
 def test_widths_are_those_of_an_image_whose_longer_side_has_320() -> None:
     small = torch.full((1, 1, 24, 320), 1.0)
     small[..., 160:] = 2.0

@@ -215,7 +215,8 @@ def _say_result(
     kept = f"; {result.kept} were finished before" if result.kept else ""
     say(f"labeled {result.labeled} image{'' if result.labeled == 1 else 's'} with {protocol.describe()}{kept}")
     with_cloud = options.outputs is not None or not inputs.single or "cloud" in outputs
-    cloud = "" if with_cloud else "; no point cloud: it needs --depth and --camera"
+    lacking = [f"--{name}" for name in ("depth", "camera") if not getattr(options, name)]
+    cloud = "" if with_cloud else f"; no point cloud: it needs {_listed(lacking)}"
     say(f"wrote {options.out}/{_listed(outputs)}{cloud}")
     if "label" in outputs and result.label_files is not None:
         say(f"label files hold {result.label_files.describe()}; see {options.out}/classes.json and legend.png")

@@ -15,6 +15,7 @@ from rgbdseg.engine.read_ahead import read_ahead
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import write_text
 from rgbdseg.frame_inputs import make_sample
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.geometry.backproject import backproject
 from rgbdseg.geometry.voxel_votes import LabeledPoints, VoxelVotes, steady_readings
 from rgbdseg.recordings._base import RecordedFrame, Recording
@@ -75,6 +76,7 @@ class LabeledMap:
     up_world: NDArray[np.float64]
 
 
+@freed_memory_kept()
 def map_recording(
     segmenter: Segmenter,
     recording: Recording,

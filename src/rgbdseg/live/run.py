@@ -13,6 +13,7 @@ import torch
 
 from rgbdseg.errors import DataError
 from rgbdseg.frame_inputs import make_sample
+from rgbdseg.freed_memory import freed_memory_kept
 from rgbdseg.inference.largest import largest_class
 from rgbdseg.live.sources import LiveSource
 from rgbdseg.live.steadying import Steadying
@@ -69,6 +70,7 @@ class LiveSummary:
     seconds: float
 
 
+@freed_memory_kept()
 def run_live(
     segmenter: Segmenter,
     source: LiveSource,

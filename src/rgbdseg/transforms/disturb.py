@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from rgbdseg.config.disturbance import DEFAULT_DISTURBANCE, FAULTS, USUAL_SIDE, DepthDisturbance
 from rgbdseg.errors import DataError
+from rgbdseg.options import check_choice
 from rgbdseg.transforms.derive import generator_of
 
 # B images, H height, W width
@@ -63,9 +64,11 @@ def disturb_as_named(depth_m: Tensor, faults: Mapping[str, float], name: str, se
 
     Raises:
         DataError: for another shape.
+        UsageError: for an unknown fault.
     """
     _check_shape(depth_m)
     for fault, strength in faults.items():
+        check_choice("fault", fault, FAULTS)
         generator = generator_of(f"{fault} {seed}\0{name}")
         depth_m = _add_named(fault, strength)(depth_m, generator)
     return depth_m
