@@ -9,6 +9,8 @@ import pytest
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.config.train import AugmentationConfig, HardwareConfig, LoaderConfig, ModelConfig, TrainConfig
+from rgbdseg.data.dataset import RGBDDataset
+from rgbdseg.data.kept_frames import KeptFrames
 from rgbdseg.engine.benchmark import Measurement, Work, measure_in_turns, plain
 from rgbdseg.models._measure import measure_model
 from rgbdseg.models._registry import create_model
@@ -43,6 +45,19 @@ def test_work_is_counted(tmp_path: Path, work: Work) -> None:
     forward = measure_model(create_model(one.model.name, 4, **OPTIONS), (32, 32)).flops
     # Two windows and their mirror images for each frame; backward costs twice the forward pass.
     assert measured.flops == {"train": 3 * 12 * forward, "evaluate": 3 * 4 * forward, "loader": 0}[work]
+
+
+def test_no_frame_is_there_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+
+    def kept(dataset: RGBDDataset, room_bytes: int) -> KeptFrames:
+        rooms.append(room_bytes)
+        return KeptFrames(dataset, room_bytes)
+
+    monkeypatch.setattr("rgbdseg.engine.data_module.KeptFrames", kept)
+    one = config(write_tree(tmp_path / "tree", count=6, train=4, size=(32, 48)))
+    measure("loader", dataclasses.replace(one, loader=dataclasses.replace(one.loader, keep_gib=1.0)), 3)
+    assert rooms == [0]
 
 
 def test_the_plain_way_does_the_same_work(tmp_path: Path) -> None:

@@ -81,20 +81,35 @@ def test_frames_in_memory_give_the_batches_of_the_files(
         assert torch.equal(batch.label, expected.label)
 
 
+@pytest.mark.parametrize(("keep_gib", "epochs_read"), [(None, 1), (0.0, 3)])
+def test_a_run_reads_each_frame_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_gib: float | None, epochs_read: int
+) -> None:
+    dataset = RGBDDataset(write_tree(tmp_path / "tree"), "train", needs=("rgb", "depth_m", "label"))
+    read, sample = list[int](), RGBDDataset.sample
+    monkeypatch.setattr(RGBDDataset, "sample", lambda self, index: read.append(index) or sample(self, index))
+    config = dataclasses.replace(CONFIG, loader=LoaderConfig(batch_size=len(dataset), workers=0, keep_gib=keep_gib))
+    for _ in SegmentationData(config, dataset, None, SPEC).training_batches(0, 3):
+        pass
+    assert sorted(read) == sorted(epochs_read * list(range(len(dataset))))
+
+
 def test_memory_for_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     def room(keep_gib: float | None, devices: int = 1) -> float:
         config = dataclasses.replace(CONFIG, loader=dataclasses.replace(CONFIG.loader, keep_gib=keep_gib))
         return kept_bytes(config, devices) / 2**30
 
     monkeypatch.setattr("rgbdseg.engine.memory.free_bytes", lambda kind: 16 * 2**30)
-    assert room(None) == 2
-    assert room(None, devices=4) == 0.5
+    assert room(None) == pytest.approx(1.6)
+    assert room(None, devices=4) == pytest.approx(0.4)
     assert room(3) == 3
+    assert room(3, devices=2) == 1.5
     assert room(0) == 0
-    assert room(1000, devices=2) == pytest.approx(0.85 * 8)
+    assert room(1e6, devices=2) == pytest.approx(0.85 * 8)
     monkeypatch.setattr("rgbdseg.engine.memory.free_bytes", lambda kind: float("inf"))
     assert room(None) == 0
     assert room(3) == 3
+    assert room(1e300) == 2**32
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from rgbdseg import freed_memory
 from rgbdseg.config.protocol import EvaluationProtocol
+from rgbdseg.engine import evaluate as evaluation
 from rgbdseg.engine.evaluate import evaluate
 from tests.engine.test_area import CPU, OneFrame, bundle, frame
 
@@ -32,3 +35,19 @@ def test_predictions_leave_the_device_only_to_be_written(
     assert scores.images == 1
     assert moved.count(torch.Size(one.size)) == int(saved)
     assert (tmp_path / "out" / "label" / "7.png").exists() is saved
+
+
+def test_freed_memory_is_kept_from_frame_to_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+
+    def segment(*given: Any, **options: Any) -> Any:
+        kept.append(bool(freed_memory._entered))
+        return original(*given, **options)
+
+    original = evaluation.segment
+    monkeypatch.setattr(evaluation, "segment", segment)
+    monkeypatch.setattr(freed_memory, "_glibc", lambda: SimpleNamespace(mallopt=min, malloc_trim=abs))
+    dataset: Any = OneFrame([frame(24, 32)])
+    evaluate(bundle(), dataset, EvaluationProtocol(), hardware=CPU, workers=0)
+    assert kept == [True]
+    assert not freed_memory._entered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rgbdseg.config.train import HardwareConfig, LoaderConfig
 from rgbdseg.engine import memory
+from rgbdseg.engine.control_groups import group_free_bytes
 from rgbdseg.engine.memory import activation_bytes, plan_passes
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._registry import create_model
@@ -66,7 +68,7 @@ def test_fewest_passes_that_fit(
     monkeypatch: pytest.MonkeyPatch, batch: int, free_samples: float, devices: int, passes: int
 ) -> None:
     config = dataclasses.replace(
-        get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=batch, keep_gib=0), hardware=HardwareConfig()
+        get_recipe("sagate-nyuv2-480"), loader=LoaderConfig(batch_size=batch), hardware=HardwareConfig()
     )
     per_sample = 4 * 480 * 480 * 5 * memory.OVERHEAD
     free = free_samples * per_sample / memory.USABLE_SHARE + 1e4
@@ -79,18 +81,43 @@ def test_fewest_passes_that_fit(
     assert plan.needed_bytes == pytest.approx(batch / devices * per_sample, rel=0.01)
 
 
-def test_frames_in_memory_leave_less_for_passes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def passes(keep_gib: float | None, device_type: str) -> int:
-        loader = LoaderConfig(batch_size=16, keep_gib=keep_gib)
-        config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), loader=loader)
-        return plan_passes(config, OneConvolution(), 1, device_type).accumulate
-
+@pytest.mark.parametrize("keep_gib", [None, 0.0, 1e6])
+def test_frames_in_memory_change_no_passes(monkeypatch: pytest.MonkeyPatch, keep_gib: float | None) -> None:
+    loader = LoaderConfig(batch_size=16, keep_gib=keep_gib)
+    config = dataclasses.replace(get_recipe("sagate-nyuv2-480"), loader=loader)
     one_pass = 4 * 480 * 480 * 5 * memory.OVERHEAD * 16 / memory.USABLE_SHARE
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1.05 * one_pass)
-    assert passes(0, "cpu") == 1
-    assert passes(None, "cpu") == 2
-    assert passes(0.1 * one_pass / 2**30, "cpu") == 2
-    assert passes(None, "cuda") == 1
+    assert plan_passes(config, OneConvolution(), 1, "cpu").accumulate == 1
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["version 2", "version 1"])
+def test_memory_of_a_group_is_the_least_that_one_above_it_leaves(tmp_path: Path, first: bool) -> None:
+    limit, used, reclaimable = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if first
+        else ("memory.max", "memory.current", "inactive_file")
+    )
+    process, mounted = tmp_path / "process", tmp_path / "mounted"
+    process.mkdir()
+    (process / "cgroup").write_text("5:cpu:/other\n4:hugetlb,memory:/a/b\n" if first else "0::/a/b\n")
+
+    def group(path: str, allowed: str, taken: int, files: int = 0) -> None:
+        folder = mounted / ("memory" if first else "") / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(f"{allowed}\n")
+        (folder / used).write_text(f"{taken}\n")
+        (folder / "memory.stat").write_text(f"anon 3\n{reclaimable} {files}\n")
+
+    assert group_free_bytes(process, mounted) == float("inf")
+    group("a/b", "max", 50)
+    assert group_free_bytes(process, mounted) == float("inf")
+    group("a/b", "1000", 700, 50)
+    assert group_free_bytes(process, mounted) == 350
+    group("a", "2000", 1900)
+    assert group_free_bytes(process, mounted) == 100
+    group("other", "10", 10)
+    assert group_free_bytes(process, mounted) == 100
+    assert group_free_bytes(tmp_path / "nobody", mounted) == float("inf")
 
 
 def test_free_memory_is_known_here_or_unlimited() -> None:

@@ -91,6 +91,23 @@ def test_only_where_it_saves_time(
     assert bool(parts) == by_tiles
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_what_is_traced_fits_maps_of_other_sizes() -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
+    traced = torch.jit.trace(WinogradConv2d(conv), random(1, 3, 32, 32, dtype=torch.float32))
+    x = random(2, 3, 45, 61, dtype=torch.float32)
+    torch.testing.assert_close(traced(x), conv(x))
+
+
+def test_half_precision_and_single_pictures_go_by_the_convolution() -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
+    x = random(1, 3, 40, 40, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(WinogradConv2d(conv)(x), conv(x))
+    assert torch.equal(WinogradConv2d(conv.half())(x.half()), conv(x.half()))
+    assert torch.equal(WinogradConv2d(conv.float())(x[0]), conv(x[0]))
+
+
 def test_it_holds_no_weights_of_its_own() -> None:
     conv = nn.Conv2d(256, 256, 3, padding=1)
     layer = WinogradConv2d(conv)

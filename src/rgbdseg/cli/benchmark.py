@@ -56,6 +56,8 @@ def run(arguments: list[str]) -> int:
     if any(one.passes > 1 for one in measured.values()):
         say("passes per optimizer step: " + ", ".join(f"{one.passes} ({name})" for name, one in measured.items()))
     say(f"blocks of each side: {BLOCKS}, in turns after a warm-up; load average of the machine: {_load()}")
+    if known.work != "evaluate" and config.loader.keep_gib != 0:
+        say("every frame is read, as in the first epoch of a run, which keeps frames in memory for later ones")
     if same:
         say("this recipe does this work in the plain way: there is nothing to compare")
         return 0

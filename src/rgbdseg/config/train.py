@@ -172,9 +172,9 @@ class LoaderConfig:
         validation_split: split to validate on.
         validation_limit: validate on the first N frames only; null for all.
         hha_cache: folder where computed HHA images are kept; null computes them on the fly when the tree has none.
-        keep_gib: memory in GiB for decoded training frames, with their HHA, so that each is read once in a run; frames
-            beyond it are read every time. null takes an eighth of the memory that is free at the start, shared by the
-            processes of a machine; 0 keeps none.
+        keep_gib: memory in GiB, on each machine, for decoded training frames with their HHA, so that each is read once
+            in a run; frames beyond it are read every time. Every device has an equal part, which its loader processes
+            share. null takes a tenth of the memory that is free at the start; 0 keeps none.
     """
 
     batch_size: int = 16

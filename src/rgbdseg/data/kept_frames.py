@@ -6,6 +6,7 @@ import contextlib
 import json
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from multiprocessing import context, reduction
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.sample import RGBDSample
 
@@ -35,32 +37,42 @@ class KeptFrames(Dataset[RGBDSample]):
     which get this object when they start, share one copy.  Samples are views of it and must not be changed.
 
     Args:
-        dataset: of the frames.
+        dataset: of the frames, each the same at every access.
         room_bytes: for rasters; taken from the system as they come.  0 keeps nothing.
     """
 
     def __init__(self, dataset: RGBDDataset, room_bytes: int) -> None:
         self.dataset = dataset
-        self._room = SharedRoom(room_bytes, len(dataset)) if room_bytes > 0 and len(dataset) > 0 else None
+        self._room = SharedRoom.made(room_bytes, len(dataset)) if room_bytes > 0 and len(dataset) > 0 else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> RGBDSample:
-        if self._room is None:
-            return self.dataset[index]
-        kept = self._room.get(index)
-        if kept is None:
-            sample = self.dataset[index]
-            self._room.put(index, sample.sample_id, dict(sample.rasters()))
-            return sample
-        sample_id, rasters = kept
-        sample = RGBDSample(rasters.pop("rgb"), camera=self.dataset.camera(index), sample_id=sample_id)
-        return sample.replace(**rasters)
+        kept = None if self._room is None else self._room.get(index)
+        if kept is not None:
+            return _sample(*kept)
+        sample = self.dataset[index]
+        if self._room is not None:
+            self._room.put(index, _facts(sample), dict(sample.rasters()))
+        return sample
+
+
+def _facts(sample: RGBDSample) -> dict[str, Any]:
+    """Return what a sample holds beside rasters, ready for JSON, which gives every number back as it was."""
+    camera = None if sample.camera is None else sample.camera.to_dict()
+    return {"sample_id": sample.sample_id, "camera": camera, "reading_ranges": dict(sample.reading_ranges)}
+
+
+def _sample(facts: dict[str, Any], rasters: dict[str, Tensor]) -> RGBDSample:
+    camera = None if facts["camera"] is None else PinholeCamera.from_dict(facts["camera"])
+    ranges = {name: (low, high) for name, (low, high) in facts["reading_ranges"].items()}
+    sample = RGBDSample(rasters.pop("rgb"), camera=camera, sample_id=facts["sample_id"], reading_ranges=ranges)
+    return sample.replace(**rasters)
 
 
 class SharedRoom:
-    """Memory of a fixed size that processes fill with tensors by number; an entry never changes.
+    """Memory of a fixed size that processes and their threads fill with tensors by number; an entry never changes.
 
     It belongs to no file system, so that no limit of a container's shared memory ends the process, and is gone with
     the last process, however that ends.  Only what has been written takes memory.  Processes get it when they are
@@ -69,23 +81,39 @@ class SharedRoom:
     Args:
         size: in bytes.
         count: of entries.
+
+    Raises:
+        OSError: where the system does not give it.
     """
 
     def __init__(self, size: int, count: int) -> None:
         self._count = count
         self._first = _aligned(8 * (1 + count))
         file = os.memfd_create("frames") if hasattr(os, "memfd_create") else None
-        if file is not None:
-            os.ftruncate(file, self._first + size)
-        self._open(file, self._first + size)
+        try:
+            if file is not None:
+                os.ftruncate(file, self._first + size)
+            self._open(file, self._first + size)
+        except BaseException:
+            if file is not None:
+                os.close(file)
+            raise
         self._table[0] = self._first
 
+    @classmethod
+    def made(cls, size: int, count: int) -> SharedRoom | None:
+        """Return a room, or None where a sandbox or a limit of the process denies it: it is only there to save time."""
+        try:
+            return cls(size, count)
+        except (OSError, OverflowError, ValueError):
+            return None
+
     def _open(self, file: int | None, size: int) -> None:
-        self._file = file
         self._memory = mmap.mmap(-1 if file is None else file, size)
         self._bytes = np.frombuffer(self._memory, dtype=np.uint8)
         # The first number says where the next entry will begin, the others where each does: 0 is nowhere.
         self._table = self._bytes[: 8 * (1 + self._count)].view(np.int64)
+        self._file, self._threads = file, threading.Lock()
         if file is not None:
             weakref.finalize(self, os.close, file)
 
@@ -104,30 +132,30 @@ class SharedRoom:
             self._open(None, self._first)
             self._table[0] = self._first
 
-    def get(self, number: int) -> tuple[str, dict[str, Tensor]] | None:
-        """Return the name and the tensors of an entry, or None where there is none."""
+    def get(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return the facts and the tensors of an entry, or None where there is none."""
         with self._locked(writing=False):
             start = int(self._table[1 + number])
         if not start:
             return None
         length = int(self._bytes[start : start + 8].view(np.int64)[0])
-        name, rows = json.loads(self._bytes[start + 8 : start + 8 + length].tobytes())
-        return name, {key: self._tensor(offset, dtype, shape) for key, dtype, shape, offset in rows}
+        facts, rows = json.loads(self._bytes[start + 8 : start + 8 + length].tobytes())
+        return facts, {key: self._tensor(offset, dtype, shape) for key, dtype, shape, offset in rows}
 
-    def put(self, number: int, name: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Add an entry; return whether there was room for it.
+    def put(self, number: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+        """Add an entry; return whether it is there now.
 
         Args:
             number: of the entry, from 0.
-            name: goes with it.
+            facts: go with it; what JSON holds.
             tensors: on the CPU, by name.
         """
         contents = {key: np.asarray(tensor.numpy(), order="C") for key, tensor in tensors.items()}
         with self._locked(writing=True):
+            if self._table[1 + number]:
+                return True
             start = int(self._table[0])
-            if self._table[1 + number] or start + 8 > len(self._bytes):
-                return bool(self._table[1 + number])
-            rows, header, end = self._planned(start, name, contents)
+            rows, header, end = self._planned(start, facts, contents)
             if end > len(self._bytes):
                 return False
             for (_, _, _, offset), values in zip(rows, contents.values(), strict=True):
@@ -138,15 +166,15 @@ class SharedRoom:
         return True
 
     def _planned(
-        self, start: int, name: str, contents: Mapping[str, np.ndarray[Any, Any]]
+        self, start: int, facts: Mapping[str, Any], contents: Mapping[str, np.ndarray[Any, Any]]
     ) -> tuple[list[tuple[str, str, tuple[int, ...], int]], bytes, int]:
         """Return where the tensors of an entry go, what stands at its start, and where it ends."""
-        longest = 8 + len(json.dumps([name, [(key, v.dtype.name, v.shape, 2**62) for key, v in contents.items()]]))
+        longest = 8 + len(json.dumps([facts, [(key, v.dtype.name, v.shape, 2**62) for key, v in contents.items()]]))
         offset, rows = _aligned(start + longest), []
         for key, values in contents.items():
             rows.append((key, values.dtype.name, values.shape, offset))
             offset = _aligned(offset + values.nbytes)
-        return rows, json.dumps([name, rows]).encode(), offset
+        return rows, json.dumps([facts, rows]).encode(), offset
 
     def _tensor(self, offset: int, dtype: str, shape: list[int]) -> Tensor:
         kind = np.dtype(dtype)
@@ -155,15 +183,16 @@ class SharedRoom:
 
     @contextlib.contextmanager
     def _locked(self, *, writing: bool) -> Iterator[None]:
-        """Keep other processes out; a process that is killed does not hold the lock any more."""
-        if self._file is None:
-            yield
-            return
-        fcntl.lockf(self._file, fcntl.LOCK_EX if writing else fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        """Keep out other processes, of which one that is killed holds nothing any more, and threads of this one."""
+        with self._threads:
+            if self._file is None:
+                yield
+                return
+            fcntl.lockf(self._file, fcntl.LOCK_EX if writing else fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 def _aligned(offset: int) -> int:

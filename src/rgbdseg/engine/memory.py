@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rgbdseg.config.train import TrainConfig
 from rgbdseg.device import AUTOCAST
+from rgbdseg.engine.control_groups import group_free_bytes
 from rgbdseg.losses.affinity import KEPT_PER_ENTRY
 from rgbdseg.models._base import SegmentationModel
 from rgbdseg.models._measure import example_inputs
@@ -20,8 +21,8 @@ from rgbdseg.models._measure import example_inputs
 # SA-Gate on the CPU.
 OVERHEAD = 1.25
 USABLE_SHARE = 0.85
-KEPT_SHARE = 1 / 8
-"""Of the free memory, for decoded frames."""
+KEPT_SHARE = 0.1
+"""Of the free memory, for decoded frames: of what `USABLE_SHARE` leaves, so that passes stay what they are."""
 COPIES_OF_WEIGHTS = 4  # weights, gradients, and up to two moments of the optimizer
 
 
@@ -50,9 +51,7 @@ def plan_passes(config: TrainConfig, model: SegmentationModel, devices: int, dev
         device_type: ``cpu`` or ``cuda``.
     """
     per_device = config.loader.batch_size // (devices * config.hardware.nodes)
-    free = free_bytes(device_type)
-    if device_type == "cpu":
-        free = free / devices - kept_bytes(config, devices)
+    free = free_bytes(device_type) / (devices if device_type == "cpu" else 1)
     fixed = sum(p.nbytes * (COPIES_OF_WEIGHTS if p.requires_grad else 1) for p in model.parameters())
     # Two samples, since batch statistics of one do not exist everywhere.
     per_sample = activation_bytes(model, 2, config.augmentation.crop_size) / 2 * OVERHEAD
@@ -93,37 +92,19 @@ def free_bytes(device_type: str) -> float:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found = float(line.split()[1]) * 1024
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if device_type == "cpu" and limit is not None and used is not None:
-        found = min(found, limit - used + _reclaimable())
-    return found
+    return min(found, group_free_bytes()) if device_type == "cpu" else found
 
 
 def kept_bytes(config: TrainConfig, devices: int = 1) -> int:
     """Return the memory that a process of a run may fill with decoded frames.
 
+    Where it is not known what is free, it is what the config asks for, and else none.
+
     Args:
         config: of the run.
         devices: training processes on this machine, which share its memory.
     """
-    free = free_bytes("cpu") / devices
-    if config.loader.keep_gib is not None:
-        return int(min(config.loader.keep_gib * 2**30, USABLE_SHARE * free))
-    return 0 if math.isinf(free) else int(KEPT_SHARE * free)
-
-
-def _reclaimable() -> float:
-    statistics = Path("/sys/fs/cgroup/memory.stat")
-    if statistics.is_file():
-        for line in statistics.read_text().splitlines():
-            if line.startswith("inactive_file "):
-                return float(line.split()[1])
-    return 0.0
-
-
-def _number(path: Path) -> float | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return float(text) if text.isdigit() else None
+    free, asked = free_bytes("cpu"), config.loader.keep_gib
+    if asked is None:
+        return 0 if math.isinf(free) else int(KEPT_SHARE * free / devices)
+    return int(min(asked * 2**30, USABLE_SHARE * free, 2.0**62) / devices)

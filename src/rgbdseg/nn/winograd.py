@@ -49,9 +49,10 @@ class WinogradConv2d(nn.Module):
     Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, F(4x4, 3x3).  With dilation D, pixels
     that are D apart make D*D pictures of their own, each with an ordinary convolution.  All 36 numbers of a tile are
     changed by one matrix, the product of that for rows and that for columns: everything but two copies is a product of
-    matrices.  Kernels are changed in every call, since 36 numbers of each would take four times the memory and be read
-    as slowly as they are computed.  Results differ from exact ones by rounding, five times as much as those of
-    `torch.nn.Conv2d`: about a millionth of their size.  Maps of few tiles are left to that.
+    matrices.  Kernels are changed in every call: kept with 36 numbers each, they would save a fifth of the time, for
+    four times the memory of the weights.  Results differ from exact ones by rounding, five times as much as those of
+    `torch.nn.Conv2d`: about a millionth of their size.  What gains nothing is left to that: maps of few tiles, and half
+    precision, which would lose more; so is what is recorded for maps of other sizes.
 
     Args:
         conv: a convolution that `has_fewer_products`; its weight and bias are shared.
@@ -81,13 +82,23 @@ class WinogradConv2d(nn.Module):
         """
         if x_BCHW.requires_grad and torch.is_grad_enabled():
             raise UsageError("a network in its form for inference has no gradients; read it with load_bundle instead")
-        batch, _, height, width = x_BCHW.shape
+        height, width = x_BCHW.shape[-2:]
         step = _OUTPUTS * self.dilation  # rows and columns of outputs that a row and a column of tiles have
         rows, columns = -(-height // step), -(-width // step)
-        outputs, asked = batch * rows * columns * step**2, batch * height * width
-        if outputs < LEAST_TILES * _OUTPUTS**2 or outputs > LARGEST_EXCESS * asked:
+        if not self._gains(x_BCHW, rows * columns * step**2):
             return functional.conv2d(x_BCHW, self.weight, self.bias, padding=self.dilation, dilation=self.dilation)
         return self._by_tiles(x_BCHW.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2)
+
+    def _gains(self, x_BCHW: Tensor, outputs: int) -> bool:
+        """Return whether tiles are worth it that have so many outputs of each picture and channel."""
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        if recorded or x_BCHW.ndim != 4:
+            return False
+        if torch.is_autocast_enabled(x_BCHW.device.type) or x_BCHW.dtype not in (torch.float32, torch.float64):
+            return False
+        height, width = x_BCHW.shape[-2:]
+        enough = len(x_BCHW) * outputs >= LEAST_TILES * _OUTPUTS**2
+        return enough and outputs <= LARGEST_EXCESS * height * width
 
     @torch.no_grad()
     def _by_tiles(self, x_BHWC: Tensor, rows: int, columns: int) -> Tensor:
