@@ -6,6 +6,7 @@ import contextlib
 import json
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -159,9 +160,8 @@ class SharedRoom:
             if end > len(self._bytes):
                 return False
             for (_, _, _, offset), values in zip(rows, contents.values(), strict=True):
-                self._bytes[offset : offset + values.nbytes] = values.reshape(-1).view(np.uint8)
-            self._bytes[start : start + 8].view(np.int64)[0] = len(header)
-            self._bytes[start + 8 : start + 8 + len(header)] = np.frombuffer(header, dtype=np.uint8)
+                self._write(offset, values)
+            self._write(start, np.frombuffer(len(header).to_bytes(8, sys.byteorder) + header, dtype=np.uint8))
             self._table[0], self._table[1 + number] = end, start
         return True
 
@@ -175,6 +175,12 @@ class SharedRoom:
             rows.append((key, values.dtype.name, values.shape, offset))
             offset = _aligned(offset + values.nbytes)
         return rows, json.dumps([facts, rows]).encode(), offset
+
+    def _write(self, offset: int, values: np.ndarray[Any, Any]) -> None:
+        contents = values.reshape(-1).view(np.uint8)
+        if self._file is None or len(contents) != os.pwrite(self._file, contents.data, offset):
+            # Through the map, the system would be asked for every page, and would clear it first.
+            self._bytes[offset : offset + len(contents)] = contents
 
     def _tensor(self, offset: int, dtype: str, shape: list[int]) -> Tensor:
         kind = np.dtype(dtype)

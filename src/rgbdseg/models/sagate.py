@@ -72,7 +72,7 @@ _CARD = MethodCard(
 
 
 class FeatureSeparation(nn.Module):
-    """Recalibrate one stream by what the other stream knows (section 3.2 of the paper, "feature separation").
+    """What recalibrates one stream by what the other stream knows (section 3.2 of the paper, "feature separation").
 
     Args:
         channels: C of both streams.
@@ -84,11 +84,10 @@ class FeatureSeparation(nn.Module):
         self.squeeze = nn.Linear(2 * channels, width)
         self.excite = nn.Linear(width, channels)
 
-    def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return ``own + weight * other`` (B, C, H, W); the weight (B, C) depends on the spatial means of both."""
-        means = torch.cat([other.mean(dim=(2, 3)), own.mean(dim=(2, 3))], dim=1)
-        weight = torch.sigmoid(self.excite(functional.relu(self.squeeze(means))))
-        return own + weight[:, :, None, None] * other
+    def forward(self, own_means: Tensor, other_means: Tensor) -> Tensor:
+        """Return how much (B, C) of the other stream is added to this one, by the spatial means (B, C) of both."""
+        hidden = functional.relu(self.squeeze(torch.cat([other_means, own_means], dim=1)))
+        return torch.sigmoid(self.excite(hidden))
 
 
 class SeparationAggregationGate(nn.Module):
@@ -116,14 +115,28 @@ class SeparationAggregationGate(nn.Module):
         At every position the fused feature is a convex combination of the two inputs as they came in, not as they were
         recalibrated; the recalibrated ones only decide its weights.
         """
-        recalibrated = torch.cat([self.separate_rgb(rgb, second), self.separate_geometry(second, rgb)], dim=1)
-        scores = torch.cat([self.score_rgb(recalibrated), self.score_geometry(recalibrated)], dim=1)
-        share_B2HW = scores.softmax(dim=1)
-        fused = rgb * share_B2HW[:, :1] + second * share_B2HW[:, 1:]
-        propagated_rgb, propagated_second = (rgb + fused) / 2, (second + fused) / 2
+        share_of_second = self._scores(rgb, second).softmax(dim=1)[:, 1:].to(rgb.dtype)
+        fused = torch.lerp(rgb, second, share_of_second)
+        propagated_rgb, propagated_second = torch.lerp(rgb, fused, 0.5), torch.lerp(second, fused, 0.5)
         if self.rectify:
-            propagated_rgb, propagated_second = functional.relu(propagated_rgb), functional.relu(propagated_second)
+            return fused, propagated_rgb.relu_(), propagated_second.relu_()
         return fused, propagated_rgb, propagated_second
+
+    def _scores(self, rgb: Tensor, second: Tensor) -> Tensor:
+        """Return the scores (B, 2, H, W) of both streams at every position, from the recalibrated features.
+
+        Those are linear in the features, and so are scores in them: kernels are recalibrated instead, which have one
+        number where maps have thousands.
+        """
+        rgb_means, second_means = rgb.mean(dim=(2, 3)), second.mean(dim=(2, 3))
+        second_in_rgb = self.separate_rgb(rgb_means, second_means)
+        rgb_in_second = self.separate_geometry(second_means, rgb_means)
+        scores = self.score_rgb, self.score_geometry
+        for_rgb, for_second = torch.cat([score.weight for score in scores]).flatten(1).chunk(2, dim=1)
+        on_rgb = for_rgb + for_second * rgb_in_second[:, None]
+        on_second = for_second + for_rgb * second_in_rgb[:, None]
+        bias = torch.cat([score.bias for score in scores if score.bias is not None])
+        return (on_rgb @ rgb.flatten(2) + on_second @ second.flatten(2) + bias[:, None]).unflatten(2, rgb.shape[2:])
 
 
 _GATE_PREFIXES = {
