@@ -68,3 +68,23 @@ def test_stored_values_and_unknown_names() -> None:
     assert parse_train_config("train", stored, ["--model.name", "sagate_resnet18"]).model.options == {}
     with pytest.raises(UsageError, match="did you mean 'sagate_resnet18'"):
         parse_train_config("train", stored, ["--model.name", "sagate_resnet81"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--loader.keep_gib", "abc"], "--loader.keep_gib is 'abc'; expected a number or null"),
+        (["--loader.workers=1.5"], "--loader.workers is '1.5'; expected an integer"),
+        (["--hardware.compile", "maybe"], "--hardware.compile is 'maybe'; expected true or false"),
+        (["--hardware.accelerator", "tpu"], "--hardware.accelerator is 'tpu'; expected one of: auto, cpu, gpu"),
+        (
+            ["--augmentation.crop_size", "480"],
+            r"--augmentation.crop_size is '480'; expected a list \(an integer each\)",
+        ),
+        (["--augmentation.scales", "[a]"], r"--augmentation.scales is 'a'; expected a list \(a number each\)"),
+        (["--model.options", "3"], "--model.options is '3'; expected a mapping"),
+    ],
+)
+def test_a_value_of_another_kind(arguments: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        parse_train_config("train", get_recipe("demo"), arguments)

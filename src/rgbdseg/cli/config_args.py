@@ -9,13 +9,14 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from yaml import YAMLError
 
 from rgbdseg.cli.common import say
 from rgbdseg.config.train import ModelConfig, TrainConfig, plain_values
 from rgbdseg.errors import UsageError
+from rgbdseg.options import described
 from rgbdseg.reading import read_yaml
 from rgbdseg.weights.earlier_options import current_config
 
@@ -54,7 +55,7 @@ def parse_config(parser: ArgumentParser, arguments: Sequence[str], kind: type[Co
             warnings.simplefilter("ignore")
             namespace = parser.instantiate(parser.parse_args(list(arguments)))
     except argparse.ArgumentError as error:
-        raise UsageError(_readable(str(error), parser)) from None
+        raise UsageError(_readable(str(error), parser, kind)) from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, YAMLError) as error:
         raise UsageError(f"the configuration is not understood: {' '.join(str(error).split())}") from None
     return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})
@@ -118,13 +119,32 @@ def _flatten(values: dict[str, Any], known: set[str], prefix: str = "") -> list[
     return pairs
 
 
+def _field_type(kind: type[Any], key: str) -> Any:
+    """Return the annotation of a field such as ``loader.workers``, None where there is no such field."""
+    found: Any = kind
+    for part in key.split("."):
+        found = next((one for one in (found, *get_args(found)) if dataclasses.is_dataclass(one)), None)
+        found = None if found is None else get_type_hints(found).get(part)
+    return found
+
+
 def _unknown_key(key: str, known: set[str]) -> UsageError:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return UsageError(f"unknown config key '{key}'{hint}")
 
 
-def _readable(message: str, parser: ArgumentParser) -> str:
+_WRONG_KIND = re.compile(r'Parser key "(?:--)?([\w.]+)":.*(?:Got value|Given value): (.*)')
+"""How jsonargparse says that a value is of another type than its field; which type, it says in Python."""
+
+
+def _readable(message: str, parser: ArgumentParser, kind: type[Any]) -> str:
+    found_kind = _WRONG_KIND.match(" ".join(message.split()))
+    if found_kind is not None:
+        key, value = found_kind.groups()
+        expected = _field_type(kind, key)
+        if expected is not None:
+            return f"--{key} is '{value:.200}'; expected {described(expected)}"
     marker = "unrecognized arguments: "
     _, found, rest = message.partition(marker)
     if found:
