@@ -88,18 +88,16 @@ class SharedRoom:
     """
 
     def __init__(self, size: int, count: int) -> None:
-        self._count = count
-        self._first = _aligned(8 * (1 + count))
+        size += _aligned(8 * (1 + count))
         file = os.memfd_create("frames") if hasattr(os, "memfd_create") else None
         try:
             if file is not None:
-                os.ftruncate(file, self._first + size)
-            self._open(file, self._first + size)
+                os.ftruncate(file, size)
+            self._open(file, size, count)
         except BaseException:
             if file is not None:
                 os.close(file)
             raise
-        self._table[0] = self._first
 
     @classmethod
     def made(cls, size: int, count: int) -> SharedRoom | None:
@@ -109,11 +107,13 @@ class SharedRoom:
         except (OSError, OverflowError, ValueError):
             return None
 
-    def _open(self, file: int | None, size: int) -> None:
+    def _open(self, file: int | None, size: int, count: int) -> None:
         self._memory = mmap.mmap(-1 if file is None else file, size)
         self._bytes = np.frombuffer(self._memory, dtype=np.uint8)
         # The first number says where the next entry will begin, the others where each does: 0 is nowhere.
-        self._table = self._bytes[: 8 * (1 + self._count)].view(np.int64)
+        self._table = self._bytes[: 8 * (1 + count)].view(np.int64)
+        if not self._table[0]:
+            self._table[0] = _aligned(self._table.nbytes)
         self._file, self._threads = file, threading.Lock()
         if file is not None:
             weakref.finalize(self, os.close, file)
@@ -122,16 +122,11 @@ class SharedRoom:
         file = None
         if self._file is not None and context.get_spawning_popen() is not None:
             file = reduction.DupFd(self._file)
-        return {"count": self._count, "file": file, "size": len(self._bytes)}
+        count = len(self._table) - 1
+        return {"file": file, "size": _aligned(8 * (1 + count)) if file is None else len(self._bytes), "count": count}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._count = state["count"]
-        self._first = _aligned(8 * (1 + self._count))
-        if state["file"] is not None:
-            self._open(state["file"].detach(), state["size"])
-        else:
-            self._open(None, self._first)
-            self._table[0] = self._first
+        self._open(state["file"] and state["file"].detach(), state["size"], state["count"])
 
     def get(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return the facts and the tensors of an entry, or None where there is none."""
@@ -155,26 +150,19 @@ class SharedRoom:
         with self._locked(writing=True):
             if self._table[1 + number]:
                 return True
-            start = int(self._table[0])
-            rows, header, end = self._planned(start, facts, contents)
+            offset, rows = int(self._table[0]), []
+            for key, values in contents.items():
+                rows.append((key, values.dtype.name, values.shape, offset))
+                offset = _aligned(offset + values.nbytes)
+            text = json.dumps([facts, rows]).encode()
+            end = _aligned(offset + 8 + len(text))
             if end > len(self._bytes):
                 return False
-            for (_, _, _, offset), values in zip(rows, contents.values(), strict=True):
-                self._write(offset, values)
-            self._write(start, np.frombuffer(len(header).to_bytes(8, sys.byteorder) + header, dtype=np.uint8))
-            self._table[0], self._table[1 + number] = end, start
+            for (_, _, _, place), values in zip(rows, contents.values(), strict=True):
+                self._write(place, values)
+            self._write(offset, np.frombuffer(len(text).to_bytes(8, sys.byteorder) + text, dtype=np.uint8))
+            self._table[0], self._table[1 + number] = end, offset
         return True
-
-    def _planned(
-        self, start: int, facts: Mapping[str, Any], contents: Mapping[str, np.ndarray[Any, Any]]
-    ) -> tuple[list[tuple[str, str, tuple[int, ...], int]], bytes, int]:
-        """Return where the tensors of an entry go, what stands at its start, and where it ends."""
-        longest = 8 + len(json.dumps([facts, [(key, v.dtype.name, v.shape, 2**62) for key, v in contents.items()]]))
-        offset, rows = _aligned(start + longest), []
-        for key, values in contents.items():
-            rows.append((key, values.dtype.name, values.shape, offset))
-            offset = _aligned(offset + values.nbytes)
-        return rows, json.dumps([facts, rows]).encode(), offset
 
     def _write(self, offset: int, values: np.ndarray[Any, Any]) -> None:
         contents = values.reshape(-1).view(np.uint8)

@@ -5,6 +5,8 @@ In wide convolutions a CPU does as many multiplications as it can, so that leavi
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -137,6 +139,7 @@ class WinogradConv2d(nn.Module):
         places.copy_(outputs) if self.bias is None else torch.add(outputs, self.bias, out=places)
 
 
+@functools.cache
 def _changes() -> tuple[Tensor, Tensor, Tensor]:
     """Return the changes of a row of pixels (6, 6), of a kernel (6, 3) and of products to outputs (4, 6), in float64.
 
