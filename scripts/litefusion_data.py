@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +48,9 @@ class Frames:
     geometry: Tensor
 
     def save(self, path: str) -> None:
-        """Write the frames for `load`."""
-        torch.save({field.name: getattr(self, field.name).cpu() for field in dataclasses.fields(self)}, path)
+        """Write the frames for `load`; the file is whole once it has its name."""
+        torch.save({field.name: getattr(self, field.name).cpu() for field in dataclasses.fields(self)}, path + ".new")
+        os.replace(path + ".new", path)
 
     @classmethod
     def load(cls, path: str, device: torch.device) -> Frames:
@@ -112,12 +116,40 @@ def make_geometry(depth_m: Tensor, cameras: Tensor, variants: int, device: torch
     return made
 
 
-class Batches:
-    """Endless augmented batches, each a tuple of five.
+class Batch(NamedTuple):
+    """Images of h x w, augmented.
 
-    rgb (B, 3, h, w), geometry (B, 4, h/2, w/2) and label (B, h, w), and the same rgb and geometry with the depth of
-    every image and without changes of color.
+    rgb: (B, 3, h, w).  geometry: (B, 4, h/2, w/2).  half_label, quarter_label: (B, h/2, w/2) and (B, h/4, w/4).
+    present: (B, 40), 1 for each class that can be seen.  plain_rgb, whole_geometry: the same rgb without changes of
+    color and the geometry with the depth of every image.
     """
+
+    rgb: Tensor
+    geometry: Tensor
+    half_label: Tensor
+    quarter_label: Tensor
+    present: Tensor
+    plain_rgb: Tensor
+    whole_geometry: Tensor
+
+    @classmethod
+    def of_noise(cls, count: int, crop: tuple[int, int], device: torch.device) -> Batch:
+        """Return a batch of the right sizes without any meaning."""
+        height, width = crop
+        rgb = torch.randn(count, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+        geometry = torch.randn(count, 4, height // 2, width // 2, device=device)
+        geometry = geometry.contiguous(memory_format=torch.channels_last)
+        label = torch.randint(40, (count, height, width), device=device)
+        present = torch.ones(count, 40, device=device)
+        return cls(rgb, geometry, label[:, ::2, ::2], label[:, ::4, ::4], present, rgb, geometry).map(Tensor.clone)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch of what ``change`` returns for each part."""
+        return Batch(*map(change, self))
+
+
+class Batches:
+    """Endless augmented batches."""
 
     def __init__(self, frames: Frames, options: argparse.Namespace, held_out: Tensor) -> None:
         self.frames, self.options = frames, options
@@ -143,8 +175,8 @@ class Batches:
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device) * (high - low) + low
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        while True:
+    def __iter__(self) -> Iterator[Batch]:
+        for number in itertools.count():
             count = self.options.batch
             picks = torch.multinomial(self.chance, count, replacement=True, generator=self.generator)
             variant = torch.randint(len(self.frames.geometry), (count,), generator=self.generator, device=self.device)
@@ -155,7 +187,10 @@ class Batches:
                 images, geometry, label = self._paste(images, geometry, label)
             keep = (self._uniform(0, 1, count, 1, 1, 1) >= self.options.no_depth).to(geometry.dtype)
             rgb, plain = ((images - 0.5) * 2).split(3, dim=1)
-            yield rgb, geometry * keep, label, plain, geometry
+            present = torch.zeros(count, 256, device=self.device).scatter_(1, label.flatten(1), 1)[:, :40]
+            # Each pixel of four has its turn, so that the coarser label lies neither above nor below the image.
+            half = label[:, number // 2 % 2 :: 2, number % 2 :: 2]
+            yield Batch(rgb, geometry * keep, half, label[:, 2::4, 2::4], present, plain, geometry)
 
     def _grid(self, count: int) -> tuple[Tensor, Tensor]:
         """Return how a crop lies in its frame: factors and shifts (B, 2) of x and y in the frame's -1..1."""
