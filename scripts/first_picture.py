@@ -4,7 +4,8 @@
 
 Twenty rooms are labeled, and the one in the middle by the share of pixels that are right is shown, so that the picture
 is typical and not the best.  Rooms are rendered at twice the size and averaged; depth has the holes and the noise of
-the made sensor.  No room was seen in training.  Prints what the text below the picture says.
+the made sensor.  None of them was seen in training, which began with other made rooms.  Prints what the text below the
+picture says.
 """
 
 from __future__ import annotations
