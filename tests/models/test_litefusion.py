@@ -55,6 +55,27 @@ def test_averages_over_one_pixel_and_a_half() -> None:
     assert averaged.shape[-2:] == (2, 3)
 
 
+@pytest.mark.parametrize("size", [(6, 9), (7, 8), (8, 7), (1, 2)])
+@pytest.mark.parametrize("side", [1.5, 2.5])
+def test_averages_as_if_pixels_were_cut_in_halves(size: tuple[int, int], side: float) -> None:
+    image = torch.randn(2, 3, *size)
+    halves = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = torch.nn.functional.avg_pool2d(halves, int(2 * side), ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(small(reduce=side)._average(image, side), expected)
+
+
+def test_averages_over_one_pixel_and_a_half_have_no_fixed_size_when_exported() -> None:
+    class Averaged(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return model._average(image, 1.5)
+
+    model = small(reduce=1.5)
+    sizes = {"image": {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
+    program = torch.export.export(Averaged(), (torch.randn(1, 3, 12, 16),), dynamic_shapes=sizes)
+    other = torch.randn(1, 3, 7, 11)
+    torch.testing.assert_close(program.module()(other), model._average(other, 1.5))
+
+
 @pytest.mark.parametrize("reduce", [0.5, 1.25, 17])
 def test_a_reduction_that_is_none_is_refused(reduce: float) -> None:
     with pytest.raises(UsageError, match=r"reduce is .*; expected a multiple of 0\.5"):

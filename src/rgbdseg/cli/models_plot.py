@@ -20,7 +20,11 @@ FONT_SIZE = 6.5
 
 
 class PlottedModel(NamedTuple):
-    """One point.  several_scales: whether its number comes from several scales or views of an image."""
+    """One point.
+
+    Args:
+        several_scales: whether its number comes from several scales or views of an image.
+    """
 
     name: str
     method: str

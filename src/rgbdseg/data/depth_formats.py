@@ -95,7 +95,9 @@ def read_exr(path: str | Path) -> npt.NDArray[Any]:
 
     The channel is the only one, or named Z, Y, V or depth; three equal channels R, G and B are one.  What renderers
     write for the empty background (infinity, 1e10, or the largest number of 16 bits) is no reading.
-    Raises DataError for other files, and when the package that reads them is not installed.
+
+    Raises:
+        DataError: for other files, and when the package that reads them is not installed.
     """
     require_file(path)
     try:

@@ -166,8 +166,10 @@ def read_depth(path: str | Path, unit: DepthUnit) -> Tensor:
     """Read a depth map as float32 (1, H, W) in meters, 0 = no reading.
 
     Takes single-channel images of 8, 16 and 32 bits, TIFF of 64 bits, OpenEXR, and ``.npy`` and ``.npz`` arrays
-    (H, W) of integers or floats.  Raises DataError for anything else, and when the median reading shows that the unit
-    is wrong.
+    (H, W) of integers or floats.
+
+    Raises:
+        DataError: for anything else, and when the median reading shows that the unit is wrong.
     """
     return torch.from_numpy(checked_meters(read_depth_values(path), unit, str(path)))[None]
 
@@ -218,7 +220,10 @@ def read_label_values(path: str | Path) -> npt.NDArray[Any]:
     """Read the stored values of a label map as integers (H, W).
 
     Takes images of one channel or of equal channels, palette images (their indices), 1 bit (0 and 1) and ``.npy``
-    arrays of whole numbers.  Raises DataError for anything else, JPEG included.
+    arrays of whole numbers.
+
+    Raises:
+        DataError: for anything else, JPEG included.
     """
     if Path(path).suffix.lower() == ".npy":
         return whole_numbers(path, two_dimensional(path, read_npy(path, "uifb")))

@@ -144,7 +144,8 @@ def check_results(folder: Path, stem: str) -> str:
 def check_save(folder: Path, sample_ids: Iterable[str]) -> int:
     """Return how many predictions of an earlier evaluation `evaluate` would replace in the folder ``save``.
 
-    Raises UsageError for a folder whose files an evaluation has not written.
+    Raises:
+        UsageError: for a folder whose files an evaluation has not written.
     """
     require_no_others(folder, OUTPUTS)
     if read_made_with(folder) is not None:

@@ -231,6 +231,8 @@ class LiteFusion(SegmentationModel):
         """Return means over squares of ``side`` pixels; those at the lower right may be cut off by the image."""
         if side == 1:
             return image
+        if side == 1.5:
+            return _means_of_one_and_a_half(_means_of_one_and_a_half(image, 2), 3)
         if side != int(side):  # over halves of pixels
             image, side = functional.interpolate(image, scale_factor=2.0, mode="nearest"), 2 * side
         return functional.avg_pool2d(image, int(side), ceil_mode=True, count_include_pad=False)
@@ -283,6 +285,21 @@ def _attention(in_channels: int, out_channels: int, blocks: int) -> nn.Sequentia
     )
 
 
+def _means_of_one_and_a_half(image: Tensor, axis: int) -> Tensor:
+    """Return means over pixels in pairs that share a third one, 2 of 3 along ``axis``; the last may cover less.
+
+    The same as pooling the halves of pixels, in a tenth of its time.
+    """
+    length = image.shape[axis]
+    # A pixel that the edge cuts off counts as the last one, which leaves the mean what it is.  Two are added at any
+    # length, so that a graph of any length can be exported.
+    edge = image.narrow(axis, length - 1, 1)
+    padded = torch.cat((image, edge, edge), dim=axis).narrow(axis, 0, (length + 2) // 3 * 3)
+    first, shared, last = padded.unflatten(axis, (-1, 3)).unbind(axis + 1)
+    means = torch.stack((torch.lerp(first, shared, 1 / 3), torch.lerp(last, shared, 1 / 3)), dim=axis + 1)
+    return means.flatten(axis, axis + 1).narrow(axis, 0, (2 * length + 2) // 3)
+
+
 def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
@@ -298,7 +315,7 @@ def _check_features(name: str, found: tuple[int, ...], expected: tuple[int, ...]
 VARIANTS = {
     "litefusion_lite2": Variant(LiteFusion, {}, note="without attention"),
     "litefusion_lite2_attention": Variant(
-        LiteFusion, {"attention_blocks": 4}, note="the model that ships with the library"
+        LiteFusion, {"attention_blocks": 4}, note="the model that ships with the library, there with reduce=1.5"
     ),
     "litefusion_lite0": Variant(
         LiteFusion,

@@ -245,7 +245,8 @@ def _by_frame(root: Path, named: Iterable[tuple[str, str]]) -> dict[str, str]:
 def pair_by_name(rgb: Mapping[str, str], depth: Mapping[str, str]) -> list[Pair]:
     """Pair files of equal names, or of names that are equal without words such as color and depth.
 
-    Raises DataError when any is left over.
+    Raises:
+        DataError: when any is left over.
     """
     rgb, depth = agreeing_names((rgb, depth))
     for ours, theirs, what in ((rgb, depth, "depth map"), (depth, rgb, "image")):
