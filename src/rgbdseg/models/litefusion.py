@@ -231,7 +231,8 @@ class LiteFusion(SegmentationModel):
         """Return means over squares of ``side`` pixels; those at the lower right may be cut off by the image."""
         if side == 1:
             return image
-        if side == 1.5:
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        if side == 1.5 and not recorded:  # a graph would be tied to the remainder of its size by three
             return _means_of_one_and_a_half(_means_of_one_and_a_half(image, 2), 3)
         if side != int(side):  # over halves of pixels
             image, side = functional.interpolate(image, scale_factor=2.0, mode="nearest"), 2 * side
@@ -291,11 +292,9 @@ def _means_of_one_and_a_half(image: Tensor, axis: int) -> Tensor:
     The same as pooling the halves of pixels, in a tenth of its time.
     """
     length = image.shape[axis]
-    # A pixel that the edge cuts off counts as the last one, which leaves the mean what it is.  Two are added at any
-    # length, so that a graph of any length can be exported.
-    edge = image.narrow(axis, length - 1, 1)
-    padded = torch.cat((image, edge, edge), dim=axis).narrow(axis, 0, (length + 2) // 3 * 3)
-    first, shared, last = padded.unflatten(axis, (-1, 3)).unbind(axis + 1)
+    if length % 3:  # a pixel that the edge cuts off counts as the last one, which leaves the mean what it is
+        image = torch.cat((image, *[image.narrow(axis, length - 1, 1)] * (-length % 3)), dim=axis)
+    first, shared, last = image.unflatten(axis, (-1, 3)).unbind(axis + 1)
     means = torch.stack((torch.lerp(first, shared, 1 / 3), torch.lerp(last, shared, 1 / 3)), dim=axis + 1)
     return means.flatten(axis, axis + 1).narrow(axis, 0, (2 * length + 2) // 3)
 
