@@ -141,7 +141,7 @@ class Batch(NamedTuple):
         geometry = geometry.contiguous(memory_format=torch.channels_last)
         label = torch.randint(40, (count, height, width), device=device)
         present = torch.ones(count, 40, device=device)
-        return cls(rgb, geometry, label[:, ::2, ::2], label[:, ::4, ::4], present, rgb, geometry).map(Tensor.clone)
+        return cls(rgb, geometry, label[:, ::2, ::2], label[:, 2::4, 2::4], present, rgb, geometry).map(Tensor.clone)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch of what ``change`` returns for each part."""

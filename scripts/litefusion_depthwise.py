@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -176,7 +177,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, side: int, sweep: Sweep) -> Tensor
 class FusedDepthwise(nn.Conv2d):
     """A depthwise convolution with the kernels of this module, in the precision of autocast."""
 
-    same = False  # whether the border is as TensorFlow's, which depends on the size of the image
+    same = False
+    """Whether the border is as TensorFlow's, which depends on the size of the image."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) of (B, C, H, W)."""
@@ -193,16 +195,18 @@ class FusedDepthwise(nn.Conv2d):
 
 def use_fused_depthwise(model: nn.Module) -> int:
     """Let depthwise convolutions of 3x3 and 5x5 without bias run on the kernels here; returns how many these are."""
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-        and 1 < module.groups == module.in_channels == module.out_channels
-        and module.kernel_size in {(3, 3), (5, 5)}
-        and module.bias is None
-    ]
+    found = [module for module in model.modules() if _fits(module)]
     for module in found:
-        same = type(module).__name__ == "Conv2dSame"
+        same = isinstance(module, Conv2dSame)
         module.__class__ = FusedDepthwise
         module.same = same
     return len(found)
+
+
+def _fits(module: nn.Module) -> bool:
+    if type(module) not in {nn.Conv2d, Conv2dSame}:
+        return False
+    ways = (module.kernel_size, module.stride, module.dilation, module.padding)
+    plain = module.bias is None and module.padding_mode == "zeros" and all(isinstance(way, tuple) for way in ways)
+    depthwise = 1 < module.groups == module.in_channels == module.out_channels
+    return plain and depthwise and module.kernel_size[0] in {3, 5} and all(way[0] == way[1] for way in ways)

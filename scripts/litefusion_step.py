@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -114,13 +113,9 @@ class Step:
             for (factor, matrix), members in groups.items()
         ]
 
-    def _state(self) -> Iterator[Tensor]:
-        yield from self.net.state_dict().values()
-        yield self.total
-
     def _record(self) -> None:
         """Record a step without the Lovász loss and one with it; nothing has been learned afterwards."""
-        before = [value.clone() for value in self._state()]
+        before = [value.clone() for value in self.net.state_dict().values()]
         pool = None
         for late in (False, True):
             stream = torch.cuda.Stream()
@@ -135,13 +130,14 @@ class Step:
             # One follows the other, so that both may work in the same memory.
             pool = graph.pool()
             self._graphs[late] = graph
-        for value, own in zip(before, self._state(), strict=True):
+        for value, own in zip(before, self.net.state_dict().values(), strict=True):
             own.copy_(value)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the moments of the optimizer and the number of steps, for the next stage of training."""
+        """Forget the moments of the optimizer, the losses and the number of steps, for the next stage of training."""
         self.count = 0
+        self.total.zero_()
         for state in self.optimizer.state.values():
             for value in state.values():
                 value.zero_()
@@ -151,7 +147,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(batch.rgb.device.type, torch.bfloat16):
             output = self.net(batch.rgb, batch.geometry)
-            told = self._told(batch)
+            told = self._taught(batch)
         lovasz = self.options.lovasz if late else 0.0
         loss = loss_of(output, batch, self.weight, self.options.smoothing, lovasz)
         taught = functional.cross_entropy(output[0].float().contiguous(), told)
@@ -161,7 +157,7 @@ class Step:
         self.total += loss.detach()
 
     @torch.no_grad()
-    def _told(self, batch: Batch) -> Tensor:
+    def _taught(self, batch: Batch) -> Tensor:
         """Return the probabilities (B, 40, h/4, w/4) that are taught."""
         images = (batch.plain_rgb, batch.whole_geometry)
         own = logits_of(self.average, *images).float().contiguous().softmax(1)
@@ -181,7 +177,7 @@ class Step:
         with torch.no_grad():
             for own, new in zip(self.batch, batch, strict=True):
                 own.copy_(new)
-        factor = min(1.0, (self.count + 1) / options.warm_up) * max(0.002, 0.5 * (1 + math.cos(math.pi * done)))
+        factor = min(1.0, (self.count + 1) / max(1, options.warm_up)) * max(0.002, 0.5 * (1 + math.cos(math.pi * done)))
         for group in self.optimizer.param_groups:
             group["lr"].fill_(group["factor"] * factor)
         own = min(max((done - 0.15) / 0.2, 0.0), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -77,13 +78,41 @@ def test_goes_from_rooms_to_a_model_in_stages(tmp_path: Path) -> None:
     first = tmp_path / "first"
     run("train", frames, frames, *stages, "--out", first)
     lines = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
-    # Only the last stage holds frames out.
-    assert [("held out" in line, line["steps"]) for line in lines] == [(False, 10), (True, 10)]
-    bundle = load_bundle(first / "last.safetensors")
-    assert bundle.facts.model_options == {"reduce": 1.5}
-    again = run(
-        "train", frames, *stages[:2], *stages[3:-2], "--teacher", first / "last.safetensors", "--out", tmp_path / "b"
-    )
-    assert '"loss"' in again
-    other = load_bundle(tmp_path / "b" / "last.safetensors")
-    assert all(torch.isfinite(value).all() for value in other.model.state_dict().values())
+    # The first stage has the same file and so must not see what the last one holds out.
+    assert [("held out" in line, line["steps"]) for line in lines] == [(True, 10), (True, 10)]
+    facts = load_bundle(first / "last.safetensors").facts
+    assert facts.model_options == {"reduce": 1.5}
+    assert facts.config["stage 2"]["frames"] == "rooms.pt"
+    second = tmp_path / "second"
+    late = ("--lovasz-from", "-1", "--teacher", first / "last.safetensors", "--out", second)
+    assert '"loss"' in run("train", frames, *stages[:2], *stages[3:-2], *late)
+    bundle = load_bundle(second / "last.safetensors")
+    assert bundle.facts.config["options"]["teacher"] == "last.safetensors"
+    assert all(torch.isfinite(value).all() for value in bundle.model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [(("--crop", "66", "96"), "multiples of 4"), (("--minutes", "1", "2"), "--minutes has 2")]
+)
+def test_what_is_refused_before_anything_is_read(tmp_path: Path, option: tuple[str, ...], message: str) -> None:
+    given = ("train", "none.pt", "--out", tmp_path, "--minutes", "1", *option)
+    command = [sys.executable, str(SCRIPTS / "train_litefusion.py"), *map(str, given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.gpu
+def test_nothing_is_learned_while_steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("train_litefusion")
+    options = script._parser().parse_args(["train", "none.pt", "--minutes", "1", "--out", "none", "--crop", "64", "96"])
+    device = torch.device("cuda")
+    net = script.prepared(script.TrainingNet(script.create_model(options.model, 40)), device).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    step = script.Step(net, script.Batch.of_noise(4, (64, 96), device), options)
+    assert len(step._graphs) == 2
+    torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+    step(script.Batch.of_noise(4, (64, 96), device), 0.5, 0.5)
+    assert not torch.equal(net.state_dict()["model.classifier.bias"], before["model.classifier.bias"])
