@@ -63,13 +63,16 @@ class CoarseScores:
         largest = self.class_map(0).clone(memory_format=torch.contiguous_format)
         index = torch.zeros_like(largest, dtype=torch.uint8)
         total = torch.zeros_like(largest) if bound is None else (largest - bound).exp_()
+        # Maps of its own for what is computed on the way, since new ones cost more than what is done with them.
+        higher, part = torch.empty_like(index), torch.empty_like(largest)
         for number in range(1, self.logits.logits.shape[1]):
             scores = self.class_map(number)
             # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
-            torch.maximum(index, (scores > largest).view(torch.uint8).mul_(number), out=index)
+            torch.gt(scores, largest, out=higher.view(torch.bool))
+            torch.maximum(index, higher.mul_(number), out=index)
             torch.maximum(largest, scores, out=largest)
             if bound is not None:
-                total.add_((scores - bound).exp_())
+                total.add_(torch.sub(scores, bound, out=part).exp_())
         return largest, index, total
 
 
