@@ -281,6 +281,8 @@ def test_frames_know_the_numbers_of_the_dataset(weight: float | None) -> None:
         assert seen.label_files.describe() == "the values of mine, 5..300, 0 = void"
         assert seen.labels.dtype == np.uint8
         assert seen.confidence.dtype == np.float32
+        # Nobody sees it; where it is not needed for the average, no time is spent on it.
+        assert np.isnan(seen.confidence).all() == (weight is None)
 
 
 def test_steadied_frames_need_one_softmax_whatever_the_order_of_depth_in_memory(

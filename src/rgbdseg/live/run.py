@@ -134,7 +134,7 @@ def run_live(
 def _labeled(segmenter: Segmenter, frame: RecordedFrame, steadying: Steadying | None) -> SegmentedFrame:
     sample = make_sample(frame.rgb, frame.depth_m, frame.camera, name=frame.name, device=segmenter.device)
     if steadying is None:
-        return segmenter.segment(sample)
+        return segmenter.segment(sample, with_confidence=False)  # no view shows it
     with torch.inference_mode():
         probabilities = segmenter.score(sample).values.softmax(0)
         pose = None if frame.camera_to_world is None else torch.from_numpy(frame.camera_to_world)
