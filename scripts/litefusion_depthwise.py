@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -184,10 +185,10 @@ class FusedDepthwise(nn.Conv2d):
         """Return (B, C, h, w) of (B, C, H, W)."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        stride, dilation, reach = self.stride[0], self.dilation[0], (self.kernel_size[0] - 1) * self.dilation[0] + 1
+        side, stride, dilation = self.kernel_size[0], self.stride[0], self.dilation[0]
         border = [(int(self.padding[0]), int(self.padding[0]))] * 2
         if self.same:
-            missing = [max((-(-size // stride) - 1) * stride + reach - size, 0) for size in x.shape[2:]]
+            missing = [get_same_padding(size, side, stride, dilation) for size in x.shape[2:]]
             border = [(both // 2, both - both // 2) for both in missing]
         result: Tensor = DepthwiseProduct.apply(x, self.weight, Sweep(stride, dilation, *border[0], *border[1]))
         return result

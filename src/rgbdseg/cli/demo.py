@@ -113,7 +113,7 @@ def _draw_pictures(run: Path, data: Path, target: Path) -> Path:
         assert sample.raw_depth_m is not None
         truth = colorize(sample.label[0].numpy(), palette)
         depth = depth_image(sample.raw_depth_m.numpy())
-        rows.append([picture(sample.rgb), depth, truth, network.segment(sample).colors()])
+        rows.append([picture(sample.rgb), depth, truth, network.segment(sample, with_confidence=False).colors()])
     sheet = contact_sheet(rows, ("RGB", "depth", "truth", "prediction"), cell_width=240)
     names = legend(network.names, palette, columns=6, cell_width=sheet.shape[1] // 6)
     names = np.pad(names, ((0, 0), (0, sheet.shape[1] - names.shape[1]), (0, 0)), constant_values=255)

@@ -30,7 +30,7 @@ from rgbdseg.input_spec import InputSpec, hha_stream, rgb_stream
 from rgbdseg.models._base import AuxiliaryOutput, SegmentationModel, SegmentationOutput, check_widths
 from rgbdseg.models._card import MethodCard
 from rgbdseg.models._registry import Variant
-from rgbdseg.nn.blocks import DropPath
+from rgbdseg.nn.blocks import DropPath, is_recorded
 from rgbdseg.nn.resize import resize_half_pixel, resize_logits
 from rgbdseg.nn.tokens import merge_heads, split_heads, to_map, to_tokens
 
@@ -231,8 +231,7 @@ class LiteFusion(SegmentationModel):
         """Return means over squares of ``side`` pixels; those at the lower right may be cut off by the image."""
         if side == 1:
             return image
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
-        if side == 1.5 and not recorded:  # a graph would be tied to the remainder of its size by three
+        if side == 1.5 and not is_recorded():  # a graph would be tied to the remainder of its size by three
             return _means_of_one_and_a_half(_means_of_one_and_a_half(image, 2), 3)
         if side != int(side):  # over halves of pixels
             image, side = functional.interpolate(image, scale_factor=2.0, mode="nearest"), 2 * side

@@ -45,6 +45,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def is_recorded() -> bool:
+    """Return whether a graph is being made of what is computed, which may then be run on maps of other sizes."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined]
+
+
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return both streams (B, ...) of a stack along the batch (2B, ...).
 

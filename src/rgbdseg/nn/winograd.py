@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rgbdseg.errors import UsageError
+from rgbdseg.nn.blocks import is_recorded
 
 # B batch, C channels in, K channels out, H height, W width, D dilation, T rows of tiles, S columns of tiles
 
@@ -93,8 +94,7 @@ class WinogradConv2d(nn.Module):
 
     def _gains(self, x_BCHW: Tensor, outputs: int) -> bool:
         """Return whether tiles are worth it that have so many outputs of each picture and channel."""
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
-        if recorded or x_BCHW.ndim != 4:
+        if is_recorded() or x_BCHW.ndim != 4:
             return False
         if torch.is_autocast_enabled(x_BCHW.device.type) or x_BCHW.dtype not in (torch.float32, torch.float64):
             return False
