@@ -11,7 +11,7 @@ from PIL import Image
 
 from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.synthetic import Scene, make_scene
 
 LISTS = {"train": 0, "test": 1}

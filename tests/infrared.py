@@ -14,8 +14,8 @@ from rgbdseg.input_spec import InputSpec, Stream, rgb_stream
 from rgbdseg.models._base import SegmentationModel, SegmentationOutput
 from rgbdseg.models._card import MethodCard
 from rgbdseg.models._registry import Variant
+from rgbdseg.png import write_png
 from rgbdseg.sample import RasterRule
-from rgbdseg.visualize import write_png
 from tests.synthetic import make_scene, write_tree
 
 RASTER = "infrared"

@@ -19,8 +19,8 @@ from rgbdseg.data.images import write_hha
 from rgbdseg.datasets import nyuv2
 from rgbdseg.geometry.hha import encode_hha
 from rgbdseg.labels import IGNORE_INDEX, LabelSet, generic_palette
+from rgbdseg.png import write_png
 from rgbdseg.sample import RGBDSample
-from rgbdseg.visualize import write_png
 
 CLASSES = ("floor", "wall", "box", "board")
 CAMERA_HEIGHT_M = 1.2

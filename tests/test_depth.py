@@ -21,7 +21,7 @@ from rgbdseg.depth import (
     usual_unit,
 )
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.synthetic import make_scene
 
 

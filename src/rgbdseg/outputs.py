@@ -22,7 +22,8 @@ from PIL import ImageFont
 from rgbdseg.errors import UsageError
 from rgbdseg.files import write_text
 from rgbdseg.labels import RGB, LabelSet, LabelValues
-from rgbdseg.visualize import legend, save_png, write_png
+from rgbdseg.png import write_png
+from rgbdseg.visualize import legend, save_png
 
 # H height, W width, N points
 

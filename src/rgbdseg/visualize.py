@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import atomic_path
 from rgbdseg.geometry.backproject import backproject
 from rgbdseg.labels import IGNORE_INDEX, RGB
+from rgbdseg.png import write_png
 from rgbdseg.sample import RGBDSample
 
 # H height, W width, N points
@@ -162,13 +162,6 @@ def legend(class_names: Sequence[str], palette: Sequence[RGB], columns: int = 5,
 def save_png(path: str | Path, image: ArrayLike) -> None:
     """Write a picture (H, W, 3) or a label map (H, W), uint8, as PNG, atomically."""
     write_png(path, np.asarray(image, dtype=np.uint8))
-
-
-def write_png(path: str | Path, pixels: NDArray[Any]) -> None:
-    """Write uint8 (H, W) or (H, W, 3), or uint16 (H, W), as a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        # level 1: three to five times as fast as the default for a few percent more bytes
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
 
 
 def labeled_point_cloud(

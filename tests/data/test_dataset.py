@@ -15,7 +15,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.data.dataset import RGBDDataset, rasters_needed
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters, encode_hha
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.specs import RGB_DEPTH, RGB_HHA, RGB_ONLY
 from tests.synthetic import make_camera, make_scene, write_tree
 

@@ -16,7 +16,7 @@ from rgbdseg.datasets import nyuv2
 from rgbdseg.datasets.nyuv2 import NYU13, NYU40
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.foreign_trees import hha, scene, stored_label, write_cmx, write_dformer, write_esanet
 
 

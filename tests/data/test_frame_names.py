@@ -12,10 +12,10 @@ from rgbdseg.data.frame_names import agreeing_names, bare_frame_name, frame_name
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.predict import find_frames
 from rgbdseg.errors import DataError
+from rgbdseg.png import write_png
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.label_tables import read_label_table
 from rgbdseg.recordings import open_recording
-from rgbdseg.visualize import write_png
 from tests.synthetic import make_camera, make_scene
 
 SIZE = (24, 32)

@@ -16,7 +16,7 @@ from rgbdseg.data.images import read_hha
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHAParameters
 from rgbdseg.parallel import parallel_map
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.synthetic import write_tree
 
 

@@ -20,8 +20,8 @@ from rgbdseg.data.images import (
 )
 from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.errors import DataError
+from rgbdseg.png import write_png
 from rgbdseg.sample import RasterRule
-from rgbdseg.visualize import write_png
 
 MILLIMETERS = DepthUnit(0.001)
 NYU_VALUES = {value: value - 1 if value else None for value in range(41)}
@@ -164,6 +164,8 @@ def test_unknown_label_values_are_listed_and_never_wrap(tmp_path: Path) -> None:
         read_label(path, codec)
     with pytest.raises(DataError, match=r"unknown label value -1;"):
         codec.decode(np.array([[-1, 3]], np.int32), "x")
+    with pytest.raises(DataError, match=r"unknown label value -1;"):  # whose byte is that of 255
+        LabelCodec({3: 0, 255: None}).decode(np.array([[-1, 3]], np.int8), "x")
 
 
 def test_a_full_set_of_classes_leaves_void_unknown_unless_declared() -> None:

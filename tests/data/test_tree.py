@@ -13,7 +13,7 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.data.tree import index_folder, natural_key, open_tree
 from rgbdseg.datasets.nyuv2 import NYU40
 from rgbdseg.errors import DataError, UsageError
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.synthetic import write_tree
 
 

@@ -16,7 +16,7 @@ from rgbdseg.doctor.check import check_dataset
 from rgbdseg.doctor.inspect_frame import DepthStatistics
 from rgbdseg.doctor.report import CheckReport
 from rgbdseg.errors import DataError
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 from tests.synthetic import make_scene, write_tree
 
 

@@ -19,8 +19,8 @@ from rgbdseg.datasets.sunrgbd import SUN37
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.doctor.fingerprints import MAX_SHIFT, correlate, depth_edges, gray_of, label_bands, picture_edges
 from rgbdseg.doctor.judge import likeness
+from rgbdseg.png import write_png
 from rgbdseg.prepare.nyuv2 import class_table
-from rgbdseg.visualize import write_png
 from tests.shared_data import shared_path
 from tests.synthetic import make_scene, write_tree
 

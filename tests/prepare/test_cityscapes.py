@@ -21,6 +21,7 @@ from rgbdseg.datasets.cityscapes import CITYSCAPES19
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.geometry.hha import OUTDOOR
+from rgbdseg.png import write_png
 from rgbdseg.prepare.cityscapes import (
     OFFICIAL_FRAMES,
     StereoCamera,
@@ -30,7 +31,6 @@ from rgbdseg.prepare.cityscapes import (
     to_train_ids,
 )
 from rgbdseg.prepare.cityscapes_hha import fit_outdoor_parameters
-from rgbdseg.visualize import write_png
 
 SIZE = (64, 128)
 FRAMES = {

@@ -22,9 +22,9 @@ from rgbdseg.depth import DepthUnit
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError, UsageError
 from rgbdseg.geometry.hha import INDOOR, SENSOR
+from rgbdseg.png import write_png
 from rgbdseg.prepare.folder import RecordingOptions, prepare_folder, read_class_names
 from rgbdseg.prepare.pairing import Pair, Stamped, pair_by_time, read_associations, read_stamps
-from rgbdseg.visualize import write_png
 from tests.synthetic import CLASSES, make_camera, make_scene
 
 SIZE = (48, 64)

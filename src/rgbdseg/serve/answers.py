@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rgbdseg.errors import RGBDSegError
+from rgbdseg.png import encode_png
 from rgbdseg.sample import RGBDSample
 from rgbdseg.segmented_frame import SegmentedFrame
 from rgbdseg.segmenter import Segmenter, assumed_camera
@@ -131,10 +131,10 @@ class Answer:
         frame, name = self.frame, self.frame.sample.sample_id
         confidence = np.rint(65535 * frame.confidence).astype(np.uint16)
         files = {
-            f"{name}_label.png": png(frame.labels),
-            f"{name}_color.png": png(frame.colors()),
-            f"{name}_overlay.png": png(self.overlay()),
-            f"{name}_confidence.png": png(confidence),
+            f"{name}_label.png": encode_png(frame.labels),
+            f"{name}_color.png": encode_png(frame.colors()),
+            f"{name}_overlay.png": encode_png(self.overlay()),
+            f"{name}_confidence.png": encode_png(confidence),
             f"{name}_shares.csv": self._csv(),
             f"{name}.json": (json.dumps(self._facts(), indent=2) + "\n").encode(),
         }
@@ -219,13 +219,6 @@ def _notes(segmenter: Segmenter, sample: RGBDSample) -> list[str]:
     if sample.depth_m is not None and sample.camera is None:
         notes.append("Without a camera: a horizontal view of 63 degrees is assumed.")
     return notes
-
-
-def png(image: NDArray[Any]) -> bytes:
-    """Return an image as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def points_as_glb(xyz_cam_m: NDArray[np.float32], colors: NDArray[np.uint8]) -> bytes:

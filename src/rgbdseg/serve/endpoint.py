@@ -18,8 +18,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 import rgbdseg
+from rgbdseg.png import encode_png
 from rgbdseg.segmenter import Segmenter
-from rgbdseg.serve.answers import Answer, answer, png
+from rgbdseg.serve.answers import Answer, answer
 from rgbdseg.serve.frames import AUTOMATIC_UNIT, Limits, RequestError, Upload, read_frame
 from rgbdseg.serve.openapi_page import openapi_page
 from rgbdseg.serve.shelf import ModelShelf
@@ -273,7 +274,7 @@ def _stored(*files: UploadFile | None) -> Iterator[tuple[Upload | None, ...]]:
 
 def _rendered(found: Answer, output: Kind) -> Response:
     if output == "json":
-        label_png = base64.b64encode(png(found.frame.labels)).decode()
+        label_png = base64.b64encode(encode_png(found.frame.labels)).decode()
         return JSONResponse({**found.to_dict(), "label_png": label_png})
     if output == "zip":
         name = f'attachment; filename="{_plain(found.frame.sample.sample_id)}.zip"'
@@ -283,7 +284,7 @@ def _rendered(found: Answer, output: Kind) -> Response:
         "overlay": found.overlay,
         "confidence": lambda: np.rint(65535 * found.frame.confidence).astype(np.uint16),
     }
-    return Response(png(images[output]()), media_type="image/png")
+    return Response(encode_png(images[output]()), media_type="image/png")
 
 
 def _plain(name: str) -> str:

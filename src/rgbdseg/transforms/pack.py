@@ -150,11 +150,11 @@ def _greys_r(values: Tensor) -> Tensor:
 
 def _placed_images(stream: Stream, placed: Sequence[Placed]) -> Tensor:
     """Return normalized images (B, C, h, w), each written to its place in the batch at once."""
-    device, bordered = placed[0][0].rgb.device, any(placement.has_border for _, placement in placed)
     shape = (len(placed), stream.channels, *placed[0][1].input_size)
-    images = (torch.zeros if bordered else torch.empty)(shape, device=device)
+    images = torch.empty(shape, device=placed[0][0].rgb.device)
     for image, (sample, placement) in zip(images, placed, strict=True):
         part = placement.take(required_raster(sample, stream.raster))
+        placement.clear_border(image)
         normalize(part, stream, _reading_range(stream, sample), out=placement.uncover(image))
     return images
 

@@ -75,6 +75,18 @@ class Placement:
         bottom = self.input_size[0] - self.size[0] - self.border_top
         return functional.pad(part, (self.border_left, right, self.border_top, bottom), value=fill)
 
+    def clear_border(self, image: Tensor) -> None:
+        """Set what an input (..., H, W) has around the part that is shown to 0; the rest is left as it is."""
+        rows, columns = self.inside
+        for border in (
+            image[..., : rows.start, :],
+            image[..., rows.stop :, :],
+            image[..., rows, : columns.start],
+            image[..., rows, columns.stop :],
+        ):
+            if border.numel():
+                border.zero_()
+
     def uncover(self, output: Tensor) -> Tensor:
         """Return what an output (..., H, W) at the size of the input says of the part that was shown."""
         return output[..., *self.inside]
