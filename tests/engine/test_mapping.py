@@ -55,6 +55,9 @@ class Wall(Recording):
         rgb[..., 0], rgb[..., 1] = np.where(y > 0, 200, 0), np.where(y > 0, 0, 200)
         return RecordedFrame(self.names[index], index / 10, rgb, depth_m.astype(np.float32), CAMERA, pose)
 
+    def pose(self, index: int) -> np.ndarray | None:
+        return self.poses[index]
+
     def describe(self) -> dict[str, Any]:
         return {}
 
@@ -82,7 +85,7 @@ def test_points_lie_where_the_scene_is() -> None:
     options = MapOptions(voxel_m=0.05, min_votes=1)
     made = map_recording(segmenter(), recording, options, progress=lambda *at: moves.append(at))
     assert (made.frames, made.without_pose, made.damaged) == (4, 1, (("5", "frame 5 is damaged"),))
-    assert moves[-1] == (6, 6)
+    assert moves[-1] == (5, 5)
     np.testing.assert_allclose(made.points.xyz_world_m[:, 0], 2.0, atol=1e-5)
     beside = np.abs(made.points.xyz_world_m[:, 1]) > 0.05
     left = made.points.xyz_world_m[beside, 1] > 0
@@ -95,12 +98,12 @@ def test_far_readings_have_no_vote_and_poses_are_required() -> None:
     recording = Wall([rigid(FORWARD, np.array([-4.0, 0, 0])), rigid(FORWARD, np.zeros(3))])
     assert map_recording(segmenter(), recording, MapOptions(min_votes=1)).points.votes.sum() == 24 * 32
     with pytest.raises(DataError, match="no frame has a camera pose"):
-        map_recording(segmenter(), Wall([None]))
+        map_recording(segmenter(), Wall([None] * 6))  # none is read, not even the damaged one
 
 
 def test_a_frame_that_cannot_be_used_is_named_where_there_is_no_other() -> None:
     recording = Wall([None] * 5 + [rigid(FORWARD, np.zeros(3))])
-    recording.names, recording.times_s = ["5"], [0.5]
+    recording.names, recording.times_s, recording.poses = ["5"], [0.5], recording.poses[5:]
     recording.read = lambda index: Wall.read(recording, 5)  # type: ignore[method-assign]
     with pytest.raises(DataError, match="wall: no frame can be used; the first one: frame 5 is damaged"):
         map_recording(segmenter(), recording)

@@ -45,6 +45,9 @@ class Numbers(Recording):
         rgb[..., index % 3] = 200
         return RecordedFrame(str(index), self.times_s[index], rgb)
 
+    def pose(self, index: int) -> None:
+        return None
+
     def describe(self) -> dict[str, Any]:
         return {}
 

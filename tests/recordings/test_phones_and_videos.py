@@ -65,6 +65,10 @@ def test_record3d(tmp_path: Path) -> None:
     np.testing.assert_allclose(second.camera_to_world @ [0, 0, 2, 1], [-2, 0, 0, 1], atol=1e-12)
 
 
+def facts_with(**changes: object) -> bytes:
+    return json.dumps({"w": 1, "h": 1, "dw": 1, "dh": 1, "K": [1, 0, 0, 0, 1, 0, 1, 1, 1], **changes}).encode()
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -73,7 +77,17 @@ def test_record3d(tmp_path: Path) -> None:
         (b"\xff\xfe\xff", "metadata is not understood"),
         (b"[1]", "metadata is not understood"),
         (b'{"w": 1}', "metadata has no h, dw, dh, K"),
-        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "metadata has no K of nine numbers"),
+        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "K of the metadata .* expected a list of 9 finite numbers"),
+        (facts_with(dh="tall"), "dh of the metadata is not understood; expected one finite number"),
+        (facts_with(K=[1, 2, 3]), "K of the metadata"),
+        (
+            facts_with(poses=[[0, 0, 0, 1, 0, 0, 0], [0, 0]]),
+            "poses of the metadata .* expected lists of 7 finite numbers",
+        ),
+        (facts_with(poses=[[0, 0, 0, 1]]), "poses of the metadata"),
+        (facts_with(perFrameIntrinsicCoeffs=[1, 2, 3, 4]), "perFrameIntrinsicCoeffs of the metadata"),
+        (facts_with(frameTimestamps=[0, None]), "frameTimestamps of the metadata .* expected a list of finite numbers"),
+        (facts_with(fps="fast"), "fps of the metadata"),
     ],
 )
 def test_metadata_of_record3d_that_is_not_understood(tmp_path: Path, metadata: bytes, message: str) -> None:

@@ -90,51 +90,45 @@ def map_recording(
         segmenter: of the model.
         recording: with poses.
         options: see `MapOptions`.
-        progress: called with (frames done, frames in all).
+        progress: called with (frames done, frames with a pose).
 
     Raises:
         DataError: where no frame has a pose.
     """
     options = options or MapOptions()
     votes = VoxelVotes(options.voxel_m, options.max_entries)
-    frames, without_pose, up = 0, 0, np.zeros(3)
-    damaged: list[tuple[str, str]] = []
-    readers = 1 if recording.sequential else 2
-    prepared = read_ahead(
-        (recording.read, readers), (lambda frame: _prepared(segmenter, frame), 2), range(len(recording))
-    )
-    with contextlib.closing(prepared) as ahead:
-        for done, (index, reading) in enumerate(ahead, 1):
-            try:
-                frame, sample = reading.result()
-                if sample is None:
-                    without_pose += 1
-                else:
-                    seen = segmenter.segment(sample, with_confidence=options.min_confidence > 0)
-                    _vote(votes, frame, seen, options)
-                    assert frame.camera_to_world is not None
-                    up -= frame.camera_to_world[:3, 1]
-                    frames += 1
-            except DataError as error:
-                damaged.append((recording.names[index], str(error)))
-            if progress is not None:
-                progress(done, len(recording))
-    if not frames:
-        if damaged:
-            raise DataError(f"{recording.path}: no frame can be used; the first one: {damaged[0][1]}")
+    posed = [index for index in range(len(recording)) if recording.pose(index) is not None]
+    if not posed:
         raise DataError(
             f"{recording.path}: no frame has a camera pose; expected a trajectory in the recording, or one given with "
             "trajectory=FILE"
         )
+    frames, up = 0, np.zeros(3)
+    damaged: list[tuple[str, str]] = []
+    readers = 1 if recording.sequential else 2
+    prepared = read_ahead((recording.read, readers), (lambda frame: _prepared(segmenter, frame), 2), posed)
+    with contextlib.closing(prepared) as ahead:
+        for done, (index, reading) in enumerate(ahead, 1):
+            try:
+                frame, sample = reading.result()
+                seen = segmenter.segment(sample, with_confidence=options.min_confidence > 0)
+                _vote(votes, frame, seen, options)
+                assert frame.camera_to_world is not None
+                up -= frame.camera_to_world[:3, 1]
+                frames += 1
+            except DataError as error:
+                damaged.append((recording.names[index], str(error)))
+            if progress is not None:
+                progress(done, len(posed))
+    if not frames:
+        raise DataError(f"{recording.path}: no frame can be used; the first one: {damaged[0][1]}")
     up_world = up / np.linalg.norm(up) if np.linalg.norm(up) > 0 else np.array([0.0, 0.0, 1.0])
     points = votes.points(options.min_votes)
-    return LabeledMap(points, frames, without_pose, tuple(damaged), votes.voxel_m, up_world)
+    return LabeledMap(points, frames, len(recording) - len(posed), tuple(damaged), votes.voxel_m, up_world)
 
 
-def _prepared(segmenter: Segmenter, frame: RecordedFrame) -> tuple[RecordedFrame, RGBDSample | None]:
-    """Return the frame with what the network takes; None where it has no pose."""
-    if frame.camera_to_world is None:
-        return frame, None
+def _prepared(segmenter: Segmenter, frame: RecordedFrame) -> tuple[RecordedFrame, RGBDSample]:
+    """Return the frame with what the network takes."""
     if frame.depth_m is None:
         raise DataError(f"frame {frame.name} has no depth, so its labels have no place")
     if frame.camera is None:

@@ -123,6 +123,10 @@ class Recording(abc.ABC):
         """Read one frame; raises DataError where it cannot be used."""
 
     @abc.abstractmethod
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        """Return ``camera_to_world`` of a frame without decoding it; None where it is not known."""
+
+    @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what decides what the frames hold, as plain values by name."""
 
@@ -198,6 +202,9 @@ class _Wrapped(Recording):
         self.inner, self.path, self.notes, self.sequential = inner, inner.path, inner.notes, inner.sequential
         self.names, self.times_s = inner.names, inner.times_s
 
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return self.inner.pose(index)
+
     def describe(self) -> dict[str, Any]:
         return self.inner.describe()
 
@@ -218,6 +225,9 @@ class _Thinned(_Wrapped):
 
     def read(self, index: int) -> RecordedFrame:
         return self.inner.read(index * self.every)
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return self.inner.pose(index * self.every)
 
     def changed_s(self, index: int) -> float:
         return self.inner.changed_s(index * self.every)

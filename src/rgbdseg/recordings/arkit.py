@@ -55,7 +55,12 @@ class _Scan(Recording):
         stored = read_depth_values(depth)
         unit = self._options.depth_unit or usual_unit(stored.dtype, str(depth))
         depth_m = fitted(checked_meters(stored, unit, str(depth)), (rgb.shape[0], rgb.shape[1]), str(depth))
-        return RecordedFrame(self.names[index], time_s, rgb, depth_m, self._camera(time_s), self._pose(time_s))
+        return RecordedFrame(self.names[index], time_s, rgb, depth_m, self._camera(time_s), self.pose(index))
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        if self._trajectory is not None:
+            return self._trajectory.at(self.times_s[index])
+        return _nearest(self._poses, self.times_s[index], _MAX_DIFFERENCE_S)
 
     def changed_s(self, index: int) -> float:
         return last_written_s(self._pairs[index][1:])
@@ -82,11 +87,6 @@ class _Scan(Recording):
         except ValueError as error:
             raise DataError(f"{file} is not understood ({error}); expected width height fx fy cx cy") from None
         return PinholeCamera(fx, fy, cx, cy)
-
-    def _pose(self, time_s: float) -> NDArray[np.float64] | None:
-        if self._trajectory is not None:
-            return self._trajectory.at(time_s)
-        return _nearest(self._poses, time_s, _MAX_DIFFERENCE_S)
 
 
 def _stamped(folder: Path, suffix: str) -> list[tuple[float, Path]]:

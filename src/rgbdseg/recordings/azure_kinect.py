@@ -72,10 +72,12 @@ class _AzureKinectRecording(Recording):
         size = (rgb.shape[0], rgb.shape[1])
         if self._registration is not None:
             depth_m = self._registration.apply(depth_m, size)
-        pose = None if self._trajectory is None else self._trajectory.at(self.times_s[index])
         return RecordedFrame(
-            self.names[index], self.times_s[index], rgb, fitted(depth_m, size, name), self._camera, pose
+            self.names[index], self.times_s[index], rgb, fitted(depth_m, size, name), self._camera, self.pose(index)
         )
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return None if self._trajectory is None else self._trajectory.at(self.times_s[index])
 
     def describe(self) -> dict[str, Any]:
         return {

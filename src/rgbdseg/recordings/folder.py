@@ -75,8 +75,10 @@ class _FolderRecording(Recording):
         rgb = np.ascontiguousarray(read_rgb_beside(self.path / pair.rgb, beside).numpy().transpose(1, 2, 0))
         name = str(self.path / pair.depth)
         depth_m = fitted(checked_meters(stored, self.unit, name), (rgb.shape[0], rgb.shape[1]), name)
-        pose = None if self.trajectory is None else self.trajectory.at(pair.time_s)
-        return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, pose)
+        return RecordedFrame(pair.sample_id, pair.time_s, rgb, depth_m, self.camera, self.pose(index))
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return None if self.trajectory is None else self.trajectory.at(self.pairs[index].time_s)
 
     def changed_s(self, index: int) -> float:
         return last_written_s(self.path / path for path in (self.pairs[index].rgb, self.pairs[index].depth))

@@ -33,22 +33,23 @@ class _Record3D(Recording):
         self.path = path
         require_package("liblzfse", "recordings", f"depth of {path.name}")
         facts = _metadata(self._bytes("metadata"), path)
-        self._depth_size = (int(facts["dh"]), int(facts["dw"]))
+        height, width = _numbers(facts, "dh", 0, path), _numbers(facts, "dw", 0, path)
+        self._depth_size = (int(height), int(width))
         self._camera = options.camera
         # Column by column, in pixels of the color images; one for each frame in newer recordings.
-        self._k = np.asarray(facts["K"], dtype=np.float64).reshape(3, 3).T
-        self._per_frame: list[list[float]] = facts.get("perFrameIntrinsicCoeffs") or []
-        self._poses: list[list[float]] = facts.get("poses") or []
+        self._k = _numbers(facts, "K", 1, path, least=9)[:9].reshape(3, 3).T
+        self._per_frame = _listed(facts, "perFrameIntrinsicCoeffs", 2, path, least=4)
+        self._poses = _listed(facts, "poses", 2, path, least=7)
         self._trajectory: Trajectory | None = (
             None if options.trajectory is None else read_trajectory(options.trajectory)
         )
         numbers = sorted(
             int(name.removesuffix(".jpg")) for name in self._list() if name.removesuffix(".jpg").isdecimal()
         )
-        stamps: list[float] = facts.get("frameTimestamps") or []
-        fps = float(facts.get("fps") or _FPS)
+        stamps = _listed(facts, "frameTimestamps", 1, path)
+        fps = float(_numbers(facts, "fps", 0, path)) if facts.get("fps") else _FPS
         self._numbers = numbers
-        self.times_s = [stamps[k] if k < len(stamps) else k / fps for k in numbers]
+        self.times_s = [float(stamps[k]) if k < len(stamps) else k / fps for k in numbers]
         self.names = [f"{k:06d}" for k in numbers]
 
     def read(self, index: int) -> RecordedFrame:
@@ -66,8 +67,20 @@ class _Record3D(Recording):
             rgb,
             nearest(coarse, size),
             self._camera_of(number),
-            self._pose(index),
+            self.pose(index),
         )
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        number = self._numbers[index]
+        if self._trajectory is not None:
+            return self._trajectory.at(self.times_s[index])
+        if number >= len(self._poses):
+            return None
+        quaternion, translation = self._poses[number, :4], self._poses[number, 4:7]
+        length = np.linalg.norm(quaternion)
+        if not length > 0:
+            return None
+        return rigid(rotation_from_quaternion(quaternion / length), translation) @ _BACKWARD_UP
 
     def describe(self) -> dict[str, Any]:
         camera = None if self._camera is None else list(self._camera.as_tuple())
@@ -90,22 +103,9 @@ class _Record3D(Recording):
         if self._camera is not None:
             return self._camera
         if number < len(self._per_frame):
-            fx, fy, cx, cy = self._per_frame[number][:4]
+            fx, fy, cx, cy = self._per_frame[number, :4].tolist()
             return PinholeCamera(fx, fy, cx, cy)
         return PinholeCamera(self._k[0, 0], self._k[1, 1], self._k[0, 2], self._k[1, 2])
-
-    def _pose(self, index: int) -> NDArray[np.float64] | None:
-        number = self._numbers[index]
-        if self._trajectory is not None:
-            return self._trajectory.at(self.times_s[index])
-        if number >= len(self._poses):
-            return None
-        qx, qy, qz, qw, *translation = self._poses[number]
-        quaternion = np.array([qx, qy, qz, qw])
-        length = np.linalg.norm(quaternion)
-        if not length > 0:
-            return None
-        return rigid(rotation_from_quaternion(quaternion / length), np.array(translation[:3])) @ _BACKWARD_UP
 
     def _list(self) -> list[str]:
         if self.path.is_dir():
@@ -132,9 +132,28 @@ def _metadata(data: bytes, path: Path) -> Mapping[str, Any]:
     if not isinstance(facts, dict):
         raise DataError(f"{path}: metadata is not understood: it holds no object {{...}}")
     missing = [key for key in ("w", "h", "dw", "dh", "K") if key not in facts]
-    if missing or not isinstance(facts["K"], list) or len(facts["K"]) != 9:
-        raise DataError(f"{path}: metadata has no {', '.join(missing) or 'K of nine numbers'}")
+    if missing:
+        raise DataError(f"{path}: metadata has no {', '.join(missing)}")
     return facts
+
+
+def _numbers(facts: Mapping[str, Any], key: str, ndim: int, path: Path, least: int = 0) -> NDArray[np.float64]:
+    """Return finite numbers, nested so deep, of which the innermost lists hold at least so many; raises DataError."""
+    try:
+        numbers = np.asarray(facts[key], dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.full((), np.nan)
+    if numbers.ndim != ndim or not np.isfinite(numbers).all() or (ndim and numbers.shape[-1] < least):
+        kind = ("one finite number", f"a list of {least or ''} finite numbers", f"lists of {least} finite numbers")[
+            ndim
+        ]
+        raise DataError(f"{path}: {key} of the metadata is not understood; expected {' '.join(kind.split())}")
+    return numbers
+
+
+def _listed(facts: Mapping[str, Any], key: str, ndim: int, path: Path, least: int = 0) -> NDArray[np.float64]:
+    """Return `_numbers` of what not every recording states; none where it does not."""
+    return _numbers(facts, key, ndim, path, least) if facts.get(key) else np.empty(0)
 
 
 def recognizes(path: Path) -> bool:

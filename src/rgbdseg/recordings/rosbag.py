@@ -66,10 +66,12 @@ class _BagRecording(Recording):
         size = (rgb.shape[0], rgb.shape[1])
         if contents.registration is not None:
             depth_m = contents.registration.apply(depth_m, size)
-        pose = contents.pose(self.times_s[index])
         return RecordedFrame(
-            self.names[index], self.times_s[index], rgb, fitted(depth_m, size, name), contents.camera, pose
+            self.names[index], self.times_s[index], rgb, fitted(depth_m, size, name), contents.camera, self.pose(index)
         )
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return self._contents.pose(self.times_s[index])
 
     def describe(self) -> dict[str, Any]:
         camera = self._contents.camera

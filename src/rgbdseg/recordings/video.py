@@ -128,8 +128,10 @@ class _VideoRecording(Recording):
         else:
             values = np.asarray(self._depth.picture(index))
         depth_m = fitted(checked_meters(values, self._unit, name), (rgb.shape[0], rgb.shape[1]), name)
-        pose = None if self._trajectory is None else self._trajectory.at(self.times_s[index])
-        return RecordedFrame(self.names[index], self.times_s[index], rgb, depth_m, self._camera, pose)
+        return RecordedFrame(self.names[index], self.times_s[index], rgb, depth_m, self._camera, self.pose(index))
+
+    def pose(self, index: int) -> NDArray[np.float64] | None:
+        return None if self._trajectory is None else self._trajectory.at(self.times_s[index])
 
     def changed_s(self, index: int) -> float:
         depth = self._depth_files[index] if self._depth is None else self._depth.path
