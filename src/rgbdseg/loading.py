@@ -31,8 +31,8 @@ def load(
             that comes with this package.
         protocol: how an image is looked at; by default as its recipe evaluates.  An exported graph has its own inside.
         device: ``auto`` takes a GPU where there is one.
-        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network, or ``auto``; an exported graph
-            has its own.
+        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for a faster network, or ``auto``, which takes bf16
+            where the device has instructions for it; an exported graph has its own.
 
     Returns:
         Segmenter: called with frames, it labels them.
@@ -46,7 +46,7 @@ def load(
         # Only here, so that nobody waits for it, or needs ONNX Runtime, who has no such file.
         from rgbdseg.export.onnx_segmenter import load_onnx  # noqa: PLC0415
 
-        if protocol is not None or precision != "32-true":
+        if protocol is not None or precision not in ("32-true", "auto"):
             raise UsageError(f"{file} holds how an image is looked at, and in which precision; leave both out")
         return load_onnx(file, device=device)
     bundle = load_bundle(file)

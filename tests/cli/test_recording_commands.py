@@ -45,6 +45,8 @@ def test_predict_map_and_live(sequence: Path, tmp_path: Path, capsys: pytest.Cap
     live = ["live", str(sequence), *source, "--headless", "--every-frame", "--steady", "0.5"]
     assert main(live) == 0
     assert "labeled 3 frames" in capsys.readouterr().out
+    assert main([*live, "--precision", "bf16-mixed"]) == 0
+    assert " in bfloat16; Ctrl-C ends" in capsys.readouterr().out
 
 
 def test_the_command_that_shows_a_record_can_be_copied(

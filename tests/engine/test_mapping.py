@@ -159,5 +159,6 @@ def test_an_exported_graph_makes_the_same_map(spec: InputSpec) -> None:
     found, wanted = (map_recording(one, recording, MapOptions(min_votes=1)) for one in (graph, segmenter()))
     assert (found.frames, found.damaged) == (2, ())
     assert graph.training_size is None
+    assert graph.autocast_dtype is None
     assert np.array_equal(found.points.xyz_world_m, wanted.points.xyz_world_m)
     assert np.array_equal(found.points.labels, wanted.points.labels)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rgbdseg.cli.common import Parser, say
 from rgbdseg.cli.recording_options import add_recording_options, recording_options
+from rgbdseg.config.train import PRECISIONS
 from rgbdseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def run(arguments: list[str]) -> int:
             said = time.monotonic()
             say(_pace_text(pace))
 
-    say(f"{options.source} with {segmenter.name}; Ctrl-C ends")
+    reduced = "" if segmenter.autocast_dtype is None else f" in {str(segmenter.autocast_dtype).removeprefix('torch.')}"
+    say(f"{options.source} with {segmenter.name}{reduced}; Ctrl-C ends")
     try:
         done = run_live(segmenter, source, view, steadying=steadying, seconds=options.seconds, progress=progress)
     except KeyboardInterrupt:
@@ -124,7 +126,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--repeat", action="store_true", help="begin a recording anew at its end")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed")
+    parser.add_argument(
+        "--precision", default="auto", choices=PRECISIONS, help="auto: bf16 where the device has instructions for it"
+    )
     parser.add_argument("--force", action="store_true", help="replace --record")
     add_recording_options(parser)
     return parser

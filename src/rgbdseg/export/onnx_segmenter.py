@@ -46,6 +46,7 @@ class OnnxSegmenter(Segmenter):
         self.hha = self.plan.hha
         self.name = model.model_name
         self.label_values, self.dataset = model.label_values, model.dataset
+        self.autocast_dtype = None  # whatever the graph computes in, it is part of it
         self.training_size = None  # the graph takes images of its own size alone, or all as they are
 
     def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
