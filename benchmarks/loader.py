@@ -7,7 +7,8 @@ scale that was drawn, then normalized in float64 as a whole, then cropped and bo
 train` loads with: it reads every frame in the first epoch, and has it in memory afterwards (loader.keep_gib).  All take
 turns over the same frames with the same draws; images and labels must be equal.  The plain side reads JPEG of the
 dataset as it is, and everything else from PNG files that Pillow wrote; the library reads the dataset, and HHA where it
-keeps it.  HHA that the dataset lacks is computed before, so that neither side pays for it.
+keeps it.  HHA that the dataset lacks is computed before, so that neither side pays for it.  The memory that decoded
+frames take is given back after the last round, as a run gives it back at its end.
 --workers: images per second with so many loader processes, batches of 8, after the first batch.
 """
 
@@ -130,10 +131,13 @@ def compare(data: SegmentationData, options: argparse.Namespace, folder: Path) -
         {name: torch.stack([one[name] for one in made]) for name in made[0]}
 
     later = SegmentationData(config, data.train_set, None, data.input_spec).training_samples()
+    runs: list[TrainingSamples | DrawnFrames] = []
 
     def library(samples: TrainingSamples | DrawnFrames | None = None) -> None:
-        # In a first epoch, frames are put where later ones find them.
-        samples = samples or SegmentationData(config, data.train_set, None, data.input_spec).training_samples()
+        if samples is None:
+            # In a first epoch, frames are put where later ones find them.  A run gives that memory back at its end.
+            samples = SegmentationData(config, data.train_set, None, data.input_spec).training_samples()
+            runs.append(samples)
         collate([samples[index, index] for index in range(count)])
 
     def reading(read: Callable[[int], object]) -> None:
