@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +22,10 @@ from rgbdseg.transforms.placement import Placement
 
 _SMALLEST_TOTAL = 1e-30
 """Of the exponentials of a pixel; smaller ones lose digits."""
+_LEAST_ENLARGED = 4
+"""Pixels for each score, below which looking for classes that are out of the question costs what it saves."""
+_ROUNDING = 1e-5
+"""Of the largest score: by far more than enlarging in float32 can be off."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +39,11 @@ class CoarseScores:
 
     logits: PostponedResize
     inside: tuple[slice, slice]
+
+    @property
+    def classes(self) -> int:
+        """Their number."""
+        return self.logits.logits.shape[1]
 
     def class_map(self, number: int) -> Tensor:
         """Return the logits of one class, float32 (H, W)."""
@@ -60,20 +71,43 @@ class CoarseScores:
 
     def _in_one_pass(self, bound: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the largest logit, its class and the sum of exp(logits - bound), where that is given."""
-        largest = self.class_map(0).clone(memory_format=torch.contiguous_format)
-        index = torch.zeros_like(largest, dtype=torch.uint8)
+        contenders = self._contenders()
+        largest = self.class_map(contenders[0]).clone(memory_format=torch.contiguous_format)
+        index = torch.full_like(largest, contenders[0], dtype=torch.uint8)
         total = torch.zeros_like(largest) if bound is None else (largest - bound).exp_()
         # Maps of its own for what is computed on the way, since new ones cost more than what is done with them.
         higher, part = torch.empty_like(index), torch.empty_like(largest)
-        for number in range(1, self.logits.logits.shape[1]):
+        others = contenders[1:] if bound is None else [k for k in range(self.classes) if k != contenders[0]]
+        for number in others:
             scores = self.class_map(number)
-            # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
-            torch.gt(scores, largest, out=higher.view(torch.bool))
-            torch.maximum(index, higher.mul_(number), out=index)
-            torch.maximum(largest, scores, out=largest)
+            if number in contenders:
+                # Numbers only grow.  A mask that is filled is several times slower than whole numbers.
+                torch.gt(scores, largest, out=higher.view(torch.bool))
+                torch.maximum(index, higher.mul_(number), out=index)
+                torch.maximum(largest, scores, out=largest)
             if bound is not None:
                 total.add_(torch.sub(scores, bound, out=part).exp_())
         return largest, index, total
+
+    def _contenders(self) -> Sequence[int]:
+        """Return the classes that may be the largest of some pixel, in order: 14 to 29 of 40 in frames of NYU Depth V2.
+
+        Enlarged scores are weighted means of four neighbors.  A class is never the largest that has no neighbors of
+        which one is as high as the lowest of them is of another class.
+        """
+        coarse_CHW = self.logits.logits[0]
+        height, width = coarse_CHW.shape[1:]
+        if min(height, width) < 2 or _LEAST_ENLARGED * height * width > math.prod(self.logits.size):
+            return range(self.classes)
+        low_CHW, high_CHW = coarse_CHW, coarse_CHW
+        for dim in (1, 2):
+            pairs = coarse_CHW.shape[dim] - 1
+            low_CHW = torch.minimum(low_CHW.narrow(dim, 0, pairs), low_CHW.narrow(dim, 1, pairs))
+            high_CHW = torch.maximum(high_CHW.narrow(dim, 0, pairs), high_CHW.narrow(dim, 1, pairs))
+        rounding = _ROUNDING * coarse_CHW.abs().amax()
+        # So that numbers that are none make no class hopeless.
+        hopeless_C = (high_CHW < low_CHW.amax(0) - rounding).flatten(1).all(1)
+        return torch.nonzero(~hopeless_C).flatten().tolist() or range(self.classes)
 
 
 def decides_coarsely(model: Model, setup: Setup, device: torch.device) -> bool:
