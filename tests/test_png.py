@@ -150,6 +150,13 @@ def test_a_file_that_unfolds_into_more_than_it_states_is_not_unfolded() -> None:
     assert decode_png(repacked(encode_png(noise((6, 5), "uint8", ())), extra=bytes(50_000_000))) is None
 
 
+@pytest.mark.parametrize(("width", "height"), [(5, 7), (4, 6), (0, 6), (5, 0), (2**31 - 1, 2**31 - 1)])
+def test_a_header_that_does_not_fit_is_left_to_pillow(width: int, height: int) -> None:
+    data = encode_png(noise((6, 5), "uint8", ()))
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    assert decode_png(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]) is None
+
+
 @pytest.mark.parametrize("cut", [1, 8, 20, 41, 60, -1, -13, -40])
 def test_files_that_end_early_are_left_to_pillow(cut: int) -> None:
     assert decode_png(encode_png(noise((20, 30), "uint8", (3,)))[:cut]) is None

@@ -25,7 +25,9 @@ def sequence(tmp_path: Path) -> Path:
     return root
 
 
-def test_predict_map_and_live(sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_map_and_live(
+    sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = ["--camera", CAMERA]
     assert (
         main(["predict", "--source", str(sequence), *source, "--out", str(tmp_path / "p"), "--outputs", "label"]) == 0
@@ -43,10 +45,14 @@ def test_predict_map_and_live(sequence: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["map", str(sequence), *source, "--out", str(out)]) == 1
     assert "--force" in capsys.readouterr().err
     live = ["live", str(sequence), *source, "--headless", "--every-frame", "--steady", "0.5"]
+    monkeypatch.setattr("rgbdseg.device.native_bfloat16", lambda device: False)
     assert main(live) == 0
     assert "labeled 3 frames" in capsys.readouterr().out
-    assert main([*live, "--precision", "bf16-mixed"]) == 0
+    monkeypatch.setattr("rgbdseg.device.native_bfloat16", lambda device: True)
+    assert main(live) == 0
     assert " in bfloat16; Ctrl-C ends" in capsys.readouterr().out
+    assert main([*live, "--precision", "32-true"]) == 0
+    assert "bfloat16" not in capsys.readouterr().out
 
 
 def test_the_command_that_shows_a_record_can_be_copied(

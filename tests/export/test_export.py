@@ -156,6 +156,9 @@ def test_errors_of_graphs(tmp_path: Path) -> None:
         rgbdseg.load(tmp_path / "bare.onnx").score(room)
     with pytest.raises(UsageError, match="holds how an image is looked at"):
         rgbdseg.load(file, protocol=EvaluationProtocol())
+    with pytest.raises(UsageError, match="leave both out"):
+        rgbdseg.load(file, precision="bf16-mixed")
+    assert rgbdseg.load(file, precision="auto").autocast_dtype is None  # what live asks for
     with pytest.raises(CheckpointError, match="is an exported graph, without the model"):
         load_bundle(file)
     other = onnx.load(file)

@@ -249,6 +249,10 @@ class TestFaults:
             prepare(tmp_path, convert=_with_fault, context=(raster, content))
         assert not (tmp_path / "dataset.json").exists()
 
+    def test_pixels_that_no_png_holds_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"frame 'seq/0': depth_m: a PNG cannot hold float32 \(6, 8\)"):
+            prepare(tmp_path, convert=_with_fault, context=("depth_m", np.ones(SIZE, np.float32)))
+
     def test_labels_without_a_label_set_are_verified_too(self, tmp_path: Path) -> None:
         unlabeled = DatasetDescription(name="mine", depth=DepthUnit(0.001))
         with pytest.raises(DataError, match=r"Label/seq/0\.png is 6x7, expected"):

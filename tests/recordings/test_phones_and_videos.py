@@ -65,6 +65,29 @@ def test_record3d(tmp_path: Path) -> None:
     np.testing.assert_allclose(second.camera_to_world @ [0, 0, 2, 1], [-2, 0, 0, 1], atol=1e-12)
 
 
+def test_frames_of_record3d_whose_pose_or_intrinsics_are_no_numbers(tmp_path: Path) -> None:
+    liblzfse = pytest.importorskip("liblzfse")
+    here, nowhere = [0, 0, 0, 1, 1, 2, 3], [float("nan")] * 7
+    facts = {
+        "w": SIZE[1], "h": SIZE[0], "dw": COARSE[1], "dh": COARSE[0], "K": [50.0, 0, 0, 0, 51.0, 0, 31.5, 23.5, 1],
+        "poses": [nowhere, here, here[:3], None, here],
+        "perFrameIntrinsicCoeffs": [[40, 41, 30, 20, 64, 48], [40, 41], None],
+    }  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "a.r3d", "w") as archive:
+        archive.writestr("metadata", json.dumps(facts))
+        for index in range(6):
+            archive.writestr(f"rgbd/{index}.jpg", jpeg(flat(40)))
+            archive.writestr(f"rgbd/{index}.depth", liblzfse.compress(coarse_m(0).tobytes()))
+    recording = open_recording(tmp_path / "a.r3d")
+    assert [recording.pose(index) is not None for index in range(6)] == [False, True, False, False, True, False]
+    cameras = [frame.camera for frame in recording]
+    assert cameras == [PinholeCamera(40, 41, 30, 20)] + 5 * [PinholeCamera(50.0, 51.0, 31.5, 23.5)]
+    for options in (OpenOptions(), OpenOptions(every=2), OpenOptions(every=3, size=(24, 32))):
+        seen = open_recording(tmp_path / "a.r3d", options)
+        for index, frame in enumerate(seen):
+            np.testing.assert_array_equal(seen.pose(index), frame.camera_to_world)
+
+
 def facts_with(**changes: object) -> bytes:
     return json.dumps({"w": 1, "h": 1, "dw": 1, "dh": 1, "K": [1, 0, 0, 0, 1, 0, 1, 1, 1], **changes}).encode()
 
@@ -77,17 +100,16 @@ def facts_with(**changes: object) -> bytes:
         (b"\xff\xfe\xff", "metadata is not understood"),
         (b"[1]", "metadata is not understood"),
         (b'{"w": 1}', "metadata has no h, dw, dh, K"),
-        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "K of the metadata .* expected a list of 9 finite numbers"),
-        (facts_with(dh="tall"), "dh of the metadata is not understood; expected one finite number"),
+        (b'{"w": 1, "h": 1, "dw": 1, "dh": 1, "K": 1}', "K of the metadata .* expected a list of 9 numbers"),
+        (facts_with(K=list(range(1, 17))), "K of the metadata .* expected a list of 9 numbers"),
         (facts_with(K=[1, 2, 3]), "K of the metadata"),
-        (
-            facts_with(poses=[[0, 0, 0, 1, 0, 0, 0], [0, 0]]),
-            "poses of the metadata .* expected lists of 7 finite numbers",
-        ),
-        (facts_with(poses=[[0, 0, 0, 1]]), "poses of the metadata"),
-        (facts_with(perFrameIntrinsicCoeffs=[1, 2, 3, 4]), "perFrameIntrinsicCoeffs of the metadata"),
-        (facts_with(frameTimestamps=[0, None]), "frameTimestamps of the metadata .* expected a list of finite numbers"),
-        (facts_with(fps="fast"), "fps of the metadata"),
+        (facts_with(dh="tall"), "dh of the metadata is not understood; expected a whole number above 0"),
+        (facts_with(dw=3.7), r"dw of the metadata is 3\.7; expected a whole number above 0"),
+        (facts_with(poses={}, frameTimestamps={"0": 1}), "frameTimestamps of the metadata .* expected a list"),
+        (facts_with(frameTimestamps=[0.5, None]), "frameTimestamps of the metadata .* expected a list of numbers"),
+        (facts_with(fps="fast"), "fps of the metadata .* expected a number above 0"),
+        (facts_with(fps=-30), "fps of the metadata is -30"),
+        (facts_with(fps=10**400), "fps of the metadata is not understood"),
     ],
 )
 def test_metadata_of_record3d_that_is_not_understood(tmp_path: Path, metadata: bytes, message: str) -> None:

@@ -22,7 +22,7 @@ from rgbdseg.data.npy_files import plain_numbers, read_npy, two_dimensional
 from rgbdseg.depth import DepthUnit, check_plausible
 from rgbdseg.errors import DataError
 from rgbdseg.geometry.hha import HHA_CHANNELS
-from rgbdseg.png import decode_png, write_png
+from rgbdseg.png import read_png, write_png
 from rgbdseg.reading import require_file
 from rgbdseg.sample import RasterRule
 
@@ -322,11 +322,11 @@ def _planes(path: str | Path, image: Image.Image) -> Tensor:
 
 
 def _own_pixels(path: str | Path, image: Image.Image) -> npt.NDArray[Any] | None:
-    """Return the pixels of a PNG as `rgbdseg.png` writes it; None for all else, and for what Pillow has changed."""
-    if image.format != "PNG":
+    """Return the pixels of a PNG as `rgbdseg.png` writes it; None for all else."""
+    if image.format != "PNG":  # or no longer: what Pillow has converted or turned has no format
         return None
     with contextlib.suppress(OSError):  # which Pillow will meet, too
-        return decode_png(Path(path).read_bytes())
+        return read_png(path)
     return None
 
 

@@ -42,7 +42,7 @@ class LabelCodec:
             )
             if len(classes) != values.size:
                 raise self._unknown(values, name)
-            return torch.frombuffer(classes, dtype=torch.uint8).reshape(1, *values.shape)
+            return torch.from_numpy(np.frombuffer(classes, dtype=np.uint8).reshape(1, *values.shape))
         size = len(self._known)
         # Without this, a table lookup would take -1 for the last entry, and fail beyond it.
         if ((values < 0) | (values >= size)).any():

@@ -128,7 +128,9 @@ def map_recording(
 
 
 def _prepared(segmenter: Segmenter, frame: RecordedFrame) -> tuple[RecordedFrame, RGBDSample]:
-    """Return the frame with what the network takes."""
+    """Return the frame with what the network takes; raises DataError where it lacks what gives its labels a place."""
+    if frame.camera_to_world is None:  # though the recording knows its pose
+        raise DataError(f"frame {frame.name} has no pose, so its labels have no place")
     if frame.depth_m is None:
         raise DataError(f"frame {frame.name} has no depth, so its labels have no place")
     if frame.camera is None:

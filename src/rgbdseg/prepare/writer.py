@@ -33,7 +33,7 @@ SENSORS_FILE = "sensors.json"
 
 Context = TypeVar("Context")
 Content = bytes | npt.NDArray[Any]
-"""What one file holds: pixels, written as PNG, or the file's own bytes."""
+"""What one file holds: pixels, written as PNG, uint8 (H, W) or (H, W, 3), or uint16 (H, W); or the file's own bytes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -311,7 +311,10 @@ def _convert_one(work: _Work[Context], frame: FrameJob) -> None:
             f"expected {', '.join(sorted(frame.files))}"
         )
     for raster, content in contents.items():
-        encoded = content if isinstance(content, bytes) else encode_png(content)
+        try:
+            encoded = content if isinstance(content, bytes) else encode_png(content)
+        except ValueError as error:
+            raise DataError(f"frame '{frame.sample_id}': {raster}: {error}") from None
         path = work.root / file_path(work.description, frame, raster)
         require_inside(path, work.root)
         with atomic_path(path) as temporary:

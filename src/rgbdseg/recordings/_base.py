@@ -124,7 +124,7 @@ class Recording(abc.ABC):
 
     @abc.abstractmethod
     def pose(self, index: int) -> NDArray[np.float64] | None:
-        """Return ``camera_to_world`` of a frame without decoding it; None where it is not known."""
+        """Return ``camera_to_world`` of a frame, as `read` does, without decoding it; None where it is not known."""
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:

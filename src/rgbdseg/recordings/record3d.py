@@ -24,6 +24,8 @@ from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotati
 _BACKWARD_UP = np.diag([1.0, -1.0, -1.0, 1.0])
 """ARKit's camera looks along -z with +y up; ours along +z with +y down."""
 _FPS = 60.0
+_LEAST = 1e-6
+"""Frames a second, below which times would become infinite."""
 
 
 class _Record3D(Recording):
@@ -33,23 +35,25 @@ class _Record3D(Recording):
         self.path = path
         require_package("liblzfse", "recordings", f"depth of {path.name}")
         facts = _metadata(self._bytes("metadata"), path)
-        height, width = _numbers(facts, "dh", 0, path), _numbers(facts, "dw", 0, path)
-        self._depth_size = (int(height), int(width))
+        self._depth_size = tuple(int(_positive(facts[key], f"{path}: {key}", whole=True)) for key in ("dh", "dw"))
         self._camera = options.camera
         # Column by column, in pixels of the color images; one for each frame in newer recordings.
-        self._k = _numbers(facts, "K", 1, path, least=9)[:9].reshape(3, 3).T
-        self._per_frame = _listed(facts, "perFrameIntrinsicCoeffs", 2, path, least=4)
-        self._poses = _listed(facts, "poses", 2, path, least=7)
+        self._k = _numbers(facts["K"], (9,), f"{path}: K", "a list of 9 numbers").reshape(3, 3).T
+        self._per_frame = _rows(facts, "perFrameIntrinsicCoeffs", 4, path)
+        self._poses = _rows(facts, "poses", 7, path)
         self._trajectory: Trajectory | None = (
             None if options.trajectory is None else read_trajectory(options.trajectory)
         )
         numbers = sorted(
             int(name.removesuffix(".jpg")) for name in self._list() if name.removesuffix(".jpg").isdecimal()
         )
-        stamps = _listed(facts, "frameTimestamps", 1, path)
-        fps = float(_numbers(facts, "fps", 0, path)) if facts.get("fps") else _FPS
+        stamps = [
+            float(_numbers(stamp, (), f"{path}: frameTimestamps", "a list of numbers"))
+            for stamp in _listed(facts, "frameTimestamps", path)
+        ]
+        fps = _positive(facts.get("fps") or _FPS, f"{path}: fps")
         self._numbers = numbers
-        self.times_s = [float(stamps[k]) if k < len(stamps) else k / fps for k in numbers]
+        self.times_s = [stamps[k] if k < len(stamps) else k / fps for k in numbers]
         self.names = [f"{k:06d}" for k in numbers]
 
     def read(self, index: int) -> RecordedFrame:
@@ -74,9 +78,10 @@ class _Record3D(Recording):
         number = self._numbers[index]
         if self._trajectory is not None:
             return self._trajectory.at(self.times_s[index])
-        if number >= len(self._poses):
+        row = self._poses[number] if number < len(self._poses) else None
+        if row is None:
             return None
-        quaternion, translation = self._poses[number, :4], self._poses[number, 4:7]
+        quaternion, translation = row[:4], row[4:]
         length = np.linalg.norm(quaternion)
         if not length > 0:
             return None
@@ -102,9 +107,9 @@ class _Record3D(Recording):
     def _camera_of(self, number: int) -> PinholeCamera:
         if self._camera is not None:
             return self._camera
-        if number < len(self._per_frame):
-            fx, fy, cx, cy = self._per_frame[number, :4].tolist()
-            return PinholeCamera(fx, fy, cx, cy)
+        row = self._per_frame[number] if number < len(self._per_frame) else None
+        if row is not None:
+            return PinholeCamera(*row.tolist())
         return PinholeCamera(self._k[0, 0], self._k[1, 1], self._k[0, 2], self._k[1, 2])
 
     def _list(self) -> list[str]:
@@ -137,23 +142,53 @@ def _metadata(data: bytes, path: Path) -> Mapping[str, Any]:
     return facts
 
 
-def _numbers(facts: Mapping[str, Any], key: str, ndim: int, path: Path, least: int = 0) -> NDArray[np.float64]:
-    """Return finite numbers, nested so deep, of which the innermost lists hold at least so many; raises DataError."""
+def _numbers(found: object, shape: tuple[int, ...], what: str, expected: str) -> NDArray[np.float64]:
+    """Return finite numbers of a shape.
+
+    Args:
+        found: in the metadata.
+        shape: of the numbers.
+        what: the metadata's file and key, for messages.
+        expected: the numbers, in words.
+
+    Raises:
+        DataError: for anything else.
+    """
     try:
-        numbers = np.asarray(facts[key], dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.full((), np.nan)
-    if numbers.ndim != ndim or not np.isfinite(numbers).all() or (ndim and numbers.shape[-1] < least):
-        kind = ("one finite number", f"a list of {least or ''} finite numbers", f"lists of {least} finite numbers")[
-            ndim
-        ]
-        raise DataError(f"{path}: {key} of the metadata is not understood; expected {' '.join(kind.split())}")
+        numbers = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.full(shape, np.nan)
+    if numbers.shape != shape or not np.isfinite(numbers).all():
+        raise DataError(f"{what} of the metadata is not understood; expected {expected}")
     return numbers
 
 
-def _listed(facts: Mapping[str, Any], key: str, ndim: int, path: Path, least: int = 0) -> NDArray[np.float64]:
-    """Return `_numbers` of what not every recording states; none where it does not."""
-    return _numbers(facts, key, ndim, path, least) if facts.get(key) else np.empty(0)
+def _positive(found: object, what: str, *, whole: bool = False) -> float:
+    """Return a number above 0, or a whole one; raises DataError, see `_numbers`, for anything else."""
+    expected = f"a {'whole ' if whole else ''}number above 0"
+    number = float(_numbers(found, (), what, expected))
+    if number < _LEAST or (whole and number % 1):
+        raise DataError(f"{what} of the metadata is {number:g}; expected {expected}")
+    return number
+
+
+def _rows(facts: Mapping[str, Any], key: str, length: int, path: Path) -> list[NDArray[np.float64] | None]:
+    """Return the first ``length`` numbers that are stated of each frame; None of frames of which they are not."""
+    rows: list[NDArray[np.float64] | None] = []
+    for row in _listed(facts, key, path):
+        try:
+            rows.append(_numbers(row[:length], (length,), key, "numbers"))
+        except (TypeError, DataError):
+            rows.append(None)
+    return rows
+
+
+def _listed(facts: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    """Return a list that not every recording has; raises DataError for anything else."""
+    found = facts.get(key) or []
+    if not isinstance(found, list):
+        raise DataError(f"{path}: {key} of the metadata is not understood; expected a list")
+    return found
 
 
 def recognizes(path: Path) -> bool:
