@@ -31,6 +31,7 @@ from torch import Tensor
 from rgbdseg.config.train import AugmentationConfig, LoaderConfig, ModelConfig, TrainConfig
 from rgbdseg.data.dataset import RGBDDataset
 from rgbdseg.data.images import read_label_values
+from rgbdseg.data.label_codec import LabelCodec
 from rgbdseg.data.tree import open_tree
 from rgbdseg.engine.data_module import SegmentationData
 from rgbdseg.engine.sampling import DrawnFrames, TrainingSamples, derived_seed
@@ -54,9 +55,7 @@ class PlainFiles:
 
     def __init__(self, dataset: RGBDDataset, count: int, folder: Path) -> None:
         tree = open_tree(dataset.root)
-        table = dataset.description.class_of_value()
-        self._index = np.array([255 if (known := table.get(value)) is None else known for value in range(65536)])
-        self._index = self._index.astype(np.uint8)
+        self._codec = LabelCodec(dataset.description.class_of_value())
         self._files: list[dict[str, Path]] = []
         for number, frame in enumerate(tree.frames(dataset.split)[:count]):
             sample = dataset.sample(number)
@@ -75,7 +74,7 @@ class PlainFiles:
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Return uint8 (3, H, W) images and the label (1, H, W)."""
         pixels = {name: np.asarray(Image.open(file)) for name, file in self._files[number].items()}
-        label = self._index[pixels.pop("label")]
+        label = self._codec.decode_known(pixels.pop("label"))
         return {**{name: values.transpose(2, 0, 1) for name, values in pixels.items()}, "label": label[None]}
 
 

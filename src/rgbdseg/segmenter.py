@@ -222,6 +222,11 @@ class Segmenter:
             ]
         return self._frame(rgb, depth, camera, depth_unit=depth_unit, images=images, name=name or "frame")
 
+    @property
+    def number_format(self) -> str:
+        """What the network computes in, "float32" or that of mixed precision, "bfloat16" or "float16"."""
+        return str(self.autocast_dtype or torch.float32).removeprefix("torch.")
+
     def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
         """Label a frame that is given as a sample; HHA is computed where the model needs it and the frame has none.
 

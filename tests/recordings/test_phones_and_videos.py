@@ -70,7 +70,7 @@ def test_frames_of_record3d_whose_pose_or_intrinsics_are_no_numbers(tmp_path: Pa
     here, nowhere = [0, 0, 0, 1, 1, 2, 3], [float("nan")] * 7
     facts = {
         "w": SIZE[1], "h": SIZE[0], "dw": COARSE[1], "dh": COARSE[0], "K": [50.0, 0, 0, 0, 51.0, 0, 31.5, 23.5, 1],
-        "poses": [nowhere, here, here[:3], None, here],
+        "poses": [nowhere, here, here[:3], {"x": 1}, here],
         "perFrameIntrinsicCoeffs": [[40, 41, 30, 20, 64, 48], [40, 41], None],
     }  # fmt: skip
     with zipfile.ZipFile(tmp_path / "a.r3d", "w") as archive:

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
             said = time.monotonic()
             say(_pace_text(pace))
 
-    reduced = "" if segmenter.autocast_dtype is None else f" in {str(segmenter.autocast_dtype).removeprefix('torch.')}"
+    reduced = "" if segmenter.autocast_dtype is None else f" in {segmenter.number_format}"
     say(f"{options.source} with {segmenter.name}{reduced}; Ctrl-C ends")
     try:
         done = run_live(segmenter, source, view, steadying=steadying, seconds=options.seconds, progress=progress)

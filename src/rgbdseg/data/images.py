@@ -315,10 +315,10 @@ def _planes(path: str | Path, image: Image.Image) -> Tensor:
     if pixels is not None:
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
     _loaded(path, image)
-    planes = torch.empty((3, image.height, image.width), dtype=torch.uint8)
+    planes = np.empty((3, image.height, image.width), dtype=np.uint8)
     for plane, band in zip(planes, "RGB", strict=True):  # Pillow hands out a band in the time of a copy
-        plane.view(-1).copy_(torch.frombuffer(bytearray(image.tobytes("raw", band)), dtype=torch.uint8))
-    return planes
+        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8)
+    return torch.from_numpy(planes)
 
 
 def _own_pixels(path: str | Path, image: Image.Image) -> npt.NDArray[Any] | None:

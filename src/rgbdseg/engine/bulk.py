@@ -183,7 +183,7 @@ def _made_with(segmenter: Segmenter, source: FrameSource, options: BulkOptions) 
         "model": segmenter.name,
         "weights": segmenter.weights_fingerprint(),
         "protocol": segmenter.protocol.describe(),
-        "precision": str(segmenter.autocast_dtype or "float32").removeprefix("torch."),
+        "precision": segmenter.number_format,
         "training size": None if segmenter.training_size is None else list(segmenter.training_size),
         "HHA": segmenter.hha.to_dict() if "hha" in segmenter.input_spec.rasters else None,
         "classes": None if options.classes is None else list(options.classes),

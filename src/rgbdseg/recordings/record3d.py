@@ -164,7 +164,7 @@ def _numbers(found: object, shape: tuple[int, ...], what: str, expected: str) ->
 
 
 def _positive(found: object, what: str, *, whole: bool = False) -> float:
-    """Return a number above 0, or a whole one; raises DataError, see `_numbers`, for anything else."""
+    """Return a number, or a whole number, above 0; raises DataError, see `_numbers`, for anything else."""
     expected = f"a {'whole ' if whole else ''}number above 0"
     number = float(_numbers(found, (), what, expected))
     if number < _LEAST or (whole and number % 1):
@@ -177,8 +177,8 @@ def _rows(facts: Mapping[str, Any], key: str, length: int, path: Path) -> list[N
     rows: list[NDArray[np.float64] | None] = []
     for row in _listed(facts, key, path):
         try:
-            rows.append(_numbers(row[:length], (length,), key, "numbers"))
-        except (TypeError, DataError):
+            rows.append(_numbers(row[:length] if isinstance(row, list) else None, (length,), key, "numbers"))
+        except DataError:
             rows.append(None)
     return rows
 
