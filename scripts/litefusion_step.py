@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litefusion_data import VOID, Batch
+from rgbdseg.device import native_bfloat16
 from rgbdseg.losses.overlap import lovasz_softmax_loss
 from rgbdseg.models.litefusion import LiteFusion
 
@@ -87,6 +88,7 @@ class Step:
         device = batch.rgb.device
         self.weight = torch.ones(40, device=device)
         on_gpu = device.type == "cuda"
+        self._in_bfloat16 = native_bfloat16(device)
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99), fused=on_gpu, capturable=on_gpu)
         self.total, self.teaching, self.own_say = (torch.zeros((), device=device) for _ in range(3))
         self.batch = batch.map(lambda part: part.clone())
@@ -145,7 +147,7 @@ class Step:
     def _work(self, late: bool) -> None:
         batch = self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch.rgb.device.type, torch.bfloat16):
+        with torch.autocast(batch.rgb.device.type, torch.bfloat16, enabled=self._in_bfloat16):
             output = self.net(batch.rgb, batch.geometry)
             told = self._taught(batch)
         lovasz = self.options.lovasz if late else 0.0

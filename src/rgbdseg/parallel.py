@@ -105,10 +105,15 @@ def process_context() -> multiprocessing.context.BaseContext:
 def set_up_loader_worker(number: int) -> None:
     """Prepare loader process ``number`` of a DataLoader: a stop is the parent's to handle, whose end is also its own.
 
-    The parent may need a few more batches after a signal that all its processes were sent.
+    The parent may need a few more batches after a signal that all its processes were sent.  What it sends itself, it
+    means: at its end it waits for the processes that it has told to stop.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: _end_in(_WORKER_GRACE_S))
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start from here on have it, too
+        threading.Thread(target=_wait_for_stops, args=(_parent().pid,), daemon=True).start()
+    else:  # macOS does not say who sent a signal
+        signal.signal(signal.SIGTERM, lambda number, frame: _end_in(_WORKER_GRACE_S))
     _end_with_parent()
 
 
@@ -124,14 +129,25 @@ def _end_with_parent() -> None:
 
     Its own parent is the server that forks the workers of all processes, and lives on as long as they do.
     """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    parent = _parent()
 
     def wait() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _parent() -> Any:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    return parent
+
+
+def _wait_for_stops(parent_pid: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
+        _end_in(_WORKER_GRACE_S)
+    os._exit(0)
 
 
 def _end_in(seconds: float) -> None:

@@ -18,6 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
+from rgbdseg.cli.main import main as run_command
+from rgbdseg.engine.train import train
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.checkpoint import load_torch
 from tests.engine.ddp_run import run_config
@@ -62,8 +64,8 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The same three steps on one and on two processes."""
     folder = tmp_path_factory.mktemp("runs")
-    for devices in (1, 2):
-        start("tests.engine.ddp_run", data, folder / f"run{devices}", devices)
+    train(run_config(data, 1), folder / "run1")
+    start("tests.engine.ddp_run", data, folder / "run2", 2)
     return {devices: folder / f"run{devices}" for devices in (1, 2)}
 
 
@@ -84,11 +86,9 @@ def test_two_processes_equal_one(runs: dict[int, Path]) -> None:
 
 
 def test_evaluation_counts_every_image_once(data: Path, runs: dict[int, Path], tmp_path: Path) -> None:
-    for devices in (1, 2):
-        start(
-            "rgbdseg", "evaluate", runs[2], "--data", data, "--accelerator", "cpu", "--devices", devices,
-            "--workers", "0", "--out", tmp_path, "--name", f"on{devices}",
-        )  # fmt: skip
+    options = ["evaluate", runs[2], "--data", data, "--accelerator", "cpu", "--workers", "0", "--out", tmp_path]
+    assert run_command([*map(str, options), "--name", "on1"]) == 0
+    start("rgbdseg", *options, "--devices", 2, "--name", "on2")  # the processes start by running the command again
     on_one, on_two = (json.loads((tmp_path / f"on{n}.json").read_text()) for n in (1, 2))
     assert on_one["images"] == on_two["images"] == 5
     assert on_one["confusion"] == on_two["confusion"]

@@ -167,7 +167,10 @@ def test_loader_workers_end_with_a_killed_parent_and_outlive_a_stop_signal(tmp_p
                 os.kill(worker, number)
             time.sleep(0.5)
             assert all(is_running(worker) for worker in workers)
+            begun = time.monotonic()
             assert process.communicate()[0] == "2\n"
+            # At its end the process stops its workers, and waits for them: this stop is not one to be outlived.
+            assert time.monotonic() - begun < 10
         end = time.monotonic() + 30
         while any(is_running(worker) for worker in workers) and time.monotonic() < end:
             time.sleep(0.1)
