@@ -26,11 +26,12 @@ from tests.synthetic import CLASSES, make_camera, make_scene, write_depth, write
 
 SIZE = (40, 48)
 CAMERA = ",".join(map(str, make_camera(SIZE).as_tuple()))
-QUICK = [
+BRIEF = [
     "--schedule.epochs", "2", "--schedule.iterations_per_epoch", "1", "--schedule.warmup_epochs", "0",
     "--schedule.checkpoint_every_epochs", "1", "--loader.batch_size", "2", "--augmentation.crop_size", "[32,32]",
     "--hardware.threads", "1",
 ]  # fmt: skip
+QUICK = [*BRIEF, "--model.options", '{"encoder": "mobilenetv2_035", "decoder_channels": 16, "min_gate_width": 4}']
 
 Result = tuple[int, str, str]
 
@@ -578,7 +579,7 @@ def test_recipes_print_a_config_that_train_accepts(call: Callable[..., Result], 
     status, out, _ = call("recipes", "demo-rgb-only")
     assert status == 0
     (tmp_path / "mine.yaml").write_text(out)
-    status, _, err = call("train", tmp_path / "mine.yaml", "--data", tree, "--out", tmp_path / "run", *QUICK)
+    status, _, err = call("train", tmp_path / "mine.yaml", "--data", tree, "--out", tmp_path / "run", *BRIEF)
     assert status == 0, err
     (tmp_path / "bad.yaml").write_text(out + "learning_rate: 1\n")
     expect_error(call("train", tmp_path / "bad.yaml", "--data", tree), "unknown config key 'learning_rate'")

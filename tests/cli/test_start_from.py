@@ -12,7 +12,7 @@ import yaml
 from rgbdseg.cli.main import main
 from rgbdseg.models._registry import create_model
 from rgbdseg.weights.published import to_published
-from tests.cli.test_cli import QUICK, SIZE
+from tests.cli.test_cli import BRIEF, QUICK, SIZE
 from tests.synthetic import write_tree
 
 
@@ -58,7 +58,7 @@ def test_from_a_run(
 def test_from_published_weights(own_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published, converted = tmp_path / "published.pth", tmp_path / "converted.safetensors"
     torch.save({"model": to_published(create_model("sagate_resnet18", 13))}, published)
-    start = ["demo", "--data", own_tree, "--out", tmp_path / "run", *QUICK, "--model.start_from"]
+    start = ["demo", "--data", own_tree, "--out", tmp_path / "run", *BRIEF, "--model.start_from"]
     assert train(*start, published) == 1
     assert "a published file must be converted first" in capsys.readouterr().err
     assert main(["convert", "sagate_resnet18", str(published), str(converted), "--label-set", "nyu13"]) == 0

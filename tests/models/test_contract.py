@@ -145,7 +145,8 @@ def total(output: SegmentationOutput) -> Tensor:
 def test_logits_have_the_size_of_the_input(small: Case, height: int, width: int) -> None:
     model = small.model().eval()
     images, camera = inputs(model, height, width, batch=1)
-    output = model(images, camera)
+    with torch.no_grad():
+        output = model(images, camera)
     assert output.logits.shape == (1, CLASSES, *model.input_spec.padded_size((height, width)))
     assert output.logits.isfinite().all()
 
@@ -252,10 +253,12 @@ def test_state_dict_round_trip(small: Case, tmp_path: Path) -> None:
     model = small.model()
     activate_all_branches(model)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    other = rgbdseg.create_model(small.name, CLASSES, **small.options)
+    with without_first_values():
+        other = rgbdseg.create_model(small.name, CLASSES, **small.options)
     other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
     arguments = inputs(model)
-    assert torch.equal(model.eval()(*arguments).logits, other.eval()(*arguments).logits)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(*arguments).logits, other.eval()(*arguments).logits)
 
 
 def test_published_layout_round_trip(small: Case) -> None:
