@@ -18,6 +18,7 @@ from rgbdseg.depth import DepthUnit
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.files import last_written_s
 from rgbdseg.open_registry import OpenRegistry
+from rgbdseg.recordings._poses import Trajectory, read_trajectory
 
 # H height, W width
 
@@ -84,6 +85,10 @@ class OpenOptions:
             )
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"size {self.size}; expected a height and a width in pixels")
+
+    def read_trajectory(self) -> Trajectory | None:
+        """Read ``trajectory``, where it is given; raises DataError for a file that is none."""
+        return None if self.trajectory is None else read_trajectory(self.trajectory)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from rgbdseg.depth import usual_unit
 from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat
-from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_axis_angle
+from rgbdseg.recordings._poses import rigid, rotation_from_axis_angle
 from rgbdseg.recordings.folder import fitted
 
 COLOR, DEPTH, CAMERAS, TRAJECTORY = "lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "lowres_wide.traj"
@@ -42,9 +42,7 @@ class _Scan(Recording):
         ]
         self.times_s = [time_s for time_s, _, _ in self._pairs]
         self.names = [file.stem for _, file, _ in self._pairs]
-        self._trajectory: Trajectory | None = (
-            None if options.trajectory is None else read_trajectory(options.trajectory)
-        )
+        self._trajectory = options.read_trajectory()
         self._poses: list[tuple[float, NDArray[np.float64]]] = []
         if self._trajectory is None and (path / TRAJECTORY).is_file():
             self._poses = _read_poses(path / TRAJECTORY)

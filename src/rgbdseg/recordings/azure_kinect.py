@@ -23,7 +23,7 @@ from rgbdseg.prepare.pairing import Stamped, pair_by_time
 from rgbdseg.reading import parse_json
 from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
 from rgbdseg.recordings._messages import decode_picture
-from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid
+from rgbdseg.recordings._poses import rigid
 from rgbdseg.recordings._registration import Registration
 from rgbdseg.recordings.folder import fitted
 
@@ -59,9 +59,7 @@ class _AzureKinectRecording(Recording):
         self._camera, self._registration = self._find_cameras(options)
         if self._camera is None:
             self.notes.append(NO_CAMERA)
-        self._trajectory: Trajectory | None = (
-            None if options.trajectory is None else read_trajectory(options.trajectory)
-        )
+        self._trajectory = options.read_trajectory()
 
     def read(self, index: int) -> RecordedFrame:
         name = f"{self.path} frame {self.names[index]}"

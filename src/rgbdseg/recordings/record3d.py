@@ -17,7 +17,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.errors import DataError
 from rgbdseg.reading import parse_json
 from rgbdseg.recordings._base import OpenOptions, RecordedFrame, Recording, RecordingFormat, nearest, require_package
-from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_quaternion
+from rgbdseg.recordings._poses import rigid, rotation_from_quaternion
 
 # H height, W width
 
@@ -41,9 +41,7 @@ class _Record3D(Recording):
         self._k = _numbers(facts["K"], (9,), f"{path}: K", "a list of 9 numbers").reshape(3, 3).T
         self._per_frame = _rows(facts, "perFrameIntrinsicCoeffs", 4, path)
         self._poses = _rows(facts, "poses", 7, path)
-        self._trajectory: Trajectory | None = (
-            None if options.trajectory is None else read_trajectory(options.trajectory)
-        )
+        self._trajectory = options.read_trajectory()
         numbers = sorted(
             int(name.removesuffix(".jpg")) for name in self._list() if name.removesuffix(".jpg").isdecimal()
         )

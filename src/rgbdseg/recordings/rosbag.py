@@ -28,7 +28,7 @@ from rgbdseg.recordings._messages import (
     is_color,
     is_depth,
 )
-from rgbdseg.recordings._poses import Trajectory, read_trajectory, rigid, rotation_from_quaternion
+from rgbdseg.recordings._poses import rigid, rotation_from_quaternion
 from rgbdseg.recordings._registration import Registration
 from rgbdseg.recordings._transforms import TransformTree
 from rgbdseg.recordings.folder import fitted
@@ -154,9 +154,7 @@ class _Contents:
         self.registration: Registration | None = None
         self.transforms = TransformTree()
         self._infos: dict[str, Any] = {}
-        self._trajectory: Trajectory | None = (
-            None if options.trajectory is None else read_trajectory(options.trajectory)
-        )
+        self._trajectory = options.read_trajectory()
         reader = _open(path)
         try:
             topics = _image_topics(reader, path)

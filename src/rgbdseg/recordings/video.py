@@ -18,7 +18,7 @@ from rgbdseg.errors import DataError
 from rgbdseg.files import last_written_s
 from rgbdseg.prepare.intrinsics import INTRINSICS_FILES, read_intrinsics
 from rgbdseg.recordings._base import NO_CAMERA, OpenOptions, RecordedFrame, Recording, RecordingFormat, require_package
-from rgbdseg.recordings._poses import Trajectory, read_trajectory
+from rgbdseg.recordings._poses import Trajectory
 from rgbdseg.recordings.folder import fitted
 
 # H height, W width
@@ -165,8 +165,9 @@ class _VideoRecording(Recording):
         return stated.camera, None if stated.meters_per_unit is None else DepthUnit(stated.meters_per_unit)
 
     def _find_trajectory(self) -> Trajectory | None:
-        if self._options.trajectory is not None:
-            return read_trajectory(self._options.trajectory)
+        given = self._options.read_trajectory()
+        if given is not None:
+            return given
         odometry = self.path / "odometry.csv"
         if not odometry.is_file():
             return None
