@@ -46,6 +46,11 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a number format as people and files have it, "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def window_batch(device: torch.device) -> int:
     """Return how many views go through a model at once where the protocol leaves it open.
 

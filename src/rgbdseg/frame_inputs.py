@@ -12,6 +12,7 @@ from torch import Tensor
 from rgbdseg.camera import PinholeCamera
 from rgbdseg.camera_check import require_plausible_camera
 from rgbdseg.depth import DepthUnit, check_plausible, parse_depth_unit
+from rgbdseg.device import dtype_name
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.sample import RASTERS, RGBDSample
 
@@ -131,7 +132,7 @@ def _further(raster: str, given: Any, size: tuple[int, int], name: str) -> Tenso
     values = _tensor(given, name, raster)
     if values.ndim == 2:
         values = values[None]
-    expected = f"expected {_name_of(rule.dtype)} ({rule.channels}, {size[0]}, {size[1]})"
+    expected = f"expected {dtype_name(rule.dtype)} ({rule.channels}, {size[0]}, {size[1]})"
     if values.ndim != 3 or rule.channels not in (values.shape[0], values.shape[-1]):
         raise DataError(f"{name}: {raster} has the shape {tuple(values.shape)}; {expected}")
     values = _channels_first(given, values, rule.channels)
@@ -168,11 +169,7 @@ def _size(values: Tensor) -> str:
 
 
 def _dtype(values: Tensor) -> str:
-    return _name_of(values.dtype)
-
-
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return dtype_name(values.dtype)
 
 
 def check_known(names: Sequence[str], wanted: Sequence[str], model: str) -> None:

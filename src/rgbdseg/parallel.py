@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.process
 import os
 import signal
 import threading
@@ -111,7 +112,7 @@ def set_up_loader_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start from here on have it, too
-        threading.Thread(target=_wait_for_stops, args=(_parent().pid,), daemon=True).start()
+        threading.Thread(target=_wait_for_stops, daemon=True).start()
     else:  # macOS does not say who sent a signal
         signal.signal(signal.SIGTERM, lambda number, frame: _end_in(_WORKER_GRACE_S))
     _end_with_parent()
@@ -138,14 +139,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _parent() -> Any:
+def _parent() -> multiprocessing.process.BaseProcess:
     parent = multiprocessing.parent_process()
     assert parent is not None
     return parent
 
 
-def _wait_for_stops(parent_pid: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
+def _wait_for_stops() -> None:
+    parent = _parent()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         _end_in(_WORKER_GRACE_S)
     os._exit(0)
 

@@ -13,7 +13,7 @@ from rgbdseg.camera import PinholeCamera
 from rgbdseg.config.protocol import EvaluationProtocol, for_other_images, stored_protocol
 from rgbdseg.datasets import find_facts, nyuv2
 from rgbdseg.depth import DepthUnit
-from rgbdseg.device import AUTOCAST, choose_device, chosen_precision, place_model
+from rgbdseg.device import AUTOCAST, choose_device, chosen_precision, dtype_name, place_model
 from rgbdseg.errors import DataError, UsageError
 from rgbdseg.frame_inputs import CameraLike, check_known, make_sample
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
@@ -225,7 +225,7 @@ class Segmenter:
     @property
     def number_format(self) -> str:
         """What the network computes in, "float32" or that of mixed precision, "bfloat16" or "float16"."""
-        return str(self.autocast_dtype or torch.float32).removeprefix("torch.")
+        return dtype_name(self.autocast_dtype or torch.float32)
 
     def segment(self, sample: RGBDSample, *, with_confidence: bool = True) -> SegmentedFrame:
         """Label a frame that is given as a sample; HHA is computed where the model needs it and the frame has none.

@@ -9,6 +9,7 @@ import numpy as np
 
 from rgbdseg.config.protocol import EvaluationProtocol
 from rgbdseg.depth import METERS, DepthUnit
+from rgbdseg.device import dtype_name
 from rgbdseg.errors import UsageError
 from rgbdseg.geometry.hha import INDOOR, HHAParameters
 from rgbdseg.input_spec import InputSpec
@@ -118,7 +119,7 @@ class GraphPlan:
         for name in self.spec.rasters:
             if name not in ("rgb", "depth_m", "hha"):
                 rule = RASTERS[name]
-                found.append(GraphInput(name, "raster", str(rule.dtype).removeprefix("torch."), rule.channels))
+                found.append(GraphInput(name, "raster", dtype_name(rule.dtype), rule.channels))
         return tuple(found)
 
     @property
